@@ -1,0 +1,4 @@
+//! `gantry`: the command line of the Gantry container engine.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! Whole-system tests, the comparison benchmark and the demo.
+#![forbid(unsafe_code)]

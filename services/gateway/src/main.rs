@@ -1,0 +1,4 @@
+//! The gateway service.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! Image store: content, images, layers, writable layers; pull and push.
+#![forbid(unsafe_code)]

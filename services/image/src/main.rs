@@ -1,0 +1,4 @@
+//! The image service.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! Bridges, address pools, endpoints, firewall and published ports.
+#![forbid(unsafe_code)]

@@ -1,0 +1,4 @@
+//! The network service.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! The registry service.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! The runtime service.
+#![forbid(unsafe_code)]
+
+fn main() {}

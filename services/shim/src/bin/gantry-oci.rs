@@ -1,0 +1,4 @@
+//! One process per container.
+#![forbid(unsafe_code)]
+
+fn main() {}

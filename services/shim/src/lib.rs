@@ -1,0 +1,2 @@
+//! The shim.
+#![forbid(unsafe_code)]
