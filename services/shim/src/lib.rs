@@ -1,2 +1,4 @@
 //! The shim.
 #![forbid(unsafe_code)]
+
+pub mod container;

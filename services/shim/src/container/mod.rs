@@ -1,0 +1,60 @@
+//! The OCI runtime as a library: an OCI runtime spec in, a container out.
+//!
+//! Two programs drive it: the shim (one process per container, which stays) and
+//! `gantry-oci` (one process per verb, which does not). Both go through the same
+//! functions; what must outlive a process is a [`Record`].
+//!
+//! ```text
+//! create(CreateOptions) ─► Created { container, terminal, timings }
+//!                             │ init has everything, and waits for start
+//! container.start() ──────────┤ the program runs (or the error of its execve)
+//! container.exec(..)          │ further processes, in the same namespaces and cgroup
+//! container.{kill,pause,resume,update,stats,oom_kills,processes}
+//! container.delete()          ▼ nothing is left
+//! ```
+//!
+//! # Who does what
+//! `create` clones once. The child ("init") lives in the new namespaces and
+//! prepares the root file system while the parent makes the cgroups at the same
+//! time: on two cores that is the longest pair of steps, and they do not depend
+//! on each other. The two talk over one socket; the child reports each step's time
+//! and the first error (with step, object and errno) over it. No helper binary is
+//! executed, and there is no second fork: to exec in a container the parent lends
+//! its `pid_for_children` to the container's PID namespace for one clone.
+//!
+//! # What the caller must know
+//! * All functions block, for milliseconds. They need no runtime and start no thread.
+//! * `create` and `exec` clone without exec: the calling process must have exactly one
+//!   thread (checked, [`Error::Threads`]).
+//! * The caller is the parent of the processes made here and must reap them: wait
+//!   for the pidfd to become readable, then `waitid(P_PIDFD)` or [`Container::reap`].
+//!   A process whose creation failed has been reaped here already.
+//! * File descriptors the caller has open do not leak: the child closes all but its own
+//!   and sets close-on-exec before it executes anything.
+//! * [`protect_own_binary`] is to be called first in `main` of every program that uses this
+//!   library (CVE-2019-5736).
+
+mod create;
+mod delete;
+mod error;
+mod exec;
+mod handle;
+mod kill;
+mod options;
+mod pause;
+mod record;
+mod start;
+mod stats;
+mod timing;
+mod update;
+
+pub use create::create;
+pub use error::{Error, ExecFailure, Result};
+pub use exec::{ExecOptions, Executed};
+pub use handle::{Container, Created};
+pub use kill::Target;
+pub use options::{CreateOptions, Gate, Overlay, Stdio, TerminalSize};
+pub use record::{Record, Status};
+pub use start::protect_own_binary;
+pub use stats::{BlockStats, CpuStats, MemoryStats, PidsStats, Stats};
+pub use timing::Timing;

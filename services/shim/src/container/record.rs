@@ -1,0 +1,61 @@
+//! What must be kept of a container so that another process can work with it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A container's state, as the runtime spec names it (and `paused`, as runc adds).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Being made.
+    Creating,
+    /// Made; init waits for `start`.
+    Created,
+    /// The program runs.
+    Running,
+    /// All its processes are frozen.
+    Paused,
+    /// Init has ended.
+    Stopped,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// A container on paper: enough for [`Container::reopen`](super::Container::reopen) after a restart
+/// of the shim, or in the next invocation of `gantry-oci`. Serialised as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The container's id.
+    pub id: String,
+    /// Init's PID as this process' PID namespace sees it.
+    pub pid: i32,
+    /// Init's start time in clock ticks since boot (field 22 of /proc/PID/stat), which with
+    /// the PID tells it from a later process with the same PID.
+    pub start_time: u64,
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// The cgroup's path below each hierarchy's root, as `/gantry/ID`.
+    pub cgroup: PathBuf,
+    /// Whether the cgroup directories were made here (and so are removed by `delete`).
+    pub owns_cgroup: bool,
+    /// The socket that `start` connects to, with [`Gate::Socket`](super::Gate::Socket).
+    pub gate: Option<PathBuf>,
+    /// When `create` was called, seconds since 1970.
+    pub created_unix: u64,
+    /// The bundle's spec annotations.
+    #[serde(default)]
+    pub annotations: std::collections::BTreeMap<String, String>,
+}
