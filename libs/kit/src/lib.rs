@@ -1,2 +1,26 @@
-//! How every Gantry service starts, listens, logs, traces, reports health and stops; how every client connects.
+//! How every Gantry service starts, listens, logs, traces, reports health and
+//! stops; how every client connects.
+//!
+//! A service's `main.rs` is one call of [`service::main`]: arguments, the
+//! configuration file, logs and traces, the Unix socket (its own, or the one
+//! that systemd or `gantry up` hands over), health and reflection, readiness,
+//! and a drained stop on SIGTERM are the same for all.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`paths`] | where state, sockets, logs and the configuration file are |
+//! | [`config`] | one TOML file, a table per service; environment and flags over it |
+//! | [`service`] | the life of a service process |
+//! | [`telemetry`] | logs, OpenTelemetry export, and the trace context on calls |
+//! | [`client`] | channels to other services, with deadlines and trace context |
+//! | [`fault`] | errors as `google.rpc.Status` with typed details, and back |
+//! | [`store`] | the index each service keeps its records in |
 #![forbid(unsafe_code)]
+
+pub mod client;
+pub mod config;
+pub mod fault;
+pub mod paths;
+pub mod service;
+pub mod store;
+pub mod telemetry;

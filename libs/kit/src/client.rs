@@ -1,0 +1,124 @@
+//! Channels to services.
+//!
+//! [`connect`] never waits and never fails: the connection is made at the first
+//! call and again after the service was restarted. Each call carries the trace
+//! context, and a deadline: [`DEFAULT_DEADLINE`], except for the methods that
+//! wait for something by their nature (see [`has_deadline`]). A caller that sets
+//! its own `grpc-timeout` keeps it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::metadata::MetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{GrpcMethod, Request, Status};
+use tower::service_fn;
+
+use crate::telemetry;
+
+/// Limit of a call that does not name its own.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The longest frame of content that a stream carries.
+const WINDOW_BYTES: u32 = 1 << 20;
+
+/// A channel whose calls carry a deadline and the trace context.
+pub type Client = InterceptedService<Channel, Outbound>;
+
+/// Largest message that a client or a server takes, in bytes. Above gRPC's
+/// default of 4 MiB, since a list of all containers is one message.
+pub const MESSAGE_LIMIT: usize = 64 << 20;
+
+/// A channel to the service that listens on the Unix socket at `path`.
+#[must_use]
+pub fn connect(path: &Path) -> Client {
+    InterceptedService::new(channel(path), Outbound)
+}
+
+/// As [`connect`], without deadlines and trace context: for whoever forwards
+/// calls that carry their own.
+#[must_use]
+pub fn channel(path: &Path) -> Channel {
+    let path: PathBuf = path.to_owned();
+    // The URI is required and unused: what is connected is the socket.
+    Endpoint::from_static("http://gantry.local")
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(4 * WINDOW_BYTES)
+        .connect_with_connector_lazy(service_fn(move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        }))
+}
+
+/// Adds deadline and trace context to each call.
+#[derive(Clone, Copy, Debug)]
+pub struct Outbound;
+
+impl Interceptor for Outbound {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let bounded = request
+            .extensions()
+            .get::<GrpcMethod<'static>>()
+            .is_none_or(|method| has_deadline(method.service(), method.method()));
+        if bounded && !request.metadata().contains_key("grpc-timeout") {
+            request.set_timeout(DEFAULT_DEADLINE);
+        }
+        let mut headers = http::HeaderMap::new();
+        telemetry::inject(&mut headers);
+        for name in ["traceparent", "tracestate"] {
+            if let Some(value) = headers.get(name)
+                && let Ok(value) = MetadataValue::try_from(value.as_bytes())
+            {
+                request.metadata_mut().insert(name, value);
+            }
+        }
+        Ok(request)
+    }
+}
+
+/// Whether calls of a method end by themselves in bounded time. Those that do
+/// not move content of any size, or wait for a container or a person.
+#[must_use]
+pub fn has_deadline(service: &str, method: &str) -> bool {
+    !matches!(
+        (service.rsplit('.').next().unwrap_or(service), method),
+        (
+            "ContainerService",
+            "Run" | "Attach" | "Exec" | "Logs" | "Events" | "Wait" | "Stop" | "Restart" | "Remove"
+        ) | ("ImageService", "Pull" | "Push" | "Import")
+            | ("RegistryService", "CollectGarbage")
+            | ("RuntimeService", "Attach" | "Wait" | "Logs" | "Events")
+            | ("ShimService", "Attach" | "Wait")
+            | ("Health", "Watch")
+            | ("ServerReflection", _)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_gets_a_deadline_unless_it_waits_by_nature() {
+        assert!(has_deadline("gantry.gateway.v1.ContainerService", "List"));
+        assert!(has_deadline("gantry.runtime.v1.RuntimeService", "Create"));
+        assert!(!has_deadline("gantry.gateway.v1.ContainerService", "Wait"));
+        assert!(!has_deadline("gantry.image.v1.ImageService", "Pull"));
+    }
+
+    #[tokio::test]
+    async fn a_service_that_does_not_run_is_unavailable() {
+        let directory = tempfile::tempdir().unwrap();
+        let client = connect(&directory.path().join("none.sock"));
+        let mut health = tonic_health::pb::health_client::HealthClient::new(client);
+        let status = health
+            .check(tonic_health::pb::HealthCheckRequest::default())
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+    }
+}

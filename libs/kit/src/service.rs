@@ -1,0 +1,272 @@
+//! The life of a service process.
+//!
+//! [`main`] reads the arguments and the configuration, sets up telemetry, takes
+//! the socket that systemd or `gantry up` hands over (or makes its own), builds
+//! the service, says that it is ready, serves until SIGTERM or SIGINT, and
+//! drains: it stops taking connections, tells streams to end through
+//! [`Context::stopping`], waits for calls under way for `drain_seconds`, and
+//! leaves.
+//!
+//! Exit codes: 0 after a drained stop, 1 when the service cannot start or
+//! fails, 2 for wrong arguments.
+
+use std::error::Error;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use std::{fs, io};
+
+use clap::Parser;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use crate::config::{Config, Engine};
+use crate::fault::chain;
+use crate::paths::Paths;
+use crate::telemetry::{self, ServerTraceLayer};
+
+/// Whatever kept a service from starting or serving.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Sockets are for root and the configured group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// What each service's command takes.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Keep all files of the engine below this directory
+    #[arg(long, env = "GANTRY_ROOT", value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Read this configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set one key of the configuration
+    #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// What a service is built from.
+#[derive(Debug)]
+pub struct Context<C> {
+    /// The service's own table of the configuration.
+    pub config: C,
+    /// The table that all services share.
+    pub engine: Engine,
+    pub paths: Paths,
+    /// Cancelled when the service stops: long streams end at it.
+    pub stopping: CancellationToken,
+}
+
+/// A service that is built and can be served.
+#[derive(Debug)]
+pub struct Service {
+    routes: Routes,
+    names: Vec<&'static str>,
+}
+
+impl Service {
+    /// `names` are the full names of the services in `routes`, for health and
+    /// reflection: "gantry.image.v1.ImageService".
+    #[must_use]
+    pub fn new(routes: Routes, names: &[&'static str]) -> Self {
+        Self {
+            routes,
+            names: names.to_vec(),
+        }
+    }
+}
+
+/// Runs the service `name` ("image"): the whole of a `main` function.
+pub fn main<C, F, Fut>(name: &'static str, build: F) -> ExitCode
+where
+    C: DeserializeOwned,
+    F: FnOnce(Context<C>) -> Fut,
+    Fut: Future<Output = Result<Service, BoxError>>,
+{
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(name, &error),
+    };
+    let outcome = runtime.block_on(run(name, arguments, build));
+    // Blocking work that is still under way must not hold the process.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(name, error.as_ref()),
+    }
+}
+
+fn fail(name: &str, error: &(dyn Error + 'static)) -> ExitCode {
+    eprintln!("gantry-{name}: {}", chain(error));
+    ExitCode::FAILURE
+}
+
+async fn run<C, F, Fut>(name: &'static str, arguments: Arguments, build: F) -> Result<(), BoxError>
+where
+    C: DeserializeOwned,
+    F: FnOnce(Context<C>) -> Fut,
+    Fut: Future<Output = Result<Service, BoxError>>,
+{
+    let mut paths = Paths::resolve(arguments.root.as_deref())?;
+    if let Some(file) = arguments.config {
+        paths.config = file;
+    }
+    let tables = Config::load(&paths.config, &arguments.set)?;
+    let engine: Engine = tables.table("engine")?;
+    let config: C = tables.table(name)?;
+    let telemetry = telemetry::init(&format!("gantry-{name}"), &engine)?;
+
+    let socket = paths.socket(name);
+    let listener = listener(&socket, &engine.socket_group)?;
+    let stopping = CancellationToken::new();
+    let drain = Duration::from_secs(engine.drain_seconds);
+    let service = build(Context {
+        config,
+        engine,
+        paths,
+        stopping: stopping.clone(),
+    })
+    .await?;
+
+    stop_on_signal(stopping.clone())?;
+    let served = serve(service, listener, stopping, drain);
+    sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
+    tracing::info!(service = name, socket = %socket.display(), "ready");
+    let outcome = served.await;
+    tracing::info!(service = name, "stopped");
+    // The exporter's own connection lives on the runtime: do not block it.
+    tokio::task::spawn_blocking(move || telemetry.flush()).await?;
+    outcome
+}
+
+/// Serves on `listener` until `stopping`, then drains for at most `drain`.
+///
+/// # Errors
+/// The listener or the reflection data cannot be used.
+pub async fn serve(
+    service: Service,
+    listener: UnixListener,
+    stopping: CancellationToken,
+    drain: Duration,
+) -> Result<(), BoxError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let mut reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(gantry_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name("grpc.health.v1.Health")
+        .with_service_name("grpc.reflection.v1.ServerReflection");
+    for name in &service.names {
+        health
+            .set_service_status(name, tonic_health::ServingStatus::Serving)
+            .await;
+        reflection = reflection.with_service_name(*name);
+    }
+    let routes = service
+        .routes
+        .add_service(health_service)
+        .add_service(reflection.build_v1()?);
+    let served = Server::builder()
+        .layer(ServerTraceLayer)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(
+            UnixListenerStream::new(listener),
+            stopping.clone().cancelled_owned(),
+        );
+    tokio::pin!(served);
+    tokio::select! {
+        outcome = &mut served => return Ok(outcome?),
+        () = stopping.cancelled() => {}
+    }
+    for name in &service.names {
+        health
+            .set_service_status(name, tonic_health::ServingStatus::NotServing)
+            .await;
+    }
+    match tokio::time::timeout(drain, served).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => {
+            tracing::warn!(seconds = drain.as_secs(), "calls under way were cut off");
+            Ok(())
+        }
+    }
+}
+
+fn stop_on_signal(stopping: CancellationToken) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopping.cancel();
+    });
+    Ok(())
+}
+
+/// A socket that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    #[error("another service listens on {0:?} already; stop it first")]
+    InUse(PathBuf),
+    #[error("cannot listen on {path:?}")]
+    Listen { path: PathBuf, source: io::Error },
+}
+
+/// The socket that was handed over (systemd's socket activation), or a new one
+/// at `path` with mode 0660 and the given group.
+fn listener(path: &Path, group: &str) -> Result<UnixListener, SocketError> {
+    let failed = |source| SocketError::Listen {
+        path: path.to_owned(),
+        source,
+    };
+    let handed = listenfd::ListenFd::from_env()
+        .take_unix_listener(0)
+        .map_err(failed)?;
+    let listener = match handed {
+        Some(listener) => listener,
+        None => bind(path, group)?,
+    };
+    listener.set_nonblocking(true).map_err(failed)?;
+    UnixListener::from_std(listener).map_err(failed)
+}
+
+/// Makes the socket at `path`; one that nobody listens on any more is replaced.
+///
+/// # Errors
+/// Somebody listens there, or the socket cannot be made.
+pub fn bind(path: &Path, group: &str) -> Result<StdUnixListener, SocketError> {
+    let failed = |source| SocketError::Listen {
+        path: path.to_owned(),
+        source,
+    };
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(failed)?;
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(SocketError::InUse(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)?;
+        }
+        Err(_) => {}
+    }
+    let listener = StdUnixListener::bind(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    if let Ok(Some(group)) = nix::unistd::Group::from_name(group) {
+        nix::unistd::chown(path, None, Some(group.gid)).map_err(|errno| failed(errno.into()))?;
+    }
+    Ok(listener)
+}
