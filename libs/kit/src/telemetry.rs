@@ -7,21 +7,24 @@
 
 use std::env;
 use std::io::IsTerminal as _;
+use std::mem;
+use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
-use opentelemetry::global;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use opentelemetry::metrics::Histogram;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
 use opentelemetry::trace::{Span as _, TracerProvider as _};
+use opentelemetry::{KeyValue, global};
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
-use tracing::instrument::Instrumented;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -216,7 +219,9 @@ impl Extractor for ReadHeaders<'_> {
 }
 
 /// Puts every call a server answers into a span that continues its caller's
-/// trace.
+/// trace and lasts until the last byte of the answer, and counts it in the
+/// histogram `rpc.server.call.duration` (OpenTelemetry semantic conventions for
+/// RPC; seconds).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerTraceLayer;
 
@@ -224,7 +229,12 @@ impl<S> Layer<S> for ServerTraceLayer {
     type Service = ServerTrace<S>;
 
     fn layer(&self, service: S) -> Self::Service {
-        ServerTrace { service }
+        let durations = global::meter("gantry")
+            .f64_histogram("rpc.server.call.duration")
+            .with_unit("s")
+            .with_description("Time from a call's arrival to the end of its answer")
+            .build();
+        ServerTrace { service, durations }
     }
 }
 
@@ -232,30 +242,87 @@ impl<S> Layer<S> for ServerTraceLayer {
 #[derive(Clone, Debug)]
 pub struct ServerTrace<S> {
     service: S,
+    durations: Histogram<f64>,
 }
 
 impl<S, B> Service<Request<B>> for ServerTrace<S>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>, Response = Response<Body>>,
+    S::Future: Send + 'static,
 {
-    type Response = S::Response;
+    type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Instrumented<S::Future>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut TaskContext<'_>) -> Poll<Result<(), Self::Error>> {
         self.service.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let method = request.uri().path().trim_start_matches('/');
+        let method = request.uri().path().trim_start_matches('/').to_owned();
         let span = tracing::info_span!("rpc", otel.name = method, otel.kind = "server");
         let parent = TraceContextPropagator::new().extract(&ReadHeaders(request.headers()));
         // Fails where nothing is exported: then there is no trace to continue.
         let _no_export = span.set_parent(parent);
-        let future = {
+        let call = Call {
+            method,
+            begun: Instant::now(),
+            durations: self.durations.clone(),
+            span: span.clone(),
+        };
+        let answer = {
             let _entered = span.enter();
             self.service.call(request)
         };
-        future.instrument(span)
+        let answer = async move {
+            let response = answer.await?;
+            Ok(response.map(|body| Body::new(Counted { body, _call: call })))
+        };
+        Box::pin(answer.instrument(span))
+    }
+}
+
+/// One call, from its arrival to the end of its answer.
+#[derive(Debug)]
+struct Call {
+    method: String,
+    begun: Instant,
+    durations: Histogram<f64>,
+    #[expect(dead_code, reason = "held: the span ends when the call does")]
+    span: tracing::Span,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let method = KeyValue::new("rpc.method", mem::take(&mut self.method));
+        self.durations
+            .record(self.begun.elapsed().as_secs_f64(), &[method]);
+    }
+}
+
+/// The body of an answer, which ends its [`Call`] with itself.
+#[derive(Debug)]
+struct Counted {
+    body: Body,
+    _call: Call,
+}
+
+impl http_body::Body for Counted {
+    type Data = <Body as http_body::Body>::Data;
+    type Error = <Body as http_body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
