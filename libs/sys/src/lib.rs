@@ -1,1 +1,33 @@
-//! The one place for unsafe code: clone3, the mount API, pidfd, openat2, setns, bpf.
+//! The one place for `unsafe`: the system calls that neither nix nor rustix offers safely.
+//!
+//! What is here is thin: one call, its arguments typed, its result an `io::Result`. Everything that
+//! decides something lives in the crates above. Each block states the invariant it relies on.
+//!
+//! * [`clone`](mod@clone): clone3 with namespaces, a pidfd and a cgroup; the child goes on in a copy of the address space.
+//! * [`mount`]: mount_setattr (read-only, propagation, id-mapping), read-only views of a file.
+//! * [`caps`]: capability sets as 64-bit masks.
+//! * [`seccomp`]: loading a classic BPF filter, with flags and the notify descriptor.
+//! * [`bpf`]: device programs for cgroup v2.
+//! * [`fd`]: closing and marking ranges of descriptors, adopting inherited ones.
+//! * [`spawn`]: descriptors at fixed numbers for a child, and its end with its parent's.
+//! * [`process`]: signals at rest, leaving at once, keyrings, scheduling, i/o priority, memory policy.
+
+pub mod bpf;
+pub mod caps;
+pub mod clone;
+pub mod fd;
+pub mod mount;
+pub mod process;
+pub mod seccomp;
+pub mod spawn;
+
+use std::io;
+
+/// The result of a raw system call as an `io::Result`.
+fn check(ret: libc::c_long) -> io::Result<libc::c_long> {
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
+}
