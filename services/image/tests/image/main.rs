@@ -1,0 +1,5 @@
+//! Tests of the image store against the real file system and a mock registry. They need root.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod archive;
+mod unpack;
