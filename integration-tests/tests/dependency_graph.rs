@@ -13,7 +13,10 @@ use serde_json::Value;
 /// Each member with the members that it depends on, for its build and tests
 /// too.
 const MAP: &[(&str, &[&str])] = &[
-    ("gantry-cli", &["gantry-kit", "gantry-oci", "gantry-proto"]),
+    (
+        "gantry-cli",
+        &["gantry-kit", "gantry-oci", "gantry-proto", "gantry-sys"],
+    ),
     (
         "gantry-gateway",
         &["gantry-kit", "gantry-oci", "gantry-proto"],

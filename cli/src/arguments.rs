@@ -1,0 +1,118 @@
+//! The command line: global options and one verb.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
+
+use crate::exit::REFUSED;
+use crate::operands;
+use crate::verbs::Verb;
+
+/// The Gantry container engine
+#[derive(Debug, Parser)]
+#[command(
+    name = "gantry",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Options {
+    /// Use the engine that keeps all its files below this directory
+    #[arg(
+        long,
+        env = "GANTRY_ROOT",
+        value_name = "DIR",
+        global = true,
+        hide_env_values = true
+    )]
+    pub(crate) root: Option<PathBuf>,
+    /// Use the engine that listens on this socket: unix:///PATH
+    #[arg(
+        short = 'H',
+        long,
+        env = "GANTRY_HOST",
+        value_name = "SOCKET",
+        hide_env_values = true
+    )]
+    pub(crate) host: Option<String>,
+}
+
+/// A command line that cannot be understood, or that asks for help.
+#[derive(Debug)]
+pub(crate) struct Refusal(Box<clap::Error>);
+
+/// Reads the command line.
+pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<(Options, Verb), Refusal> {
+    let mut command = Arguments::command();
+    command.build();
+    let arguments = operands::end_options(&command, arguments.collect());
+    let parsed = command
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Arguments::from_arg_matches(&matches))
+        .map_err(|error| Refusal(Box::new(error)))?;
+    Ok((parsed.options, parsed.verb))
+}
+
+impl Refusal {
+    /// Help goes out as it is; an error is one line. Codes as Docker's: 125 for
+    /// a wrong flag, 1 for missing operands.
+    pub(crate) fn report(&self) -> ExitCode {
+        let Self(error) = self;
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                let _nobody_reads = error.print();
+                ExitCode::SUCCESS
+            }
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                let _nobody_reads = error.print();
+                ExitCode::FAILURE
+            }
+            kind => {
+                eprintln!("gantry: {}", self.line());
+                match kind {
+                    ErrorKind::MissingRequiredArgument
+                    | ErrorKind::MissingSubcommand
+                    | ErrorKind::InvalidSubcommand => ExitCode::FAILURE,
+                    _ => ExitCode::from(REFUSED),
+                }
+            }
+        }
+    }
+
+    /// Clap's error without its usage and colours.
+    fn line(&self) -> String {
+        let text = self.0.render().to_string();
+        let mut parts = Vec::new();
+        for line in text.lines().map(str::trim) {
+            if line.starts_with("Usage:") || line.starts_with("For more information") {
+                break;
+            }
+            if !line.is_empty() {
+                parts.push(line.strip_prefix("error: ").unwrap_or(line));
+            }
+        }
+        parts.join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,85 @@
+//! Where the engine is, and one channel to it.
+//!
+//! The gateway's socket answers for all services that a client needs. The
+//! channel connects at the first call: a verb that fails before costs nothing.
+
+use std::path::{Path, PathBuf};
+
+use gantry_kit::client::{self, Client, MESSAGE_LIMIT};
+use gantry_kit::paths::Paths;
+use gantry_proto::gateway::v1::container_service_client::ContainerServiceClient;
+use gantry_proto::gateway::v1::system_service_client::SystemServiceClient;
+use gantry_proto::image::v1::image_service_client::ImageServiceClient;
+use gantry_proto::network::v1::network_service_client::NetworkServiceClient;
+
+use crate::exit::Failure;
+
+/// The engine that a command speaks to.
+#[derive(Clone, Debug)]
+pub(crate) struct Engine {
+    socket: PathBuf,
+    client: Client,
+}
+
+impl Engine {
+    /// Has to be called inside the async runtime.
+    pub(crate) fn at(socket: PathBuf) -> Self {
+        let client = client::connect(&socket);
+        Self { socket, client }
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(crate) fn containers(&self) -> ContainerServiceClient<Client> {
+        ContainerServiceClient::new(self.client.clone()).max_decoding_message_size(MESSAGE_LIMIT)
+    }
+
+    pub(crate) fn system(&self) -> SystemServiceClient<Client> {
+        SystemServiceClient::new(self.client.clone())
+    }
+
+    pub(crate) fn images(&self) -> ImageServiceClient<Client> {
+        ImageServiceClient::new(self.client.clone()).max_decoding_message_size(MESSAGE_LIMIT)
+    }
+
+    pub(crate) fn networks(&self) -> NetworkServiceClient<Client> {
+        NetworkServiceClient::new(self.client.clone())
+    }
+}
+
+/// The gateway's socket: the one of `--host`, else the one below `--root`, else
+/// the machine's.
+pub(crate) fn socket(host: Option<&str>, paths: &Paths) -> Result<PathBuf, Failure> {
+    let Some(host) = host else {
+        return Ok(paths.socket("gateway"));
+    };
+    match host.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
+        _ => Err(Failure::usage(format!(
+            "host {host:?} is not of the form unix:///PATH"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_the_path_of_a_socket() {
+        let paths = Paths::system();
+        assert_eq!(
+            socket(Some("unix:///x/g.sock"), &paths).unwrap(),
+            Path::new("/x/g.sock")
+        );
+        assert_eq!(
+            socket(None, &paths).unwrap(),
+            Path::new("/run/gantry/gateway.sock")
+        );
+        for bad in ["tcp://1.2.3.4:1", "/x", "unix://x"] {
+            assert!(socket(Some(bad), &paths).is_err(), "{bad}");
+        }
+    }
+}
