@@ -51,6 +51,11 @@ soak: test-packages ## 2,000 × run --rm on one engine: no hang, no failure, no 
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --test system -- --ignored soak --nocapture
 
+.PHONY: interop
+interop: peers ## Images that Docker and Podman pushed pull and run (root; installs both)
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace --test system -- --ignored pushed
+
 .PHONY: bench
 bench: build ## Compare with Docker and Podman where they are installed; prints medians and ratios (root)
 	$(CARGO) build --release -p gantry-integration-tests --bin bench

@@ -473,3 +473,13 @@ fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
+
+/// One test: starts an engine, runs `test` with it, and finishes it.
+///
+/// # Errors
+/// The test fails, or the engine leaves something behind.
+pub fn with_engine(test: impl FnOnce(&mut Engine) -> Result<()>) -> Result<()> {
+    let mut engine = Engine::start()?;
+    test(&mut engine)?;
+    engine.finish()
+}

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`engine`] | a private engine per test, and its orderly or forced end |
 //! | [`audit`] | the leak audit that every test ends in |
+//! | [`fixture`] | images that many tests run |
 //! | [`image`], [`tar`] | images made in memory, the hostile ones too |
 //! | [`registry`] | foreign registries: Debian's, and one that lies; pushing |
 //! | [`grpc`] | health, reflection and other calls on an engine's sockets |
@@ -16,6 +17,7 @@ pub mod audit;
 pub mod command;
 pub mod config;
 pub mod engine;
+pub mod fixture;
 pub mod grpc;
 pub mod http;
 pub mod image;

@@ -1,0 +1,14 @@
+//! The whole engine, with real containers: every service, the shim, the command
+//! line, on a private root, bridge and firewall table per test. Needs root, and
+//! the Debian packages that `integration-tests/install.sh` installs.
+
+mod bad_input;
+mod clients;
+mod container;
+mod debian;
+mod images;
+mod life;
+mod network;
+mod services;
+mod soak;
+mod terminal;

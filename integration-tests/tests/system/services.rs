@@ -1,0 +1,220 @@
+//! What a program sees of the services: reflection, health, traces, restarts.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use gantry_integration_tests::engine::{Engine, Options, SERVICES, with_engine};
+use gantry_integration_tests::fixture::guest;
+use gantry_integration_tests::grpc::{health, is_serving, reflected_services};
+use gantry_integration_tests::otlp::Receiver;
+use rustix::process::Signal;
+
+/// The gRPC services that each process offers at least.
+const OFFERED: [(&str, &[&str]); 5] = [
+    (
+        "gateway",
+        &[
+            "gantry.gateway.v1.ContainerService",
+            "gantry.gateway.v1.SystemService",
+            "gantry.image.v1.ImageService",
+            "gantry.network.v1.NetworkService",
+            "gantry.registry.v1.RegistryService",
+        ],
+    ),
+    ("image", &["gantry.image.v1.ImageService"]),
+    ("network", &["gantry.network.v1.NetworkService"]),
+    ("registry", &["gantry.registry.v1.RegistryService"]),
+    ("runtime", &["gantry.runtime.v1.RuntimeService"]),
+];
+
+#[test]
+fn each_service_is_reflected_and_answers_for_its_health() -> Result<()> {
+    with_engine(|engine| {
+        for (process, services) in OFFERED {
+            let socket = engine.socket(process);
+            let reflected = reflected_services(&socket).context(process)?;
+            for service in services.iter().chain(&["grpc.health.v1.Health"]) {
+                ensure!(
+                    reflected.iter().any(|name| name == service),
+                    "{process} does not list {service}: {reflected:?}"
+                );
+            }
+            ensure!(is_serving(&socket), "{process} is not serving");
+            for service in services {
+                let status = health(&socket, service).context(*service)?;
+                ensure!(
+                    status.as_str_name() == "SERVING",
+                    "{service}: {}",
+                    status.as_str_name()
+                );
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn any_service_may_be_killed_while_containers_run() -> Result<()> {
+    with_engine(|engine| {
+        let image = engine.busybox()?;
+        let guest = engine.install("guest", &guest()?)?;
+        let web = engine.ok(&["run", "-d", "-p", "127.0.0.1::80", &guest, "web", "80"])?;
+        let address = engine.ok(&["ps", "--format", "{{.Ports}}"])?;
+        let address = address.split("->").next().context("no port")?.to_owned();
+        let counter = engine.ok(&[
+            "run",
+            "-d",
+            &image,
+            "sh",
+            "-c",
+            "i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done",
+        ])?;
+        let pid =
+            |id: &str, engine: &Engine| engine.ok(&["inspect", "--format", "{{.State.Pid}}", id]);
+        let pids = (pid(&web, engine)?, pid(&counter, engine)?);
+        for service in SERVICES {
+            engine.kill_service(service, Signal::KILL)?;
+            ensure!(
+                (pid(&web, engine)?, pid(&counter, engine)?) == pids,
+                "containers did not survive the end of {service}"
+            );
+            let page = gantry_integration_tests::http::get(&format!("http://{address}/"))
+                .with_context(|| format!("after the end of {service}"))?;
+            ensure!(page.text().contains(&web[..12]), "{}", page.text());
+            ensure!(engine.ok(&["exec", &counter, "echo", "fine"])? == "fine");
+            ensure!(
+                engine.ok(&["run", "--rm", &image, "echo", "new"])? == "new",
+                "no new container after the end of {service}"
+            );
+        }
+        // Its output has no gap over all of that.
+        engine.ok(&["kill", &counter])?;
+        engine.ok(&["wait", &counter])?;
+        let logs = engine.ok(&["logs", &counter])?;
+        let numbers: Vec<u64> = logs.lines().map(str::parse).collect::<Result<_, _>>()?;
+        let expected: Vec<u64> = (1..=numbers.len() as u64).collect();
+        ensure!(numbers == expected, "the log has gaps: {logs}");
+        engine.ok(&["rm", "-f", &web, &counter])?;
+        engine.audit_containers()
+    })
+}
+
+#[test]
+fn a_whole_engine_restarts_around_its_containers() -> Result<()> {
+    with_engine(|engine| {
+        let image = engine.busybox()?;
+        let running = engine.ok(&["run", "-d", "--name", "running", &image, "sleep", "600"])?;
+        let ends = engine.ok(&[
+            "run",
+            "-d",
+            "--name",
+            "ends",
+            &image,
+            "sh",
+            "-c",
+            "while ! test -e /tmp/end; do sleep 0.05; done; echo last words; exit 9",
+        ])?;
+        let stopped = engine.ok(&[
+            "run", "-d", "--name", "stopped", &image, "sh", "-c", "exit 4",
+        ])?;
+        ensure!(engine.ok(&["wait", "stopped"])? == "4");
+        let pid = engine.ok(&["inspect", "--format", "{{.State.Pid}}", &running])?;
+        for signal in [Signal::TERM, Signal::KILL] {
+            engine.restart(signal)?;
+            let now = engine.ok(&[
+                "inspect",
+                "--format",
+                "{{.State.Pid}} {{.State.Status}}",
+                &running,
+            ])?;
+            ensure!(now == format!("{pid} running"), "after {signal:?}: {now}");
+            let code = engine.ok(&["inspect", "--format", "{{.State.ExitCode}}", &stopped])?;
+            ensure!(code == "4", "after {signal:?}: {code}");
+        }
+        // One ends while nobody is there to see it.
+        engine.ok(&["exec", "-d", &ends, "sh", "-c", "sleep 0.3; touch /tmp/end"])?;
+        engine.stop_up(Signal::KILL)?;
+        let pid_file = |id: &str| {
+            gantry_integration_tests::audit::all_processes().map(|pids| {
+                pids.into_iter().any(|pid| {
+                    std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
+                        .is_ok_and(|text| text.contains(id))
+                        && gantry_integration_tests::audit::command_of(pid)
+                            .starts_with("sh -c while")
+                })
+            })
+        };
+        gantry_integration_tests::audit::nothing_left(
+            "the program that ends",
+            Duration::from_secs(10),
+            || {
+                Ok(if pid_file(&ends)? {
+                    vec!["its process".to_owned()]
+                } else {
+                    Vec::new()
+                })
+            },
+        )?;
+        engine.start_again()?;
+        ensure!(engine.ok(&["wait", "ends"])? == "9");
+        ensure!(engine.ok(&["logs", "ends"])? == "last words");
+        Ok(())
+    })
+}
+
+#[test]
+fn one_run_is_one_trace_over_all_services() -> Result<()> {
+    let receiver = Receiver::start()?;
+    let engine = Engine::with(Options {
+        environment: vec![(
+            "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(),
+            receiver.endpoint.clone(),
+        )],
+        ..Options::default()
+    })?;
+    let image = engine.busybox()?;
+    engine.ok(&["run", "--rm", &image, "true"])?;
+    let wanted: BTreeSet<String> = ["cli", "gateway", "image", "network", "runtime"]
+        .iter()
+        .map(|part| format!("gantry-{part}"))
+        .collect();
+    // The trace of the run is the one that the runtime has a part in.
+    let of_run = |spans: &[gantry_integration_tests::otlp::Span]| {
+        let traces: BTreeSet<String> = spans
+            .iter()
+            .filter(|span| span.service == "gantry-runtime" && span.name.contains("Create"))
+            .map(|span| span.trace.clone())
+            .collect();
+        traces.into_iter().next().map(|trace| {
+            spans
+                .iter()
+                .filter(|span| span.trace == trace)
+                .map(|span| span.service.clone())
+                .collect::<BTreeSet<_>>()
+        })
+    };
+    let spans = receiver.spans(Duration::from_secs(20), |spans| {
+        of_run(spans).is_some_and(|services| services.is_superset(&wanted))
+    });
+    let services = of_run(&spans).context("no span of the runtime arrived")?;
+    ensure!(
+        services.is_superset(&wanted),
+        "the trace of the run has spans of {services:?} only: {spans:#?}"
+    );
+    // One tree: every parent is there, but for one root.
+    let trace = spans
+        .iter()
+        .find(|span| span.service == "gantry-runtime" && span.name.contains("Create"))
+        .map(|span| span.trace.clone())
+        .context("no trace")?;
+    let roots: Vec<_> = spans
+        .iter()
+        .filter(|span| span.trace == trace && span.parent.trim_matches('0').is_empty())
+        .collect();
+    ensure!(
+        roots.len() == 1 && roots[0].service == "gantry-cli",
+        "{roots:?}"
+    );
+    engine.finish()
+}
