@@ -17,6 +17,7 @@ pub mod audit;
 pub mod command;
 pub mod config;
 pub mod engine;
+pub mod firewall;
 pub mod fixture;
 pub mod grpc;
 pub mod http;
