@@ -22,6 +22,7 @@ use clap::Parser;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -69,6 +70,7 @@ pub struct Context<C> {
 pub struct Service {
     routes: Routes,
     names: Vec<&'static str>,
+    beside: Vec<JoinHandle<()>>,
 }
 
 impl Service {
@@ -79,7 +81,16 @@ impl Service {
         Self {
             routes,
             names: names.to_vec(),
+            beside: Vec::new(),
         }
+    }
+
+    /// Work that goes on beside the calls (another listener, say), ends by
+    /// itself at [`Context::stopping`], and is drained with them.
+    #[must_use]
+    pub fn beside(mut self, task: JoinHandle<()>) -> Self {
+        self.beside.push(task);
+        self
     }
 }
 
@@ -187,15 +198,24 @@ pub async fn serve(
         );
     tokio::pin!(served);
     tokio::select! {
-        outcome = &mut served => return Ok(outcome?),
+        biased;
         () = stopping.cancelled() => {}
+        outcome = &mut served => return Ok(outcome?),
     }
     for name in &service.names {
         health
             .set_service_status(name, tonic_health::ServingStatus::NotServing)
             .await;
     }
-    match tokio::time::timeout(drain, served).await {
+    let drained = async {
+        let outcome = served.await;
+        for task in service.beside {
+            // A task that panicked has said so itself.
+            task.await.ok();
+        }
+        outcome
+    };
+    match tokio::time::timeout(drain, drained).await {
         Ok(outcome) => Ok(outcome?),
         Err(_) => {
             tracing::warn!(seconds = drain.as_secs(), "calls under way were cut off");

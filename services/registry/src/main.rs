@@ -1,4 +1,8 @@
 //! The registry service.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gantry_kit::service::main("registry", gantry_registry::build)
+}
