@@ -1,0 +1,332 @@
+//! Links, addresses and routes, by rtnetlink.
+//!
+//! A veth pair is one message: the host's end is born as a port of the bridge,
+//! up, and its peer is born inside the other namespace, up too. So there is no
+//! moment at which a link of ours is not a port of our bridge, and being such a
+//! port is how a link is known as ours after a crash.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::netlink::{Netlink, NetlinkError, Request};
+use crate::subnet::{Subnet, mac_of};
+
+/// The interface's name inside the container's namespace.
+pub(crate) const INSIDE: &str = "eth0";
+
+/// The first link of every network namespace.
+const LOOPBACK_INDEX: u32 = 1;
+/// `RT_TABLE_MAIN` and `RT_SCOPE_UNIVERSE` (rtnetlink(7)).
+const MAIN_TABLE: u8 = 254;
+/// Written on a bridge that we made, so that only such a one is ever removed.
+const ALIAS: &str = "gantry";
+
+/// A link of this namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) kind: Option<InfoKind>,
+    /// Index of the bridge that it is a port of.
+    pub(crate) controller: Option<u32>,
+    pub(crate) mtu: Option<u32>,
+    alias: Option<String>,
+}
+
+impl Link {
+    pub(crate) fn is_bridge(&self) -> bool {
+        self.kind == Some(InfoKind::Bridge)
+    }
+
+    /// Whether it is a bridge that [`create_bridge`] made.
+    pub(crate) fn is_our_bridge(&self) -> bool {
+        self.is_bridge() && self.alias.as_deref() == Some(ALIAS)
+    }
+}
+
+/// A route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) destination: Ipv4Addr,
+    pub(crate) prefix: u8,
+    /// Index of the link that it leaves by.
+    pub(crate) link: Option<u32>,
+}
+
+pub(crate) fn links(netlink: &mut Netlink) -> Result<Vec<Link>, NetlinkError> {
+    let found = netlink.dump(
+        "list the links",
+        RouteNetlinkMessage::GetLink(LinkMessage::default()),
+    )?;
+    Ok(found.into_iter().filter_map(link_of).collect())
+}
+
+fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else {
+        return None;
+    };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        kind: None,
+        controller: None,
+        mtu: None,
+        alias: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::Mtu(mtu) => link.mtu = Some(mtu),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        link.kind = Some(kind);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+/// The IPv4 routes of the main table.
+pub(crate) fn routes(netlink: &mut Netlink) -> Result<Vec<Route>, NetlinkError> {
+    let mut query = RouteMessage::default();
+    query.header.address_family = AddressFamily::Inet;
+    let found = netlink.dump("list the routes", RouteNetlinkMessage::GetRoute(query))?;
+    Ok(found.into_iter().filter_map(route_of).collect())
+}
+
+fn route_of(message: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(message) = message else {
+        return None;
+    };
+    if message.header.table != MAIN_TABLE {
+        return None;
+    }
+    let mut route = Route {
+        destination: Ipv4Addr::UNSPECIFIED,
+        prefix: message.header.destination_prefix_length,
+        link: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => route.destination = address,
+            RouteAttribute::Oif(index) => route.link = Some(index),
+            _ => {}
+        }
+    }
+    Some(route)
+}
+
+/// Makes the bridge.
+pub(crate) fn create_bridge(
+    netlink: &mut Netlink,
+    name: &str,
+    gateway: Ipv4Addr,
+    mtu: u32,
+) -> Result<(), NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        // A bridge without an address of its own takes the lowest of its
+        // ports', and changes it as they come and go.
+        LinkAttribute::Address(mac_of(gateway).to_vec()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+    ];
+    let mut label = LinkMessage::default();
+    label.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::IfAlias(ALIAS.to_owned()),
+    ];
+    netlink.apply(vec![
+        Request {
+            step: "create the bridge",
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+            payload: RouteNetlinkMessage::NewLink(message),
+        },
+        Request {
+            step: "label the bridge",
+            flags: 0,
+            payload: RouteNetlinkMessage::NewLink(label),
+        },
+    ])
+}
+
+/// Gives the bridge its address, where it lacks it, and takes it up.
+pub(crate) fn raise_bridge(
+    netlink: &mut Netlink,
+    index: u32,
+    gateway: Ipv4Addr,
+    subnet: Subnet,
+) -> Result<(), NetlinkError> {
+    netlink.apply(vec![
+        Request {
+            step: "give the bridge its address",
+            // Without EXCL an address that is there already is no error.
+            flags: NLM_F_CREATE,
+            payload: address_message(index, gateway, subnet),
+        },
+        Request {
+            step: "take the bridge up",
+            flags: 0,
+            payload: up_message(index),
+        },
+    ])
+}
+
+/// Makes a pair: `name` here as a port of the bridge, [`INSIDE`] in `namespace`.
+pub(crate) fn create_pair(
+    netlink: &mut Netlink,
+    name: &str,
+    bridge: u32,
+    mtu: u32,
+    address: Ipv4Addr,
+    namespace: BorrowedFd<'_>,
+) -> Result<(), NetlinkError> {
+    let mut peer = LinkMessage::default();
+    peer.header.flags = LinkFlags::Up;
+    peer.header.change_mask = LinkFlags::Up;
+    peer.attributes = vec![
+        LinkAttribute::IfName(INSIDE.to_owned()),
+        LinkAttribute::Address(mac_of(address).to_vec()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::NetNsFd(namespace.as_raw_fd()),
+    ];
+    let mut message = LinkMessage::default();
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::Controller(bridge),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]),
+    ];
+    netlink.apply(vec![Request {
+        step: "create the endpoint's link",
+        flags: NLM_F_CREATE | NLM_F_EXCL,
+        payload: RouteNetlinkMessage::NewLink(message),
+    }])
+}
+
+/// Sets up the inside of a namespace; `netlink` must have been opened there.
+pub(crate) fn furnish(
+    netlink: &mut Netlink,
+    address: Ipv4Addr,
+    gateway: Ipv4Addr,
+    subnet: Subnet,
+) -> Result<(), NetlinkError> {
+    let index = index_of(netlink, INSIDE)?;
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    route.header.table = MAIN_TABLE;
+    route.header.protocol = RouteProtocol::Boot;
+    route.header.scope = RouteScope::Universe;
+    route.header.kind = RouteType::Unicast;
+    route.attributes = vec![
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
+        RouteAttribute::Oif(index),
+    ];
+    netlink.apply(vec![
+        Request {
+            step: "take the endpoint's loopback up",
+            flags: 0,
+            payload: up_message(LOOPBACK_INDEX),
+        },
+        Request {
+            step: "give the endpoint its address",
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+            payload: address_message(index, address, subnet),
+        },
+        Request {
+            step: "give the endpoint its default route",
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+            payload: RouteNetlinkMessage::NewRoute(route),
+        },
+    ])
+}
+
+/// Makes a link a port of the bridge again.
+pub(crate) fn attach(netlink: &mut Netlink, link: u32, bridge: u32) -> Result<(), NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.header.index = link;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    message.attributes = vec![LinkAttribute::Controller(bridge)];
+    netlink.apply(vec![Request {
+        step: "attach the endpoint's link to the bridge",
+        flags: 0,
+        payload: RouteNetlinkMessage::SetLink(message),
+    }])
+}
+
+/// Removes links by name; one that is not there is no error.
+pub(crate) fn remove(netlink: &mut Netlink, names: &[String]) -> Result<(), NetlinkError> {
+    let mut outcome = Ok(());
+    for name in names {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.clone())];
+        let removed = netlink.apply(vec![Request {
+            step: "remove the link",
+            flags: 0,
+            payload: RouteNetlinkMessage::DelLink(message),
+        }]);
+        match removed {
+            Err(error) if error.errno() == Some(nix::libc::ENODEV) => {}
+            Err(error) if outcome.is_ok() => outcome = Err(error),
+            Err(_) | Ok(()) => {}
+        }
+    }
+    outcome
+}
+
+pub(crate) fn index_of(netlink: &mut Netlink, name: &str) -> Result<u32, NetlinkError> {
+    let step = "find the link";
+    let mut query = LinkMessage::default();
+    query.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+    match netlink.get(step, RouteNetlinkMessage::GetLink(query))? {
+        Some(RouteNetlinkMessage::NewLink(link)) => Ok(link.header.index),
+        _ => Err(NetlinkError::Decode {
+            step,
+            reason: "it is not about a link".to_owned(),
+        }),
+    }
+}
+
+fn up_message(index: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+fn address_message(index: u32, address: Ipv4Addr, subnet: Subnet) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = subnet.prefix();
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Local(IpAddr::V4(address)),
+        AddressAttribute::Address(IpAddr::V4(address)),
+        AddressAttribute::Broadcast(subnet.broadcast()),
+    ];
+    RouteNetlinkMessage::NewAddress(message)
+}

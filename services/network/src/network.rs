@@ -1,0 +1,572 @@
+//! A bridge network: endpoints are made, found and removed here.
+//!
+//! Giving a container its endpoint is on the path of every start, and takes no
+//! more than writing a record when a ready sandbox is at hand: the `workers`
+//! make those ahead of need and clear away what is deleted, so that no caller
+//! waits for the kernel's long lock over all links.
+//!
+//! A create is a list of steps, each undone when a later one fails: hold the
+//! host's ports, take a sandbox, write the record, publish. A crash between two
+//! of them leaves a record that says how far it came (see `sandbox`), and the
+//! next start finishes or clears it (see `reconcile`).
+//!
+//! # Locking
+//! `State` has one lock, never held over a call to the kernel or the disk. A
+//! container whose endpoint is being made or deleted is marked busy under it;
+//! others who mean the same container wait for the mark to go.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::addresses::{AddressPool, Refusal};
+use crate::config::Settings;
+use crate::endpoint::{Assignment, ContainerId, Endpoint, EndpointRequest, PublishedPort};
+use crate::error::{NetworkError, StartError, chain};
+use crate::firewall::{Firewall, Watch};
+use crate::link;
+use crate::netlink::Netlink;
+use crate::ports::{HeldPort, HostPorts};
+use crate::reconcile;
+use crate::sandbox::{self, Bridge, Life, Sandbox, SandboxId};
+use crate::store::Records;
+use crate::subnet::mac_of;
+use crate::workers;
+
+/// How long a caller waits for another's work on the same container, or for an
+/// address that is about to be free.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One bridge, its addresses, its endpoints and its firewall table.
+#[derive(Debug)]
+pub struct Network {
+    shared: Arc<Shared>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+    watch: Mutex<Option<Watch>>,
+}
+
+/// What the callers and the workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) bridge: Bridge,
+    pub(crate) records: Box<dyn Records>,
+    pub(crate) firewall: Arc<Firewall>,
+    pub(crate) ports: HostPorts,
+    state: Mutex<State>,
+    /// Notified whenever something in the state has changed that somebody may
+    /// wait for.
+    pub(crate) changed: Condvar,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) endpoints: HashMap<ContainerId, Slot>,
+    /// Sandboxes without an owner.
+    pub(crate) ready: VecDeque<Sandbox>,
+    /// Sandboxes that the workers are making.
+    pub(crate) building: usize,
+    /// Sandboxes to be removed.
+    pub(crate) doomed: Vec<Sandbox>,
+    /// Sandboxes that the workers are removing.
+    pub(crate) dying: usize,
+    pub(crate) addresses: AddressPool,
+    pub(crate) stopping: bool,
+}
+
+/// What a container has.
+#[derive(Debug)]
+pub(crate) enum Slot {
+    /// Being made or deleted.
+    Busy,
+    Live(Box<Live>),
+}
+
+/// A container's endpoint.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) assignment: Assignment,
+    /// Held for as long as the endpoint lives.
+    pub(crate) _held: Vec<HeldPort>,
+}
+
+/// How a network looks from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overview {
+    pub bridge: String,
+    pub subnet: crate::subnet::Subnet,
+    pub gateway: Ipv4Addr,
+    pub mtu: u32,
+    pub addresses_used: u64,
+    pub addresses_total: u64,
+}
+
+impl Network {
+    /// Brings the network up: the bridge, the firewall, and everything that a
+    /// former run of the service left.
+    ///
+    /// # Errors
+    /// The host's state forbids it; nothing was changed where the error says
+    /// that the configuration is to blame.
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let shared = Arc::new(reconcile::start(settings)?);
+        let watch = Watch::start(Arc::clone(&shared.firewall))
+            .map_err(|source| StartError::Firewall { source })?;
+        let workers = workers::start(&shared)?;
+        Ok(Self {
+            shared,
+            workers: Mutex::new(workers),
+            watch: Mutex::new(Some(watch)),
+        })
+    }
+
+    /// Makes a container's endpoint.
+    ///
+    /// # Errors
+    /// The container has one, a port or an address is not to be had, or the
+    /// kernel refuses. Nothing of it is left then.
+    pub fn create(&self, request: EndpointRequest) -> Result<Endpoint, NetworkError> {
+        let shared = &self.shared;
+        let claim = Claim::new(shared, &request.container)?;
+        let held = shared.ports.hold(&request.ports)?;
+        let taken = shared.take_sandbox(request.address)?;
+        let assignment = Assignment {
+            container: request.container,
+            names: request.names,
+            ports: held.iter().map(|held| held.port).collect(),
+            ephemeral: request.ephemeral,
+            created: now(),
+        };
+        let sandbox = taken.at(Life::Assigned(assignment.clone()));
+        shared.records.put(&sandbox).inspect_err(|_| {
+            shared.doom(taken.clone());
+        })?;
+        shared
+            .firewall
+            .publish(&assignment.ports, sandbox.address)
+            .inspect_err(|_| shared.doom(taken))?;
+        let live = Live {
+            sandbox,
+            assignment,
+            _held: held,
+        };
+        let endpoint = shared.endpoint(&live);
+        claim.fulfil(live);
+        Ok(endpoint)
+    }
+
+    /// Removes a container's endpoint. False: it had none.
+    ///
+    /// # Errors
+    /// It is not on record as removed; it can be tried again.
+    pub fn delete(&self, container: &ContainerId) -> Result<bool, NetworkError> {
+        let shared = &self.shared;
+        let Some((claim, live)) = Claim::of_live(shared, container)? else {
+            return Ok(false);
+        };
+        if let Err(error) = shared.records.put(&live.sandbox.at(Life::Doomed)) {
+            claim.fulfil(*live);
+            return Err(error.into());
+        }
+        if let Err(error) = shared.firewall.unpublish(&live.assignment.ports) {
+            // The account is without them: the next change brings the table in
+            // line with it.
+            tracing::error!(
+                %container,
+                error = %chain(&error),
+                "published ports are still in the firewall"
+            );
+        }
+        let Live { sandbox, .. } = *live;
+        shared.bury(sandbox);
+        Ok(true)
+    }
+
+    /// A container's endpoint.
+    #[must_use]
+    pub fn get(&self, container: &ContainerId) -> Option<Endpoint> {
+        match self.shared.state().endpoints.get(container) {
+            Some(Slot::Live(live)) => Some(self.shared.endpoint(live)),
+            Some(Slot::Busy) | None => None,
+        }
+    }
+
+    /// All endpoints, by container.
+    #[must_use]
+    pub fn list(&self) -> Vec<Endpoint> {
+        let state = self.shared.state();
+        let mut endpoints: Vec<_> = state
+            .endpoints
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Live(live) => Some(self.shared.endpoint(live)),
+                Slot::Busy => None,
+            })
+            .collect();
+        drop(state);
+        endpoints.sort_by(|one, other| one.container.cmp(&other.container));
+        endpoints
+    }
+
+    /// How the network looks. Addresses of ready sandboxes count as free.
+    #[must_use]
+    pub fn overview(&self) -> Overview {
+        let settings = &self.shared.settings;
+        let state = self.shared.state();
+        Overview {
+            bridge: settings.bridge.clone(),
+            subnet: settings.subnet,
+            gateway: settings.gateway,
+            mtu: self.shared.bridge.mtu,
+            addresses_used: state.endpoints.len() as u64,
+            addresses_total: state.addresses.total(),
+        }
+    }
+
+    /// Waits until the workers have nothing to do. For tests and measurements.
+    #[must_use]
+    pub fn settled(&self, limit: Duration) -> bool {
+        let wanted = self.shared.settings.warm_pool;
+        let state = self.shared.state();
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, limit, |state| {
+                state.ready.len() < wanted || state.building + state.dying + state.doomed.len() > 0
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        state.ready.len() >= wanted && state.dying + state.doomed.len() == 0
+    }
+
+    /// Stops the workers and removes what nobody uses: the ready sandboxes and,
+    /// where no endpoint is left, the firewall table and the bridge. Endpoints
+    /// stay as they are, for the next start.
+    pub fn stop(&self) {
+        drop(
+            self.watch
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        {
+            let mut state = self.shared.state();
+            state.stopping = true;
+            self.shared.changed.notify_all();
+        }
+        let workers =
+            std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
+        for worker in workers {
+            if worker.join().is_err() {
+                tracing::error!("a worker has panicked");
+            }
+        }
+        self.shared.clear_away();
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let running = !self
+            .workers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty();
+        if running {
+            self.stop();
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        settings: Settings,
+        bridge: Bridge,
+        records: Box<dyn Records>,
+        firewall: Firewall,
+        state: State,
+    ) -> Self {
+        Self {
+            settings,
+            bridge,
+            records,
+            firewall: Arc::new(firewall),
+            ports: HostPorts::default(),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A ready sandbox, or a new one.
+    fn take_sandbox(&self, wanted: Option<Ipv4Addr>) -> Result<Sandbox, NetworkError> {
+        let address = match self.reserve(wanted)? {
+            Reserved::Ready(sandbox) => return Ok(sandbox),
+            Reserved::Address(address) => address,
+        };
+        self.build(address, wanted.is_some())
+    }
+
+    fn reserve(&self, wanted: Option<Ipv4Addr>) -> Result<Reserved, NetworkError> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.state();
+        loop {
+            if state.stopping {
+                return Err(NetworkError::Stopping);
+            }
+            if let Some(sandbox) = state.take_ready(wanted) {
+                self.changed.notify_all();
+                return Ok(Reserved::Ready(sandbox));
+            }
+            let reserved = match wanted {
+                Some(address) => state.addresses.claim(address).map(|()| address),
+                None => state.addresses.take(),
+            };
+            match reserved {
+                Ok(address) => return Ok(Reserved::Address(address)),
+                Err(Refusal::Outside) => {
+                    return Err(NetworkError::AddressOutside {
+                        address: wanted.unwrap_or(Ipv4Addr::UNSPECIFIED),
+                        subnet: self.settings.subnet,
+                    });
+                }
+                Err(Refusal::InUse | Refusal::Exhausted) => {}
+            }
+            // What is being cleared away may be what is wanted.
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.building + state.dying + state.doomed.len() == 0 || left.is_zero() {
+                return Err(match wanted {
+                    Some(address) => NetworkError::AddressInUse { address },
+                    None => NetworkError::PoolExhausted {
+                        subnet: self.settings.subnet,
+                        total: state.addresses.total(),
+                    },
+                });
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Makes a sandbox for an address that was reserved.
+    pub(crate) fn build(&self, address: Ipv4Addr, chosen: bool) -> Result<Sandbox, NetworkError> {
+        let id = match SandboxId::random() {
+            Ok(id) => id,
+            Err(source) => {
+                self.release(address);
+                return Err(NetworkError::Random { source });
+            }
+        };
+        let sandbox = Sandbox {
+            id,
+            address,
+            chosen,
+            life: Life::Building,
+        };
+        if let Err(error) = self.records.put(&sandbox) {
+            self.release(address);
+            return Err(error.into());
+        }
+        if let Err(error) = sandbox::build(&sandbox, &self.settings, self.bridge) {
+            self.doom(sandbox);
+            return Err(error.into());
+        }
+        Ok(sandbox.at(Life::Ready))
+    }
+
+    /// Records that a sandbox is to be removed, and has it removed.
+    pub(crate) fn doom(&self, sandbox: Sandbox) {
+        if let Err(error) = self.records.put(&sandbox.at(Life::Doomed)) {
+            tracing::error!(sandbox = %sandbox.id, error = %chain(&error), "not on record as removed");
+        }
+        self.bury(sandbox);
+    }
+
+    /// Has a sandbox removed that is on record as such.
+    fn bury(&self, sandbox: Sandbox) {
+        let mut state = self.state();
+        state.doomed.push(sandbox);
+        self.changed.notify_all();
+    }
+
+    fn release(&self, address: Ipv4Addr) {
+        let mut state = self.state();
+        state.addresses.release(address);
+        self.changed.notify_all();
+    }
+
+    fn endpoint(&self, live: &Live) -> Endpoint {
+        let settings = &self.settings;
+        let address = live.sandbox.address;
+        let assignment = &live.assignment;
+        let names = settings.resolver.names();
+        Endpoint {
+            container: assignment.container.clone(),
+            names: assignment.names.clone(),
+            namespace: live.sandbox.id.pin(&settings.pins),
+            interface: link::INSIDE,
+            address,
+            subnet: settings.subnet,
+            gateway: settings.gateway,
+            mac: mac_of(address),
+            ports: assignment.ports.clone(),
+            servers: names.servers,
+            search: names.search,
+            created: assignment.created,
+        }
+    }
+
+    /// The last steps of a stop; the workers have ended.
+    fn clear_away(&self) {
+        let (mut unused, idle) = {
+            let mut state = self.state();
+            let mut unused: Vec<_> = state.ready.drain(..).collect();
+            unused.append(&mut state.doomed);
+            (unused, state.endpoints.is_empty())
+        };
+        let mut host = match Netlink::route() {
+            Ok(host) => host,
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "unused endpoints are left over");
+                return;
+            }
+        };
+        workers::remove(self, &mut host, &mut unused);
+        if !idle {
+            return;
+        }
+        if let Err(error) = self.firewall.remove() {
+            tracing::error!(error = %chain(&error), "the firewall table is left over");
+        }
+        reconcile::remove_bridge(&mut host, &self.settings.bridge);
+    }
+}
+
+enum Reserved {
+    Ready(Sandbox),
+    Address(Ipv4Addr),
+}
+
+impl State {
+    /// A ready sandbox: any, or the one that has the wanted address.
+    fn take_ready(&mut self, wanted: Option<Ipv4Addr>) -> Option<Sandbox> {
+        let Some(wanted) = wanted else {
+            return self.ready.pop_front();
+        };
+        let index = self
+            .ready
+            .iter()
+            .position(|sandbox| sandbox.address == wanted)?;
+        self.ready.remove(index)
+    }
+}
+
+/// The mark on a container whose endpoint is being made or deleted. Dropped
+/// without [`Claim::fulfil`], the container has no endpoint.
+struct Claim<'a> {
+    shared: &'a Shared,
+    container: ContainerId,
+}
+
+impl<'a> Claim<'a> {
+    fn new(shared: &'a Shared, container: &ContainerId) -> Result<Self, NetworkError> {
+        let mut state = Self::at_rest(shared, container)?;
+        if state.stopping {
+            return Err(NetworkError::Stopping);
+        }
+        if state.endpoints.contains_key(container) {
+            return Err(NetworkError::EndpointExists {
+                container: container.clone(),
+            });
+        }
+        state.endpoints.insert(container.clone(), Slot::Busy);
+        drop(state);
+        Ok(Self {
+            shared,
+            container: container.clone(),
+        })
+    }
+
+    /// Marks a container that has an endpoint, and takes that.
+    fn of_live(
+        shared: &'a Shared,
+        container: &ContainerId,
+    ) -> Result<Option<(Self, Box<Live>)>, NetworkError> {
+        let mut state = Self::at_rest(shared, container)?;
+        let Some(slot) = state.endpoints.get_mut(container) else {
+            return Ok(None);
+        };
+        let Slot::Live(live) = std::mem::replace(slot, Slot::Busy) else {
+            return Ok(None);
+        };
+        drop(state);
+        let claim = Self {
+            shared,
+            container: container.clone(),
+        };
+        Ok(Some((claim, live)))
+    }
+
+    fn at_rest(
+        shared: &'a Shared,
+        container: &ContainerId,
+    ) -> Result<MutexGuard<'a, State>, NetworkError> {
+        let (state, waited) = shared
+            .changed
+            .wait_timeout_while(shared.state(), PATIENCE, |state| {
+                matches!(state.endpoints.get(container), Some(Slot::Busy))
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(NetworkError::EndpointBusy {
+                container: container.clone(),
+            });
+        }
+        Ok(state)
+    }
+
+    fn fulfil(self, live: Live) {
+        let mut state = self.shared.state();
+        state
+            .endpoints
+            .insert(self.container.clone(), Slot::Live(Box::new(live)));
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        if matches!(state.endpoints.get(&self.container), Some(Slot::Busy)) {
+            state.endpoints.remove(&self.container);
+        }
+        self.shared.changed.notify_all();
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Where each of these ports leads.
+pub(crate) fn targets(
+    ports: &[PublishedPort],
+    address: Ipv4Addr,
+) -> impl Iterator<Item = (PublishedPort, crate::firewall::Target)> {
+    ports.iter().map(move |port| {
+        let target = crate::firewall::Target {
+            address,
+            port: port.container_port,
+        };
+        (*port, target)
+    })
+}

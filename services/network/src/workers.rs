@@ -1,0 +1,161 @@
+//! The threads that work ahead of and behind the callers.
+//!
+//! *maker* keeps `warm_pool` sandboxes ready. *reaper* removes sandboxes that
+//! nobody has any more. Both hold the kernel's lock over all links (RTNL) for
+//! milliseconds at a time, which is why no caller does their work.
+
+use std::sync::{Arc, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::error::{StartError, chain};
+use crate::netlink::Netlink;
+use crate::network::{Shared, State};
+use crate::sandbox::{self, Sandbox};
+
+/// After a failure: how long until the next attempt, at least and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+pub(crate) fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let spawn = |name: &str, work: fn(&Shared)| {
+        let shared = Arc::clone(shared);
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || work(&shared))
+            .map_err(|source| StartError::Thread { source })
+    };
+    Ok(vec![
+        spawn("sandbox-maker", make)?,
+        spawn("sandbox-reaper", reap)?,
+    ])
+}
+
+fn make(shared: &Shared) {
+    let wanted = shared.settings.warm_pool;
+    let mut pause = PAUSE_MIN;
+    loop {
+        let mut state = shared.state();
+        let address = loop {
+            if state.stopping {
+                return;
+            }
+            // An empty pool of addresses is no error here: it is one for the
+            // caller who needs one.
+            if state.ready.len() < wanted
+                && let Ok(address) = state.addresses.take()
+            {
+                break address;
+            }
+            state = shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        };
+        state.building += 1;
+        drop(state);
+        let built =
+            shared
+                .build(address, false)
+                .and_then(|sandbox| match shared.records.put(&sandbox) {
+                    Ok(()) => Ok(sandbox),
+                    Err(error) => {
+                        shared.doom(sandbox);
+                        Err(error.into())
+                    }
+                });
+        let mut state = shared.state();
+        state.building -= 1;
+        let failed = match built {
+            Ok(sandbox) => {
+                state.ready.push_back(sandbox);
+                None
+            }
+            Err(error) => Some(error),
+        };
+        shared.changed.notify_all();
+        let Some(error) = failed else {
+            pause = PAUSE_MIN;
+            continue;
+        };
+        tracing::error!(error = %chain(&error), "cannot make an endpoint ahead of need");
+        drop(
+            shared
+                .changed
+                .wait_timeout_while(state, pause, |state| !state.stopping)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn reap(shared: &Shared) {
+    let mut host = None;
+    let mut pause = PAUSE_MIN;
+    loop {
+        let mut doomed = {
+            let idle = |state: &mut State| state.doomed.is_empty() && !state.stopping;
+            let mut state = shared
+                .changed
+                .wait_while(shared.state(), idle)
+                .unwrap_or_else(PoisonError::into_inner);
+            if state.stopping {
+                // What is left is removed by the one who stops us.
+                return;
+            }
+            let doomed = std::mem::take(&mut state.doomed);
+            state.dying += doomed.len();
+            doomed
+        };
+        let count = doomed.len();
+        let left = match host.take().map_or_else(Netlink::route, Ok) {
+            Ok(mut netlink) => {
+                remove(shared, &mut netlink, &mut doomed);
+                host = Some(netlink);
+                doomed
+            }
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "endpoints cannot be removed yet");
+                doomed
+            }
+        };
+        let mut state = shared.state();
+        state.dying -= count;
+        let failed = !left.is_empty();
+        state.doomed.extend(left);
+        shared.changed.notify_all();
+        if !failed {
+            pause = PAUSE_MIN;
+            continue;
+        }
+        drop(
+            shared
+                .changed
+                .wait_timeout_while(state, pause, |state| !state.stopping)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Removes sandboxes and releases their addresses; those that cannot be removed
+/// stay in `sandboxes`.
+pub(crate) fn remove(shared: &Shared, host: &mut Netlink, sandboxes: &mut Vec<Sandbox>) {
+    let mut kept = Vec::new();
+    for (sandbox, error) in sandbox::destroy(sandboxes, &shared.settings, host) {
+        tracing::error!(sandbox = %sandbox.id, error = %chain(&error), "cannot remove an endpoint");
+        kept.push(sandbox.id.clone());
+    }
+    let gone = sandboxes
+        .extract_if(.., |sandbox| !kept.contains(&sandbox.id))
+        .collect::<Vec<_>>();
+    for sandbox in &gone {
+        if let Err(error) = shared.records.forget(&sandbox.id) {
+            tracing::error!(sandbox = %sandbox.id, error = %chain(&error), "still on record");
+        }
+    }
+    let mut state = shared.state();
+    for sandbox in gone {
+        state.addresses.release(sandbox.address);
+    }
+}
