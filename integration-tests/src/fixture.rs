@@ -54,7 +54,8 @@ pub fn busybox_members() -> Result<Vec<Member>> {
         applets
             .lines()
             .filter(|name| *name != "busybox")
-            .map(|name| Member::hard_link(&format!("bin/{name}"), "bin/busybox")),
+            // Some engines give the file the mode of its last link.
+            .map(|name| Member::hard_link(&format!("bin/{name}"), "bin/busybox").mode(0o755)),
     );
     Ok(members)
 }

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match demo() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("demo: {error:?}");
+            eprintln!("demo: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -17,8 +17,22 @@ const DEADLINE: Duration = Duration::from_secs(300);
 
 pub(crate) enum Contestant {
     Gantry(Box<Engine>),
-    Docker { daemon: Child, directory: TempDir },
+    Docker(Daemon),
     Podman { directory: TempDir },
+}
+
+/// A Docker daemon; it ends with the value.
+pub(crate) struct Daemon {
+    process: Child,
+    directory: TempDir,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // SIGTERM, so that it takes its containerd with it.
+        let _ = engine::send(self.process.id().cast_signed(), Signal::TERM);
+        let _ = self.process.wait();
+    }
 }
 
 impl Contestant {
@@ -41,7 +55,7 @@ impl Contestant {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Gantry(_) => "gantry",
-            Self::Docker { .. } => "docker",
+            Self::Docker(_) => "docker",
             Self::Podman { .. } => "podman",
         }
     }
@@ -54,7 +68,7 @@ impl Contestant {
     fn command(&self, words: &[&str]) -> Command {
         match self {
             Self::Gantry(engine) => engine.command(words),
-            Self::Docker { directory, .. } => {
+            Self::Docker(Daemon { directory, .. }) => {
                 let mut command = Command::new("docker");
                 command
                     .args(["--host", &docker_socket(directory.path())])
@@ -85,7 +99,7 @@ impl Contestant {
     pub(crate) fn services(&self) -> Result<Vec<i32>> {
         Ok(match self {
             Self::Gantry(engine) => engine.service_processes()?.into_iter().collect(),
-            Self::Docker { directory, .. } => {
+            Self::Docker(Daemon { directory, .. }) => {
                 let mark = directory.path().to_string_lossy().into_owned();
                 audit::all_processes()?
                     .into_iter()
@@ -104,7 +118,7 @@ impl Contestant {
     pub(crate) fn keeper(&self) -> &'static str {
         match self {
             Self::Gantry(_) => "gantry-shim",
-            Self::Docker { .. } => "containerd-shim-runc-v2",
+            Self::Docker(_) => "containerd-shim-runc-v2",
             Self::Podman { .. } => "conmon",
         }
     }
@@ -113,12 +127,7 @@ impl Contestant {
     pub(crate) fn stop(self) -> Result<()> {
         match self {
             Self::Gantry(engine) => engine.finish(),
-            Self::Docker { mut daemon, .. } => {
-                engine::send(daemon.id().cast_signed(), Signal::TERM)?;
-                daemon.wait()?;
-                Ok(())
-            }
-            Self::Podman { .. } => Ok(()),
+            Self::Docker(_) | Self::Podman { .. } => Ok(()),
         }
     }
 }
@@ -136,7 +145,7 @@ fn start_docker() -> Result<Contestant> {
     let directory = tempfile::Builder::new().prefix("gt-docker-").tempdir()?;
     let path = directory.path();
     let log = File::create(path.join("log"))?;
-    let daemon = Command::new("dockerd")
+    let process = Command::new("dockerd")
         .args(["--host", &docker_socket(path)])
         .arg("--data-root")
         .arg(path.join("data"))
@@ -149,14 +158,12 @@ fn start_docker() -> Result<Contestant> {
         .stderr(log)
         .spawn()
         .context("dockerd")?;
-    let contestant = Contestant::Docker { daemon, directory };
+    let logged = path.join("log");
+    let contestant = Contestant::Docker(Daemon { process, directory });
     let end = Instant::now() + Duration::from_secs(60);
     while contestant.run(&["version"]).is_err() {
         if Instant::now() > end {
-            let Contestant::Docker { directory, .. } = &contestant else {
-                bail!("dockerd does not answer");
-            };
-            let log = fs::read_to_string(directory.path().join("log"))?;
+            let log = fs::read_to_string(logged)?;
             bail!("dockerd does not answer:\n{log}");
         }
         // It tells systemd only, which may not run here.

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     match arguments().and_then(|arguments| bench(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bench: {error:?}");
+            eprintln!("bench: {error:#}");
             ExitCode::FAILURE
         }
     }
