@@ -1,7 +1,7 @@
 //! Links, addresses and routes, by rtnetlink.
 //!
 //! A veth pair is one message: the host's end is born as a port of the bridge,
-//! up, and its peer is born inside the other namespace, up too. So there is no
+//! up, and its peer is born inside the other namespace. So there is no
 //! moment at which a link of ours is not a port of our bridge, and being such a
 //! port is how a link is known as ours after a crash.
 
@@ -198,9 +198,8 @@ pub(crate) fn create_pair(
     address: Ipv4Addr,
     namespace: BorrowedFd<'_>,
 ) -> Result<(), NetlinkError> {
+    // The peer cannot be born up: at that moment it is no pair yet (ENOTCONN).
     let mut peer = LinkMessage::default();
-    peer.header.flags = LinkFlags::Up;
-    peer.header.change_mask = LinkFlags::Up;
     peer.attributes = vec![
         LinkAttribute::IfName(INSIDE.to_owned()),
         LinkAttribute::Address(mac_of(address).to_vec()),
@@ -245,6 +244,11 @@ pub(crate) fn furnish(
         RouteAttribute::Oif(index),
     ];
     netlink.apply(vec![
+        Request {
+            step: "take the endpoint's link up",
+            flags: 0,
+            payload: up_message(index),
+        },
         Request {
             step: "take the endpoint's loopback up",
             flags: 0,

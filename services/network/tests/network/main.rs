@@ -3,6 +3,11 @@
 //! Every test runs on a host of its own (see `world`) and ends in the audit
 //! that nothing is left.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what a test sets up either works or fails the test"
+)]
+
 mod crash;
 mod endpoints;
 mod publishing;

@@ -37,7 +37,8 @@ fn a_published_port_is_reached_from_everywhere() {
         // From another container, and from itself.
         for client in [&other, &server] {
             within(client, || {
-                assert_eq!(ask_tcp(HOST, 8080).unwrap(), server.gateway.to_string());
+                let seen = ask_tcp(HOST, 8080).unwrap();
+                assert_eq!(seen, server.gateway.to_string(), "{}", client.container);
             });
         }
         network.delete(&container("server")).unwrap();
