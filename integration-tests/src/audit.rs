@@ -35,6 +35,10 @@ pub struct Marks {
     pub containers: BTreeSet<String>,
 }
 
+/// Endpoints that an engine keeps ready for containers to come
+/// (`network.warm_pool`): while it runs these are nobody's traces.
+const WARM_POOL: usize = 4;
+
 /// What is left of containers while their engine runs on.
 ///
 /// # Errors
@@ -42,11 +46,16 @@ pub struct Marks {
 pub fn traces_of_containers(marks: &Marks) -> Result<Vec<String>> {
     let mut traces = Vec::new();
     processes(marks, &mut traces)?;
-    mounts(marks, &mut traces)?;
+    mounts(marks, true, &mut traces)?;
     cgroups(marks, false, &mut traces)?;
-    bridge_ports(marks, &mut traces);
     firewall_elements(marks, &mut traces)?;
     container_files(&marks.root, &mut traces)?;
+    let mut endpoints = Vec::new();
+    entries(&marks.root.join("run/netns"), &mut endpoints)?;
+    bridge_ports(marks, &mut endpoints);
+    if endpoints.len() > 2 * WARM_POOL {
+        traces.append(&mut endpoints);
+    }
     Ok(traces)
 }
 
@@ -61,7 +70,7 @@ pub fn traces_of_engine(marks: &Marks) -> Result<Vec<String>> {
     };
     let mut traces = Vec::new();
     processes(&marks, &mut traces)?;
-    mounts(&marks, &mut traces)?;
+    mounts(&marks, false, &mut traces)?;
     cgroups(&marks, true, &mut traces)?;
     if Path::new("/sys/class/net").join(&marks.bridge).exists() {
         traces.push(format!("interface {}", marks.bridge));
@@ -70,6 +79,7 @@ pub fn traces_of_engine(marks: &Marks) -> Result<Vec<String>> {
         traces.push(format!("nftables table {}", marks.table));
     }
     container_files(&marks.root, &mut traces)?;
+    entries(&marks.root.join("run/netns"), &mut traces)?;
     Ok(traces)
 }
 
@@ -158,9 +168,12 @@ fn is_marked(path: &str, marks: &Marks) -> bool {
     }) || (!marks.cgroup.is_empty() && path.contains(&marks.cgroup))
 }
 
-/// Mounts that name the root, in every mount namespace of the machine.
-fn mounts(marks: &Marks, traces: &mut Vec<String>) -> Result<()> {
+/// Mounts that name the root, in every mount namespace of the machine. While
+/// the engine runs, pinned network namespaces are where they should be in ours,
+/// and in those that others had before.
+fn mounts(marks: &Marks, running: bool, traces: &mut Vec<String>) -> Result<()> {
     let root = format!("{}/", marks.root.display());
+    let pins = format!("{root}run/netns/");
     let mut seen = BTreeSet::new();
     for pid in all_processes()? {
         let Ok(namespace) = fs::metadata(format!("/proc/{pid}/ns/mnt")) else {
@@ -172,7 +185,8 @@ fn mounts(marks: &Marks, traces: &mut Vec<String>) -> Result<()> {
         let Ok(table) = fs::read_to_string(format!("/proc/{pid}/mountinfo")) else {
             continue;
         };
-        for line in table.lines().filter(|line| line.contains(&root)) {
+        let marked = table.lines().filter(|line| line.contains(&root));
+        for line in marked.filter(|line| !(running && line.contains(&pins))) {
             traces.push(format!("mount in the namespace of process {pid}: {line}"));
         }
     }
@@ -243,7 +257,6 @@ fn firewall_elements(marks: &Marks, traces: &mut Vec<String>) -> Result<()> {
 fn container_files(root: &Path, traces: &mut Vec<String>) -> Result<()> {
     for below in [
         "run/containers",
-        "run/netns",
         "log/containers",
         "lib/image/writable",
         "lib/image/ingest",

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use gantry_integration_tests::image::{Builder, Dialect, Packing};
 use gantry_integration_tests::registry::{ForeignRegistry, push};
 use gantry_integration_tests::tar::{Kind, Member, archive};
-use gantry_integration_tests::{GUEST, command, fixture};
+use gantry_integration_tests::{GUEST, command, firewall, fixture};
 
 fn run(program: &str, arguments: &[&str]) -> Result<String> {
     command::run(
@@ -84,5 +84,16 @@ fn the_guest_program_is_static_and_the_busybox_image_can_be_made() -> Result<()>
         "the guest program is dynamically linked"
     );
     ensure!(fixture::busybox()?.blobs.len() == 2);
+    Ok(())
+}
+
+#[test]
+fn a_firewall_table_is_seen_while_it_is_there() -> Result<()> {
+    let name = format!("gantry_selftest_{}", std::process::id());
+    run("nft", &["add", "table", "inet", &name])?;
+    let there = firewall::tables();
+    run("nft", &["delete", "table", "inet", &name])?;
+    ensure!(there?.contains(&name), "{name} was not seen");
+    ensure!(!firewall::tables()?.contains(&name), "{name} is still seen");
     Ok(())
 }

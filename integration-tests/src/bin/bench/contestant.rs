@@ -125,10 +125,22 @@ impl Contestant {
 
     /// Ends it with all it started; for Gantry with the leak audit.
     pub(crate) fn stop(self) -> Result<()> {
-        match self {
-            Self::Gantry(engine) => engine.finish(),
-            Self::Docker(_) | Self::Podman { .. } => Ok(()),
+        let parent = match self {
+            Self::Gantry(engine) => return engine.finish(),
+            Self::Docker(_) => "docker",
+            Self::Podman { .. } => "libpod_parent",
+        };
+        drop(self);
+        // The peers leave the parents of their containers' cgroups. One that
+        // somebody else uses is not empty and stays.
+        for hierarchy in fs::read_dir("/sys/fs/cgroup")?.flatten() {
+            let parent = hierarchy.path().join(parent);
+            for child in fs::read_dir(&parent).into_iter().flatten().flatten() {
+                let _ = fs::remove_dir(child.path());
+            }
+            let _ = fs::remove_dir(parent);
         }
+        Ok(())
     }
 }
 
