@@ -2,11 +2,38 @@
 
 use crate::audit::Marks;
 
-/// `gantry.toml` of an engine that shares nothing with another.
+/// One key: table, name and value.
+pub type Setting = (&'static str, &'static str, String);
+
+/// What an engine needs to share nothing with another.
 #[must_use]
-pub fn private(marks: &Marks, subnet: &str) -> String {
-    format!(
-        "[network]\nbridge = \"{}\"\nsubnet = \"{subnet}\"\ntable = \"{}\"\n\n[runtime]\ncgroup_parent = \"{}\"\n\n[registry]\nlisten = \"127.0.0.1:0\"\n",
-        marks.bridge, marks.table, marks.cgroup
-    )
+pub fn private(marks: &Marks, subnet: &str) -> Vec<Setting> {
+    vec![
+        ("network", "bridge", marks.bridge.clone()),
+        ("network", "subnet", subnet.to_owned()),
+        ("network", "table", marks.table.clone()),
+        ("registry", "listen", "127.0.0.1:0".to_owned()),
+        ("runtime", "cgroup_parent", marks.cgroup.clone()),
+    ]
+}
+
+/// The settings as a configuration file.
+#[must_use]
+pub fn as_file(settings: &[Setting]) -> String {
+    settings
+        .iter()
+        .map(|(table, key, value)| format!("{table}.{key} = {value:?}\n"))
+        .collect()
+}
+
+/// The settings as environment variables, which go over any file.
+#[must_use]
+pub fn as_environment(settings: &[Setting]) -> Vec<(String, String)> {
+    settings
+        .iter()
+        .map(|(table, key, value)| {
+            let name = format!("GANTRY_{table}__{key}").to_ascii_uppercase();
+            (name, value.clone())
+        })
+        .collect()
 }

@@ -36,6 +36,9 @@ pub const SERVICES: [&str; 5] = ["gateway", "image", "network", "registry", "run
 pub struct Options {
     /// More of its configuration, as TOML tables.
     pub config: String,
+    /// The whole configuration file; what makes the engine private goes over it
+    /// by the environment then. Absent: a file with just that, and `config`.
+    pub file: Option<String>,
     /// More environment variables for `gantry up`.
     pub environment: Vec<(String, String)>,
     /// Where its binaries are. Absent: beside the test.
@@ -62,7 +65,7 @@ impl Engine {
 
     /// # Errors
     /// As [`Engine::start`].
-    pub fn with(options: Options) -> Result<Self> {
+    pub fn with(mut options: Options) -> Result<Self> {
         ensure!(
             rustix::process::geteuid().is_root(),
             "whole-system tests need root: they make namespaces, mounts and interfaces"
@@ -79,11 +82,16 @@ impl Engine {
             cgroup: format!("gantry_{tag}"),
             ..Marks::default()
         };
-        let config = format!(
-            "{}\n{}",
-            crate::config::private(&marks, &free_subnet(random)?),
-            options.config
-        );
+        let private = crate::config::private(&marks, &free_subnet(random)?);
+        let config = match &options.file {
+            Some(file) => {
+                options
+                    .environment
+                    .extend(crate::config::as_environment(&private));
+                file.clone()
+            }
+            None => format!("{}\n{}", crate::config::as_file(&private), options.config),
+        };
         fs::write(directory.path().join("gantry.toml"), config)?;
         let bin_dir = match &options.bin_dir {
             Some(directory) => directory.clone(),

@@ -218,3 +218,34 @@ fn one_run_is_one_trace_over_all_services() -> Result<()> {
     );
     engine.finish()
 }
+
+#[test]
+fn every_key_of_the_example_configuration_is_one_that_services_know() -> Result<()> {
+    let example = include_str!("../../../deploy/gantry.toml");
+    // What stands there as a comment of the form "# key = value" is a default.
+    let file: String = example
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(setting) if is_setting(setting) => format!("{setting}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    ensure!(file.contains("\nlog = \"info\"\n"), "{file}");
+    let engine = Engine::with(Options {
+        // Of this engine's own subnet.
+        file: Some(file.replace("gateway = \"10.66.0.1\"\n", "")),
+        ..Options::default()
+    })?;
+    let image = engine.install("guest", &guest()?)?;
+    engine.ok(&["run", "--rm", &image])?;
+    engine.finish()
+}
+
+fn is_setting(text: &str) -> bool {
+    text.split_once(" = ").is_some_and(|(key, _)| {
+        !key.is_empty()
+            && key
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    })
+}
