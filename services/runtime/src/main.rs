@@ -1,4 +1,8 @@
 //! The runtime service.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gantry_kit::service::main("runtime", gantry_runtime::build)
+}

@@ -1,4 +1,37 @@
-//! One process per container.
+//! `gantry-shim`: one process per container.
+//!
+//! ```text
+//! gantry-shim                  serves on the listening socket at descriptor 0
+//! gantry-shim sweep BUNDLE     cleans up after a shim that died
+//! ```
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use gantry_shim::error::{Error, Result, chain};
+use gantry_shim::{container, daemon, sweep};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gantry-shim: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    container::protect_own_binary()?;
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match arguments.as_slice() {
+        [] => daemon::run(),
+        [verb, bundle] if verb == "sweep" => sweep::sweep(Path::new(bundle)),
+        _ => Err(Error::Invalid {
+            field: "arguments",
+            problem: "say nothing, or: sweep BUNDLE".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,117 @@
+//! What this service answers when it can not do what it was asked.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gantry_kit::fault::{Fault, chain};
+use tonic::{Code, Status as RpcStatus};
+
+use crate::life::Status;
+
+const DOMAIN: &str = "gantry.runtime";
+
+/// Every failure of the service.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no container {id:?}")]
+    NotFound { id: String },
+    #[error("container {id:?} exists already")]
+    Exists { id: String },
+    #[error("{field}: {problem}")]
+    Invalid {
+        field: &'static str,
+        problem: String,
+    },
+    #[error("container {id:?} is {status}; {advice}")]
+    WrongState {
+        id: String,
+        status: Status,
+        advice: &'static str,
+    },
+    #[error("{step} {path:?}")]
+    File {
+        step: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("cannot start the shim {program:?} of container {id:?}")]
+    Spawn {
+        id: String,
+        program: PathBuf,
+        source: io::Error,
+    },
+    #[error(
+        "container {id:?}: its shim (process {pid}) is stopped; `kill -CONT {pid}` lets it go on, `rm -f` ends it"
+    )]
+    Stopped { id: String, pid: i32 },
+    #[error("container {id:?}: its shim did not answer within {limit:?}")]
+    NoAnswer { id: String, limit: Duration },
+    #[error("container {id:?}: its shim has died{why}")]
+    Gone { id: String, why: String },
+    #[error("container {id:?}: what its dead shim left cannot be removed: {why}")]
+    Sweep { id: String, why: String },
+    #[error("container {id:?} has no log")]
+    NoLog { id: String },
+    #[error("events were produced faster than they were read; ask again")]
+    Lagged,
+    /// A shim's own error, passed on as it is.
+    #[error("{}", .0.message())]
+    Shim(Box<RpcStatus>),
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn file(
+        step: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        Self::File {
+            step,
+            path: path.into(),
+            source: source.into(),
+        }
+    }
+}
+
+impl From<Error> for RpcStatus {
+    fn from(error: Error) -> Self {
+        let (code, reason) = match &error {
+            Error::NotFound { .. } => (Code::NotFound, "CONTAINER_NOT_FOUND"),
+            Error::Exists { .. } => (Code::AlreadyExists, "CONTAINER_EXISTS"),
+            Error::Invalid { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT"),
+            Error::WrongState { .. } => (Code::FailedPrecondition, "WRONG_STATE"),
+            Error::File { .. } => (Code::Internal, "FILE"),
+            Error::Spawn { .. } => (Code::Internal, "SHIM_NOT_STARTED"),
+            Error::Stopped { .. } => (Code::Unavailable, "SHIM_STOPPED"),
+            Error::NoAnswer { .. } => (Code::DeadlineExceeded, "SHIM_NO_ANSWER"),
+            Error::Gone { .. } => (Code::Unavailable, "SHIM_GONE"),
+            Error::Sweep { .. } => (Code::Internal, "NOT_SWEPT"),
+            Error::NoLog { .. } => (Code::NotFound, "NO_LOG"),
+            Error::Lagged => (Code::DataLoss, "EVENTS_LOST"),
+            Error::Shim(status) => return (**status).clone(),
+        };
+        let mut fault = Fault::new(code, DOMAIN, reason, chain(&error));
+        match &error {
+            Error::NotFound { id }
+            | Error::Exists { id }
+            | Error::Spawn { id, .. }
+            | Error::NoAnswer { id, .. }
+            | Error::Gone { id, .. }
+            | Error::Sweep { id, .. }
+            | Error::NoLog { id } => fault = fault.with("container_id", id),
+            Error::Stopped { id, pid } => {
+                fault = fault.with("container_id", id).with("shim_pid", pid);
+            }
+            Error::WrongState { id, status, .. } => {
+                fault = fault.with("container_id", id).with("status", status);
+            }
+            Error::Invalid { field, .. } => fault = fault.with("field", field),
+            Error::File { path, .. } => fault = fault.with("path", path.display()),
+            Error::Lagged | Error::Shim(_) => {}
+        }
+        fault.into()
+    }
+}

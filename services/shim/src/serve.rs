@@ -1,0 +1,83 @@
+//! gRPC over a Unix socket with as little as it takes: hyper's HTTP/2 and the
+//! generated service, without router, layers or TLS.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_proto::shim::v1::shim_service_server::ShimServiceServer;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::codegen::Service as _;
+
+use crate::grpc::Grpc;
+use crate::shim::Shim;
+
+/// What one window may type ahead of the program.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// All windows together: no window takes another's share.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// Windows and waits of one container at a time.
+const STREAMS_MAX: u32 = 100_000;
+/// Largest request; a specification may be long.
+const MESSAGE_LIMIT: usize = 64 << 20;
+/// How long the last answers may take to leave.
+const DRAIN_LIMIT: Duration = Duration::from_millis(200);
+/// Pause after a failure to accept (no descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until the shim is to end.
+///
+/// # Errors
+/// The socket cannot be watched.
+pub async fn serve(shim: Arc<Shim>, listener: UnixListener) -> io::Result<()> {
+    let service = ShimServiceServer::new(Grpc::new(shim.clone()))
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT);
+    let ending = watch::Sender::new(false);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = shim.ending.notified() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(converse(stream, service.clone(), ending.subscribe()));
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    ending.send_replace(true);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    let _cut_off = tokio::time::timeout(DRAIN_LIMIT, drained).await;
+    Ok(())
+}
+
+async fn converse(
+    stream: UnixStream,
+    service: ShimServiceServer<Grpc>,
+    mut ending: watch::Receiver<bool>,
+) {
+    let service = service_fn(move |request| {
+        let mut service = service.clone();
+        async move { service.call(request).await }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    // A caller that went away is no event here.
+    tokio::select! {
+        _ = &mut connection => return,
+        _ = ending.changed() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _gone = connection.await;
+}

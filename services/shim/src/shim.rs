@@ -1,0 +1,539 @@
+//! One container, as the shim sees it.
+//!
+//! ```text
+//! Empty ── create ──► Created ── start ──► Running ◄── resume ── Paused
+//!                        │                    │  └───── pause ─────►
+//!                        └── its process ends ┴──► Stopped
+//! ```
+//! The status is never stored: it follows from what is known of the container
+//! and of its first process.
+//!
+//! # Locking
+//! One thread; one lock around the state, never held over an await.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process as SpecProcess, Spec};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::container::{
+    self, Container, CreateOptions, ExecOptions, Overlay, Stats, Target, TerminalSize, Timing,
+};
+use crate::error::{Error, Result, chain};
+use crate::exit::{self, ExitStatus};
+use crate::log::{Limits, Log};
+use crate::process::{Process, Wanted, streams};
+use crate::stdio::lock;
+
+/// The container library's record, for whoever cleans up after a dead shim.
+pub const RECORD_FILE: &str = "container.json";
+
+/// How long killed processes may take to go.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Processes that have ended and may still be asked for.
+const ENDED_MAX: usize = 32;
+
+/// All that creating needs.
+#[derive(Debug)]
+pub struct Create {
+    pub id: String,
+    pub spec: Spec,
+    pub overlay: Option<Overlay>,
+    pub user: Option<String>,
+    pub stdin: bool,
+    pub stdin_once: bool,
+    pub size: Option<TerminalSize>,
+    pub log: Option<(PathBuf, Limits)>,
+    pub bundle: PathBuf,
+}
+
+/// All that one more process needs.
+#[derive(Debug)]
+pub struct Exec {
+    pub exec_id: String,
+    pub process: SpecProcess,
+    pub user: Option<String>,
+    pub stdin: bool,
+    pub size: Option<TerminalSize>,
+    pub hold: bool,
+}
+
+/// See the module's diagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Empty,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+/// What the shim tells of its container.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub id: String,
+    pub status: Status,
+    pub pid: i32,
+    pub started_at: Option<SystemTime>,
+    pub exit: Option<ExitStatus>,
+    pub exec_ids: Vec<String>,
+    pub log_lines_dropped: u64,
+}
+
+#[derive(Debug)]
+struct Created {
+    container: Container,
+    spec: Spec,
+    bundle: PathBuf,
+    init: Arc<Process>,
+    log: Option<Arc<Mutex<Log>>>,
+    started_at: Option<SystemTime>,
+    /// Why its program could not be executed.
+    start_error: Option<(i32, String)>,
+    paused: bool,
+    execs: HashMap<String, Arc<Process>>,
+    /// Ids in `execs` of processes that have ended, the oldest first.
+    ended: VecDeque<String>,
+}
+
+impl Created {
+    fn status(&self) -> Status {
+        if self.init.exit().is_some() {
+            Status::Stopped
+        } else if self.paused {
+            Status::Paused
+        } else if self.started_at.is_some() {
+            Status::Running
+        } else {
+            Status::Created
+        }
+    }
+
+    fn process(&self, exec_id: &str) -> Result<&Arc<Process>> {
+        if exec_id.is_empty() {
+            return Ok(&self.init);
+        }
+        self.execs.get(exec_id).ok_or_else(|| Error::NoProcess {
+            exec_id: exec_id.to_owned(),
+        })
+    }
+
+    /// Without a PID namespace of its own the kernel does not end the other
+    /// processes with the first one.
+    fn shares_pids(&self) -> bool {
+        let namespaces = self
+            .spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.namespaces().as_ref());
+        !namespaces.is_some_and(|all| {
+            all.iter()
+                .any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_none())
+        })
+    }
+}
+
+/// The shim.
+#[derive(Debug, Default)]
+pub struct Shim {
+    created: Mutex<Option<Created>>,
+    /// Every process the shim is the parent of and has to reap.
+    children: Mutex<HashMap<i32, Arc<Process>>>,
+    reaped: Notify,
+    /// Told when the shim is to end.
+    pub ending: Notify,
+    /// The `oom_score_adj` the shim was started with, which its container is to
+    /// have unless the spec says otherwise.
+    oom_score: Option<i32>,
+}
+
+impl Shim {
+    #[must_use]
+    pub fn new(oom_score: Option<i32>) -> Self {
+        Self {
+            oom_score,
+            ..Self::default()
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Created) -> Result<T>) -> Result<T> {
+        lock(&self.created).as_mut().map_or(Err(Error::Empty), act)
+    }
+
+    /// Creates the container. Blocks this thread for its milliseconds: the shim
+    /// has nothing else to do before it.
+    ///
+    /// # Errors
+    /// There is one already, or it cannot be made: then nothing of it is left.
+    pub fn create(&self, mut create: Create) -> Result<(i32, Vec<Timing>)> {
+        let mut created = lock(&self.created);
+        if let Some(created) = &*created {
+            return Err(Error::Created {
+                id: created.container.id().to_owned(),
+            });
+        }
+        let wanted = Wanted {
+            terminal: terminal(create.spec.process().as_ref()),
+            size: create.size,
+            stdin: create.stdin,
+            stdin_once: create.stdin_once,
+            hold: false,
+        };
+        if let Some(process) = create.spec.process_mut() {
+            self.keep_oom_score(process);
+        }
+        let (stdio, ends) = streams(&wanted)?;
+        let mut options = CreateOptions::new(&create.id, &create.bundle, &create.spec);
+        options.overlay = create.overlay;
+        options.user = create.user;
+        options.stdio = stdio;
+        options.create_cwd = true;
+        let made = container::create(options)?;
+        let pid = made.container.pid();
+        let log = create
+            .log
+            .map(|(directory, limits)| Arc::new(Mutex::new(Log::new(directory, limits))));
+        let taken = keep_record(&made.container, &create.bundle).and_then(|()| {
+            Process::adopt("", pid, None, ends, made.terminal, &wanted, log.clone())
+        });
+        let init = match taken {
+            Ok(init) => init,
+            Err(error) => {
+                // Nothing half-made may stay behind; the first error is the one to tell.
+                let _killed = made.container.kill(libc::SIGKILL, Target::All);
+                let _deleted = made.container.delete();
+                return Err(error);
+            }
+        };
+        lock(&self.children).insert(pid, init.clone());
+        *created = Some(Created {
+            container: made.container,
+            spec: create.spec,
+            bundle: create.bundle,
+            init,
+            log,
+            started_at: None,
+            start_error: None,
+            paused: false,
+            execs: HashMap::new(),
+            ended: VecDeque::new(),
+        });
+        Ok((pid, made.timings))
+    }
+
+    fn keep_oom_score(&self, process: &mut SpecProcess) {
+        if process.oom_score_adj().is_none() {
+            process.set_oom_score_adj(self.oom_score);
+        }
+    }
+
+    /// Lets the first process execute its program.
+    ///
+    /// # Errors
+    /// It was started already, has ended, or its program cannot be executed.
+    pub fn start(&self) -> Result<SystemTime> {
+        self.with(|created| {
+            match created.status() {
+                Status::Created => {}
+                Status::Running | Status::Paused => return Err(Error::Started),
+                Status::Stopped | Status::Empty => return Err(Error::NotRunning),
+            }
+            let now = SystemTime::now();
+            match created.container.start() {
+                Ok(()) => {
+                    created.started_at = Some(now);
+                    Ok(now)
+                }
+                Err(error) => {
+                    created.start_error = Some((error.exit_code(), chain(&error)));
+                    Err(error.into())
+                }
+            }
+        })
+    }
+
+    /// Runs one more process in the container.
+    ///
+    /// # Errors
+    /// The container does not run, the id is taken, or the program cannot be
+    /// executed.
+    pub fn exec(&self, mut exec: Exec) -> Result<i32> {
+        self.with(|created| {
+            if created.status() != Status::Running {
+                return Err(Error::NotRunning);
+            }
+            if created
+                .execs
+                .get(&exec.exec_id)
+                .is_some_and(|process| process.exit().is_none())
+            {
+                return Err(Error::ProcessExists {
+                    exec_id: exec.exec_id.clone(),
+                });
+            }
+            let wanted = Wanted {
+                terminal: terminal(Some(&exec.process)),
+                size: exec.size,
+                stdin: exec.stdin,
+                stdin_once: false,
+                hold: exec.hold,
+            };
+            self.keep_oom_score(&mut exec.process);
+            let (stdio, ends) = streams(&wanted)?;
+            let seccomp = created
+                .spec
+                .linux()
+                .as_ref()
+                .and_then(|linux| linux.seccomp().as_ref());
+            let made = created.container.exec(ExecOptions {
+                process: &exec.process,
+                seccomp,
+                user: exec.user,
+                stdio,
+                create_cwd: false,
+                preserve_fds: 0,
+            })?;
+            let process = Process::adopt(
+                &exec.exec_id,
+                made.pid,
+                Some(made.pidfd),
+                ends,
+                made.terminal,
+                &wanted,
+                None,
+            )?;
+            lock(&self.children).insert(made.pid, process.clone());
+            created.ended.retain(|id| *id != exec.exec_id);
+            created.execs.insert(exec.exec_id, process);
+            Ok(made.pid)
+        })
+    }
+
+    /// The process `exec_id`; empty: the container's first.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn process(&self, exec_id: &str) -> Result<Arc<Process>> {
+        self.with(|created| created.process(exec_id).cloned())
+    }
+
+    /// Sends a signal to one process or to all of the container's.
+    ///
+    /// # Errors
+    /// No such process or signal, or the process has ended.
+    pub fn kill(&self, exec_id: &str, signal: i32, all: bool) -> Result<()> {
+        self.with(|created| {
+            if all {
+                return Ok(created.container.kill(signal, Target::All)?);
+            }
+            let process = created.process(exec_id)?;
+            if process.exit().is_some() {
+                return Err(Error::NotRunning);
+            }
+            if exec_id.is_empty() {
+                return Ok(created.container.kill(signal, Target::Init)?);
+            }
+            let signal =
+                rustix::process::Signal::from_named_raw(signal).ok_or_else(|| Error::Invalid {
+                    field: "signal",
+                    problem: format!("{signal} is no signal that has a name"),
+                })?;
+            process.signal(signal)
+        })
+    }
+
+    pub fn report(&self) -> Report {
+        match &*lock(&self.created) {
+            None => Report {
+                id: String::new(),
+                status: Status::Empty,
+                pid: 0,
+                started_at: None,
+                exit: None,
+                exec_ids: Vec::new(),
+                log_lines_dropped: 0,
+            },
+            Some(created) => Report {
+                id: created.container.id().to_owned(),
+                status: created.status(),
+                pid: created.init.pid,
+                started_at: created.started_at,
+                exit: created.init.exit(),
+                exec_ids: created
+                    .execs
+                    .values()
+                    .filter(|process| process.exit().is_none())
+                    .map(|process| process.exec_id.clone())
+                    .collect(),
+                log_lines_dropped: created.log.as_ref().map_or(0, |log| lock(log).dropped()),
+            },
+        }
+    }
+
+    /// # Errors
+    /// The container does not run, or cannot be frozen.
+    pub fn pause(&self) -> Result<()> {
+        self.with(|created| match created.status() {
+            Status::Running => {
+                created.container.pause()?;
+                created.paused = true;
+                Ok(())
+            }
+            Status::Paused => Ok(()),
+            Status::Empty | Status::Created | Status::Stopped => Err(Error::NotRunning),
+        })
+    }
+
+    /// # Errors
+    /// The container has ended, or cannot be thawed.
+    pub fn resume(&self) -> Result<()> {
+        self.with(|created| match created.status() {
+            Status::Paused => {
+                created.container.resume()?;
+                created.paused = false;
+                Ok(())
+            }
+            Status::Running => Ok(()),
+            Status::Empty | Status::Created | Status::Stopped => Err(Error::NotRunning),
+        })
+    }
+
+    /// # Errors
+    /// A limit cannot be set.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        self.with(|created| Ok(created.container.update(resources)?))
+    }
+
+    /// The counters, and the process whose network they are to be joined with.
+    ///
+    /// # Errors
+    /// There is no container, or its cgroup cannot be read.
+    pub fn stats(&self) -> Result<(Stats, i32)> {
+        self.with(|created| Ok((created.container.stats()?, created.init.pid)))
+    }
+
+    /// # Errors
+    /// There is no container, or its cgroup cannot be read.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        self.with(|created| Ok(created.container.processes()?))
+    }
+
+    /// A child was reaped. Orphans of the container, which came here because
+    /// the shim is their subreaper, are nobody's.
+    pub fn reaped(self: &Arc<Self>, pid: i32, status: ExitStatus) {
+        let Some(process) = lock(&self.children).remove(&pid) else {
+            return;
+        };
+        self.reaped.notify_waiters();
+        tokio::spawn(self.clone().ended(process, status));
+    }
+
+    async fn ended(self: Arc<Self>, process: Arc<Process>, mut status: ExitStatus) {
+        let first = process.exec_id.is_empty();
+        // A container that was never made has no counters.
+        let _unknown = self.with(|created| {
+            status.oom_killed = created.container.oom_kills().unwrap_or(0) > 0;
+            if first {
+                if created.shares_pids() {
+                    // What is gone already needs no signal.
+                    let _gone = created.container.kill(libc::SIGKILL, Target::All);
+                }
+                if let Some((code, error)) = created.start_error.take() {
+                    status.code = code;
+                    status.signal = 0;
+                    status.error = error;
+                }
+            }
+            Ok(())
+        });
+        process.drain().await;
+        let _no_container = self.with(|created| {
+            if first {
+                if let Err(error) = exit::keep(&created.bundle, &status) {
+                    eprintln!("exit status {}: {}", status.code, chain(&error));
+                }
+            } else {
+                created.ended.push_back(process.exec_id.clone());
+                if created.ended.len() > ENDED_MAX
+                    && let Some(oldest) = created.ended.pop_front()
+                {
+                    created.execs.remove(&oldest);
+                }
+            }
+            Ok(())
+        });
+        process.finish(&status);
+    }
+
+    /// Removes all that is left of the container. The shim ends after it.
+    ///
+    /// # Errors
+    /// The container runs and `force` is not given, or something of it can not
+    /// be removed.
+    pub async fn shutdown(&self, force: bool) -> Result<()> {
+        let status = self.report().status;
+        let alive = match status {
+            Status::Running | Status::Paused => {
+                if !force {
+                    return Err(Error::Busy);
+                }
+                true
+            }
+            Status::Created => true,
+            Status::Empty | Status::Stopped => false,
+        };
+        if alive {
+            self.with(|created| {
+                created.container.kill(libc::SIGKILL, Target::All)?;
+                if std::mem::take(&mut created.paused) {
+                    created.container.resume()?;
+                }
+                Ok(())
+            })?;
+            timeout(KILL_LIMIT, self.childless())
+                .await
+                .map_err(|_| Error::Stuck { limit: KILL_LIMIT })?;
+            self.process("")?.exited().await;
+        }
+        if status != Status::Empty {
+            self.with(|created| Ok(created.container.delete()?))?;
+        }
+        self.ending.notify_one();
+        Ok(())
+    }
+
+    async fn childless(&self) {
+        loop {
+            let reaped = self.reaped.notified();
+            if lock(&self.children).is_empty() {
+                return;
+            }
+            reaped.await;
+        }
+    }
+
+    /// Whether nothing needs this shim any more.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        lock(&self.children).is_empty()
+    }
+}
+
+fn terminal(process: Option<&SpecProcess>) -> bool {
+    process.and_then(SpecProcess::terminal).unwrap_or(false)
+}
+
+fn keep_record(container: &Container, bundle: &std::path::Path) -> Result<()> {
+    let failed = |source| Error::Io {
+        step: "cannot write the container's record",
+        source,
+    };
+    let text = serde_json::to_vec(container.record()).map_err(|error| failed(error.into()))?;
+    exit::write_whole(bundle, RECORD_FILE, &text)
+        .map_err(|error| failed(std::io::Error::other(error)))
+}
