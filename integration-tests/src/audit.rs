@@ -47,7 +47,7 @@ pub fn traces_of_containers(marks: &Marks) -> Result<Vec<String>> {
     let mut traces = Vec::new();
     processes(marks, &mut traces)?;
     mounts(marks, true, &mut traces)?;
-    cgroups(marks, false, &mut traces)?;
+    cgroups(marks, &mut traces)?;
     firewall_elements(marks, &mut traces)?;
     container_files(&marks.root, &mut traces)?;
     let mut endpoints = Vec::new();
@@ -71,7 +71,7 @@ pub fn traces_of_engine(marks: &Marks) -> Result<Vec<String>> {
     let mut traces = Vec::new();
     processes(&marks, &mut traces)?;
     mounts(&marks, false, &mut traces)?;
-    cgroups(&marks, true, &mut traces)?;
+    cgroups(&marks, &mut traces)?;
     if Path::new("/sys/class/net").join(&marks.bridge).exists() {
         traces.push(format!("interface {}", marks.bridge));
     }
@@ -193,9 +193,9 @@ fn mounts(marks: &Marks, running: bool, traces: &mut Vec<String>) -> Result<()> 
     Ok(())
 }
 
-/// Cgroups of the engine in every hierarchy. While it runs it may keep the
-/// directory that containers' cgroups come into, but nothing in it.
-fn cgroups(marks: &Marks, stopped: bool, traces: &mut Vec<String>) -> Result<()> {
+/// Cgroups of the engine in every hierarchy. The one that its containers' come
+/// into may stay, as another engine may share it, but nothing in it.
+fn cgroups(marks: &Marks, traces: &mut Vec<String>) -> Result<()> {
     let mut pending = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
     while let Some((directory, depth)) = pending.pop() {
         let entries = match fs::read_dir(&directory) {
@@ -212,7 +212,7 @@ fn cgroups(marks: &Marks, stopped: bool, traces: &mut Vec<String>) -> Result<()>
             let name = entry.file_name().to_string_lossy().into_owned();
             let is_parent = !marks.cgroup.is_empty() && name == marks.cgroup;
             let marked = is_marked(&path.to_string_lossy(), marks);
-            if marked && (stopped || !is_parent) {
+            if marked && !is_parent {
                 traces.push(format!("cgroup {}", path.display()));
             }
             pending.push((path, depth + 1));

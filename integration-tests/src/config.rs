@@ -9,11 +9,11 @@ pub type Setting = (&'static str, &'static str, String);
 #[must_use]
 pub fn private(marks: &Marks, subnet: &str) -> Vec<Setting> {
     vec![
+        ("gateway", "cgroup_parent", marks.cgroup.clone()),
         ("network", "bridge", marks.bridge.clone()),
         ("network", "subnet", subnet.to_owned()),
         ("network", "table", marks.table.clone()),
         ("registry", "listen", "127.0.0.1:0".to_owned()),
-        ("runtime", "cgroup_parent", marks.cgroup.clone()),
     ]
 }
 

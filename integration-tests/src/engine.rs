@@ -345,7 +345,9 @@ impl Engine {
         self.stop_up(Signal::TERM)?;
         audit::nothing_left("the engine", Duration::from_secs(10), || {
             audit::traces_of_engine(&self.marks)
-        })
+        })?;
+        crate::rescue::remove_cgroups(&self.marks);
+        Ok(())
     }
 }
 

@@ -44,6 +44,11 @@ pub(crate) fn put_away(marks: &Marks, up: &mut Child) {
         b"",
         quick,
     );
+    remove_cgroups(marks);
+}
+
+/// Removes the engine's cgroups, those that are empty.
+pub(crate) fn remove_cgroups(marks: &Marks) {
     for cgroup in cgroups(marks) {
         let _ = fs::remove_dir(cgroup);
     }
