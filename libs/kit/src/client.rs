@@ -26,6 +26,10 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest frame of content that a stream carries.
 const WINDOW_BYTES: u32 = 1 << 20;
 
+/// The most that HTTP/2 allows: many streams share a connection, and one whose
+/// reader has stopped must not use up what the others need.
+pub(crate) const CONNECTION_BYTES: u32 = (1 << 31) - 1;
+
 /// A channel whose calls carry a deadline and the trace context.
 pub type Client = InterceptedService<Channel, Outbound>;
 
@@ -47,7 +51,7 @@ pub fn channel(path: &Path) -> Channel {
     // The URI is required and unused: what is connected is the socket.
     Endpoint::from_static("http://gantry.local")
         .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(4 * WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_BYTES)
         .connect_with_connector_lazy(service_fn(move |_| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }

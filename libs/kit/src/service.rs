@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::client::CONNECTION_BYTES;
 use crate::config::{Config, Engine};
 use crate::fault::chain;
 use crate::paths::Paths;
@@ -35,6 +36,10 @@ use crate::telemetry::{self, ServerTraceLayer};
 
 /// Whatever kept a service from starting or serving.
 pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Calls over one connection at a time. A gateway waits for, and is attached to,
+/// each of its containers: hyper's own limit of 200 would have it hang.
+const STREAMS_MAX: u32 = 100_000;
 
 /// Sockets are for root and the configured group.
 const SOCKET_MODE: u32 = 0o660;
@@ -190,7 +195,8 @@ pub async fn serve(
     let served = Server::builder()
         .layer(ServerTraceLayer)
         .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+        .initial_connection_window_size(CONNECTION_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
         .add_routes(routes)
         .serve_with_incoming_shutdown(
             UnixListenerStream::new(listener),
