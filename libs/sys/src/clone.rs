@@ -121,6 +121,20 @@ where
     Ok((pid as i32, pidfd))
 }
 
+/// unshare(2) of namespaces (only `CLONE_NEW…` bits are let through).
+pub fn unshare(namespaces: u64) -> io::Result<()> {
+    // SAFETY: unshare takes an integer; without CLONE_FILES and CLONE_VM, which are masked out, no descriptor
+    // and no memory changes its meaning.
+    check(unsafe { libc::syscall(libc::SYS_unshare, namespaces & NAMESPACES) }).map(drop)
+}
+
+/// setns(2): enters a namespace by its file, or several of a process at once by its pidfd.
+pub fn enter_namespaces(fd: BorrowedFd<'_>, namespaces: u64) -> io::Result<()> {
+    // SAFETY: setns takes integers and changes no memory.
+    check(unsafe { libc::syscall(libc::SYS_setns, fd.as_raw_fd(), namespaces & NAMESPACES) })
+        .map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,22 +17,22 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 
-/// Closes every descriptor from 3 on, but for `keep`.
+/// Closes every descriptor from `first` on, but for `keep`.
 ///
 /// Only for the child of [`clone`](fn@crate::clone::clone), whose copy of the parent's owners is never dropped: it leaves by
 /// exec or `exit_now`. Anywhere else it refuses (`EPERM`).
-pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub fn close_all_but(first: u32, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     if !crate::clone::in_child() {
         return Err(io::Error::from_raw_os_error(libc::EPERM));
     }
     let mut keep: Vec<u32> = keep
         .iter()
         .map(|fd| fd.as_raw_fd() as u32)
-        .filter(|fd| *fd >= 3)
+        .filter(|fd| *fd >= first)
         .collect();
     keep.sort_unstable();
     keep.dedup();
-    let mut first = 3;
+    let mut first = first;
     for fd in keep {
         if fd > first {
             close_range(first, fd - 1, 0)?;
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn only_a_clone_may_close_what_its_owners_hold() {
         assert_eq!(
-            close_all_but(&[]).unwrap_err().raw_os_error(),
+            close_all_but(3, &[]).unwrap_err().raw_os_error(),
             Some(libc::EPERM)
         );
     }

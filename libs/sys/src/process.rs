@@ -39,11 +39,9 @@ pub fn join_session_keyring(name: &CStr) -> io::Result<()> {
         .map(drop)
 }
 
-/// `struct sched_attr` of linux/sched/types.h, its first version.
-#[repr(C)]
+/// What sched_setattr(2) sets.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct SchedAttr {
-    size: u32,
     /// `SCHED_…`.
     pub policy: u32,
     /// `SCHED_FLAG_…`.
@@ -60,11 +58,33 @@ pub struct SchedAttr {
     pub period: u64,
 }
 
+/// `struct sched_attr` of linux/sched/types.h, its first version.
+#[repr(C)]
+struct RawSchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
 /// sched_setattr(2) on the calling thread.
-pub fn set_scheduler(mut attr: SchedAttr) -> io::Result<()> {
-    attr.size = size_of::<SchedAttr>() as u32;
-    // SAFETY: `attr` is a valid sched_attr of the size it names and outlives the call.
-    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(&attr), 0) })
+pub fn set_scheduler(attr: SchedAttr) -> io::Result<()> {
+    let raw = RawSchedAttr {
+        size: size_of::<RawSchedAttr>() as u32,
+        policy: attr.policy,
+        flags: attr.flags,
+        nice: attr.nice,
+        priority: attr.priority,
+        runtime: attr.runtime,
+        deadline: attr.deadline,
+        period: attr.period,
+    };
+    // SAFETY: `raw` is a valid sched_attr of the size it names and outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(&raw), 0) })
         .map(drop)
 }
 
@@ -142,4 +162,25 @@ pub fn clock_ticks() -> u64 {
     unsafe { libc::sysconf(libc::_SC_CLK_TCK) }
         .try_into()
         .unwrap_or(100)
+}
+
+/// Sends any signal, real-time ones too, to a process.
+pub fn send_signal(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: kill(2) takes integers only.
+    check(unsafe { libc::kill(pid, signal) }.into()).map(drop)
+}
+
+/// Sends any signal to the process that a pidfd stands for.
+pub fn send_signal_to(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: without a siginfo pidfd_send_signal takes integers only.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    })
+    .map(drop)
 }

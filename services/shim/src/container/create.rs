@@ -1,17 +1,205 @@
 //! `create`: a spec in, a container that waits for `start` out.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use gantry_sys::clone::CloneOptions;
+use oci_spec::runtime::LinuxNamespaceType as Kind;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::context::During;
 use super::error::{Error, Result};
-use super::handle::Created;
-use super::options::CreateOptions;
+use super::handle::{Container, Created, wait_ended};
+use super::hooks;
+use super::init::{self, Lines};
+use super::launch::Clock;
+use super::namespaces::{self, Lent};
+use super::options::{CreateOptions, Gate};
+use super::record::{Record, Status, start_time};
+use super::setup::Setup;
+use super::wire::{self, Message};
+
+/// How long the remains of a failed creation are waited for.
+const CLEAN_UP: Duration = Duration::from_secs(10);
 
 /// Makes the container. On an error nothing of it is left: no process, cgroup or mount.
 ///
 /// Returns when init has done all it can do before `start`: root file system, mounts, user looked up,
 /// executable found, terminal open. So an unknown user, a missing program or mount source is reported here.
 pub fn create(options: CreateOptions<'_>) -> Result<Created> {
-    let _ = options;
-    Err(Error::Unsupported {
-        what: "create".into(),
-        why: "not built yet".into(),
-    })
+    let zero = Instant::now();
+    let mut clock = Clock::start(zero);
+    let threads = gantry_sys::clone::thread_count().during("count", "threads")?;
+    if threads != 1 {
+        return Err(Error::Threads { count: threads });
+    }
+    let setup = Setup::new(&options)?;
+    clock.lap("check");
+    let unified = setup.cgroup.make_unified()?;
+    let made = carry_out(&setup, unified.as_ref(), zero, &mut clock);
+    if made.is_err() {
+        // Also what was never made is no error to remove.
+        let _ = setup.cgroup.remove(Instant::now() + CLEAN_UP);
+        if let Gate::Socket(path) = &options.gate {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    made
+}
+
+fn carry_out(
+    setup: &Setup<'_>,
+    unified: Option<&OwnedFd>,
+    zero: Instant,
+    clock: &mut Clock,
+) -> Result<Created> {
+    let (near, far) = wire::pair().during("make", "socket pair")?;
+    let gate = match &setup.options.gate {
+        Gate::Held => None,
+        Gate::Socket(path) => Some(listen(path)?),
+    };
+    let (pid, pidfd) = {
+        let mut lent = Lent::default();
+        for join in &setup.namespaces.join {
+            if !setup.joins_in_child(join.kind) {
+                lent.to(join)?;
+            }
+        }
+        let options = CloneOptions {
+            namespaces: setup.namespaces.clone_flags(),
+            cgroup: unified.map(AsFd::as_fd),
+            sibling: false,
+        };
+        let lines = Lines {
+            parent: far.as_fd(),
+            gate: gate.as_ref().map(AsFd::as_fd),
+        };
+        gantry_sys::clone::clone(options, || init::run(setup, lines, zero))
+            .during("clone", "the container's first process")?
+    };
+    drop(far);
+    drop(gate);
+    clock.lap("clone");
+    let mut record = setup.record();
+    record.pid = pid;
+    match attend(setup, near.as_fd(), &mut record, clock) {
+        Ok(terminal) => {
+            let held = matches!(setup.options.gate, Gate::Held).then_some(near);
+            clock.timings.sort_by_key(|timing| timing.start_ns);
+            Ok(Created {
+                container: Container {
+                    record,
+                    pidfd: Some(pidfd),
+                    gate: held,
+                    started: false,
+                },
+                terminal,
+                timings: std::mem::take(&mut clock.timings),
+            })
+        }
+        Err(error) => {
+            let _ = gantry_sys::process::send_signal_to(pidfd.as_fd(), libc::SIGKILL);
+            let status = wait_ended(pidfd.as_fd());
+            Err(match error {
+                Error::Died { step, .. } => Error::Died { step, how: status },
+                other => other,
+            })
+        }
+    }
+}
+
+/// The parent's part while the child lives: mappings, cgroups, hooks.
+fn attend(
+    setup: &Setup<'_>,
+    socket: BorrowedFd<'_>,
+    record: &mut Record,
+    clock: &mut Clock,
+) -> Result<Option<OwnedFd>> {
+    let pid = record.pid;
+    record.start_time = start_time(pid).during("read", format_args!("/proc/{pid}/stat"))?;
+    let tell = |byte: u8, what: &str| match wire::signal(socket, byte) {
+        // It has ended, and has said why, or will be found dead, below.
+        Err(error) if error.raw_os_error() == Some(libc::EPIPE) => Ok(()),
+        other => other.during("tell init", what),
+    };
+    if setup.namespaces.has_new(Kind::User) {
+        namespaces::write_id_maps(pid, setup.spec)?;
+        tell(wire::MAPPED, "id mappings")?;
+    }
+    let resources = setup
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().as_ref());
+    setup.cgroup.make(resources)?;
+    if setup.parent_adds() {
+        setup.cgroup.add(pid)?;
+    }
+    tell(wire::CGROUP, "cgroups")?;
+    clock.lap("cgroup (parent)");
+    let mut terminal = None;
+    loop {
+        match wire::receive(socket).during("hear from", "init")? {
+            Some((Message::Ready { timings }, _)) => {
+                clock.timings.extend(timings);
+                return Ok(terminal);
+            }
+            Some((Message::Terminal, fd)) => terminal = fd,
+            Some((Message::Hooks, _)) => {
+                run_hooks(setup, record)?;
+                tell(wire::HOOKS_DONE, "hooks")?;
+            }
+            Some((Message::SeccompListener, _)) => {}
+            Some((Message::Failed(failure), _)) => return Err(failure.into()),
+            None => {
+                return Err(Error::Died {
+                    step: "create".to_owned(),
+                    how: String::new(),
+                });
+            }
+        }
+    }
+}
+
+fn run_hooks(setup: &Setup<'_>, record: &Record) -> Result<()> {
+    let Some(wanted) = setup.hooks() else {
+        return Ok(());
+    };
+    let state = hooks::state(record, Status::Creating, record.pid);
+    let directory = Some(setup.options.bundle);
+    for (kind, hooks) in [
+        ("prestart", super::setup::prestart(wanted)),
+        ("createRuntime", wanted.create_runtime().as_deref()),
+    ] {
+        hooks::run(kind, hooks.unwrap_or_default(), &state, directory)?;
+    }
+    Ok(())
+}
+
+/// The gate's socket. A path may be longer than a socket's address can be: it is bound through its directory.
+fn listen(path: &Path) -> Result<OwnedFd> {
+    let listening = (|| -> std::io::Result<OwnedFd> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let (_directory, address) = gate_address(path)?;
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, 1)?;
+        Ok(socket)
+    })();
+    listening.during("listen", path.display())
+}
+
+/// The address of a socket by way of a descriptor of its directory, which must be held meanwhile.
+pub(super) fn gate_address(path: &Path) -> std::io::Result<(OwnedFd, SocketAddrUnix)> {
+    use std::os::fd::AsRawFd;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let directory: OwnedFd = std::fs::File::open(directory)?.into();
+    let mut short = std::path::PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+    short.push(path.file_name().unwrap_or_default());
+    Ok((directory, SocketAddrUnix::new(short)?))
 }

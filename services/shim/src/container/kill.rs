@@ -1,7 +1,9 @@
 //! `kill`: signals.
 
-use super::error::{Error, Result};
+use super::context::During;
+use super::error::Result;
 use super::handle::Container;
+use super::record::Status;
 
 /// Who gets the signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,21 +19,35 @@ impl Container {
     /// Sends a signal by number. A container that has ended already is `Error::State` for `Init`,
     /// and no error for `All`.
     pub fn kill(&self, signal: i32, target: Target) -> Result<()> {
-        let _ = (signal, target);
-        Err(Error::Unsupported {
-            what: "kill".into(),
-            why: "not built yet".into(),
-        })
+        match target {
+            Target::All => {
+                let cgroup = self.cgroup()?;
+                if signal == libc::SIGKILL {
+                    cgroup.kill_all()
+                } else {
+                    cgroup.signal_all(signal)
+                }
+            }
+            Target::Init => {
+                self.require("kill", &[Status::Created, Status::Running, Status::Paused])?;
+                if let Some(pidfd) = self.pidfd() {
+                    gantry_sys::process::send_signal_to(pidfd, signal)
+                        .during("signal", format_args!("{} with {signal}", self.id()))?;
+                }
+                if signal == libc::SIGKILL {
+                    // v1: a frozen process dies only when it is thawed.
+                    let cgroup = self.cgroup()?;
+                    if cgroup.is_frozen() {
+                        cgroup.thaw()?;
+                    }
+                }
+                Ok(())
+            }
+        }
     }
 
     /// The PIDs of all processes in the container, in this process' PID namespace.
     pub fn processes(&self) -> Result<Vec<i32>> {
-        Ok(Vec::new())
-    }
-
-    /// Reaps init if it has ended: `Some((code, signal))`, where `signal` is 0 for an exit and
-    /// `code` is then the exit code. Only for the process that is init's parent.
-    pub fn reap(&self) -> Result<Option<(i32, i32)>> {
-        Ok(None)
+        self.cgroup()?.processes()
     }
 }

@@ -34,19 +34,42 @@
 //! * [`protect_own_binary`] is to be called first in `main` of every program that uses this
 //!   library (CVE-2019-5736).
 
+mod beneath;
+mod cgroup;
+mod context;
+mod copy_up;
 mod create;
 mod delete;
+mod devices;
 mod error;
 mod exec;
 mod handle;
+mod hide;
+mod hooks;
+mod identity;
+mod init;
 mod kill;
+mod launch;
+mod loopback;
+mod memory_policy;
+mod mount_options;
+mod mounts;
+mod namespaces;
 mod options;
 mod pause;
+mod privileges;
+mod program;
 mod record;
+mod rootfs;
+mod seccomp;
+mod setup;
 mod start;
 mod stats;
+mod sysctl;
+mod terminal;
 mod timing;
 mod update;
+mod wire;
 
 pub use create::create;
 pub use error::{Error, ExecFailure, Result};
@@ -58,3 +81,6 @@ pub use record::{Record, Status};
 pub use start::protect_own_binary;
 pub use stats::{BlockStats, CpuStats, MemoryStats, PidsStats, Stats};
 pub use timing::Timing;
+
+/// The version of the runtime specification that this implements.
+pub const OCI_VERSION: &str = "1.2.1";

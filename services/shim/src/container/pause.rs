@@ -1,23 +1,24 @@
 //! `pause` and `resume`: the freezer.
 
-use super::error::{Error, Result};
+use std::time::{Duration, Instant};
+
+use super::error::Result;
 use super::handle::Container;
+use super::record::Status;
+
+const LONGEST: Duration = Duration::from_secs(10);
 
 impl Container {
-    /// Freezes every process and returns when all are frozen (an event, not a sleep); gives up, thawing
-    /// them, after 10 seconds.
+    /// Freezes every process and returns when all are frozen (an event, not a sleep, where the kernel has
+    /// one); gives up, thawing them, after 10 seconds.
     pub fn pause(&self) -> Result<()> {
-        Err(Error::Unsupported {
-            what: "pause".into(),
-            why: "not built yet".into(),
-        })
+        self.require("pause", &[Status::Created, Status::Running])?;
+        self.cgroup()?.freeze(Instant::now() + LONGEST)
     }
 
-    /// Thaws every process. Without effect on one that is not paused.
+    /// Thaws every process.
     pub fn resume(&self) -> Result<()> {
-        Err(Error::Unsupported {
-            what: "resume".into(),
-            why: "not built yet".into(),
-        })
+        self.require("resume", &[Status::Paused])?;
+        self.cgroup()?.thaw()
     }
 }

@@ -1,8 +1,10 @@
 //! What must be kept of a container so that another process can work with it.
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::{fmt, io};
 
+use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
 
 /// A container's state, as the runtime spec names it (and `paused`, as runc adds).
@@ -57,5 +59,18 @@ pub struct Record {
     pub created_unix: u64,
     /// The bundle's spec annotations.
     #[serde(default)]
-    pub annotations: std::collections::BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    /// The spec's hooks: `poststart` and `poststop` come after `create`.
+    #[serde(default)]
+    pub hooks: Option<Hooks>,
+}
+
+/// When a process started, in clock ticks since boot: field 22 of /proc/PID/stat.
+pub(super) fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, field 2, is in parentheses and may contain anything.
+    stat.rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(19))
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{Error, Result};
+use super::error::Result;
 use super::handle::Container;
 
 /// Processor time.
@@ -87,21 +87,18 @@ pub struct Stats {
 impl Container {
     /// Reads the counters (about 100 µs).
     pub fn stats(&self) -> Result<Stats> {
-        Err(Error::Unsupported {
-            what: "stats".into(),
-            why: "not built yet".into(),
-        })
+        self.cgroup()?.stats()
     }
 
     /// How many of its processes the kernel has killed for want of memory. To be asked before `delete`.
     pub fn oom_kills(&self) -> Result<u64> {
-        Ok(0)
+        Ok(self.cgroup()?.oom_kills())
     }
 
     /// A descriptor on which an out-of-memory event can be waited for: readable (v1, an eventfd) or
     /// with exceptional condition (v2, `memory.events`). Ask [`Container::oom_kills`] after it fires,
     /// for it may also fire when the cgroup goes. `None` where there is no memory controller.
     pub fn oom_watch(&self) -> Result<Option<OwnedFd>> {
-        Ok(None)
+        self.cgroup()?.oom_watch()
     }
 }

@@ -1,0 +1,436 @@
+//! The container's first process, from its birth to the program.
+//!
+//! The order matters: everything that needs the host's paths comes before the pivot, everything that needs rights before
+//! they are given up, and what waits for the parent (the cgroups) as late as possible.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use oci_spec::runtime::LinuxNamespaceType as Kind;
+use rustix::fs::Mode;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
+};
+
+use super::context::During;
+use super::error::{Error, Result};
+use super::launch::{self, Clock};
+use super::mounts::{self, PlannedMount};
+use super::record::Status;
+use super::setup::Setup;
+use super::wire::{self, Message};
+use super::{
+    beneath, devices, hide, hooks, identity, loopback, namespaces, rootfs, sysctl, terminal,
+};
+
+/// The two ways to the parent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lines<'a> {
+    /// The child's end of the pair.
+    pub(super) parent: BorrowedFd<'a>,
+    /// Where `start` comes from, if not from there.
+    pub(super) gate: Option<BorrowedFd<'a>>,
+}
+
+/// The child's life. It returns only if the program was not executed; the code is nobody's.
+pub(super) fn run(setup: &Setup<'_>, lines: Lines<'_>, zero: Instant) -> i32 {
+    let mut starter = None;
+    let Err(error) = live(setup, lines, zero, &mut starter);
+    let message = Message::Failed((&error).into());
+    let to = starter.as_ref().map_or(lines.parent, AsFd::as_fd);
+    let _ = wire::send(to, &message, None);
+    1
+}
+
+fn live(
+    setup: &Setup<'_>,
+    lines: Lines<'_>,
+    zero: Instant,
+    starter: &mut Option<OwnedFd>,
+) -> Result<Infallible> {
+    let mut clock = Clock::start(zero);
+    isolate(setup, lines)?;
+    clock.lap("namespaces");
+    let root = make_root(setup)?;
+    clock.lap("root");
+    let mut member = Membership {
+        setup,
+        parent: lines.parent,
+        joined: false,
+    };
+    let own_mounts = setup.namespaces.has_new(Kind::Mount);
+    if own_mounts {
+        fill(setup, root.as_fd(), &mut member, &mut clock)?;
+    }
+    let terminal = launch::open_terminal(root.as_fd(), &setup.options.stdio, &setup.launch)?;
+    if let Some((master, slave)) = &terminal {
+        if own_mounts {
+            terminal::bind_console(root.as_fd(), slave)?;
+        }
+        wire::send(lines.parent, &Message::Terminal, Some(master.as_fd()))
+            .during("send", "terminal")?;
+    }
+    if setup.has_runtime_hooks() {
+        wire::send(lines.parent, &Message::Hooks, None).during("send", "hooks")?;
+        wire::await_signal(lines.parent, wire::HOOKS_DONE).during("wait for", "hooks")?;
+        clock.lap("runtime hooks");
+    }
+    if let Some(hooks) = setup
+        .hooks()
+        .and_then(|hooks| hooks.create_container().as_deref())
+        && !hooks.is_empty()
+    {
+        let state = hooks::state(&setup.record(), Status::Creating, own_pid());
+        hooks::run("createContainer", hooks, &state, Some(setup.options.bundle))?;
+        clock.lap("createContainer hooks");
+    }
+    member.join()?;
+    if let Some(linux) = setup.spec.linux() {
+        if let Some(wanted) = linux.sysctl() {
+            sysctl::set(wanted)?;
+        }
+        if own_mounts {
+            hide::make_read_only(
+                root.as_fd(),
+                linux.readonly_paths().as_deref().unwrap_or_default(),
+            )?;
+            hide::mask(
+                root.as_fd(),
+                linux.masked_paths().as_deref().unwrap_or_default(),
+            )?;
+        }
+    }
+    clock.lap("masks");
+    let who = identity::resolve(
+        root.as_fd(),
+        setup.launch.process.user(),
+        setup.launch.user,
+        setup.launch.needs_home(),
+    )?;
+    enter(setup, root.as_fd())?;
+    drop(root);
+    clock.lap("pivot");
+    launch::set_streams(
+        &setup.options.stdio,
+        terminal.as_ref().map(|(_, slave)| slave),
+        &who,
+    )?;
+    drop(terminal);
+    let ready = launch::prepare(&setup.launch, &who)?;
+    clock.lap("privileges");
+    wire::send(
+        lines.parent,
+        &Message::Ready {
+            timings: clock.timings,
+        },
+        None,
+    )
+    .during("send", "ready")?;
+    *starter = await_start(lines)?;
+    if let Some(hooks) = setup
+        .hooks()
+        .and_then(|hooks| hooks.start_container().as_deref())
+        && !hooks.is_empty()
+    {
+        let state = hooks::state(&setup.record(), Status::Created, own_pid());
+        hooks::run("startContainer", hooks, &state, None)?;
+    }
+    Err(ready.execute())
+}
+
+fn own_pid() -> i32 {
+    std::process::id() as i32
+}
+
+/// Waits for `start`; the connection it came on, if it is not the parent's.
+fn await_start(lines: Lines<'_>) -> Result<Option<OwnedFd>> {
+    let Some(gate) = lines.gate else {
+        wire::await_signal(lines.parent, wire::START).during("wait for", "start")?;
+        return Ok(None);
+    };
+    loop {
+        let connection = rustix::net::accept_with(gate, rustix::net::SocketFlags::CLOEXEC)
+            .during("wait for", "start")?;
+        // Somebody who connects and goes has started nothing.
+        if wire::await_signal(&connection, wire::START).is_ok() {
+            return Ok(Some(connection));
+        }
+    }
+}
+
+/// Namespaces, names, and everything of the parent's that must not stay.
+fn isolate(setup: &Setup<'_>, lines: Lines<'_>) -> Result<()> {
+    gantry_sys::process::reset_signals().during("reset", "signals")?;
+    // Until it is the program, nobody in the container may look into this process (CVE-2019-5736, CVE-2016-9962).
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .during("make undumpable", "init")?;
+    let mut kept = setup.kept();
+    kept.push(lines.parent);
+    kept.extend(lines.gate);
+    gantry_sys::fd::close_all_but(3 + setup.options.preserve_fds, &kept)
+        .during("close descriptors", "of the parent")?;
+    rustix::process::umask(Mode::empty());
+    if setup.namespaces.has_new(Kind::User) {
+        wire::await_signal(lines.parent, wire::MAPPED).during("wait for", "id mappings")?;
+        become_root()?;
+    }
+    let _ = rustix::process::setsid();
+    launch::set_oom_score(setup.launch.process)?;
+    if let Some(policy) = setup
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.memory_policy().as_ref())
+    {
+        super::memory_policy::set(policy)?;
+    }
+    for join in &setup.namespaces.join {
+        if setup.joins_in_child(join.kind) {
+            namespaces::enter(join)?;
+            if join.kind == Kind::User {
+                become_root()?;
+            }
+        }
+    }
+    if setup.namespaces.has_new(Kind::Time) {
+        make_time_namespace(setup)?;
+    }
+    if let Some(name) = setup
+        .spec
+        .hostname()
+        .as_deref()
+        .filter(|name| !name.is_empty())
+    {
+        rustix::system::sethostname(name.as_bytes()).during("set hostname", name)?;
+    }
+    if let Some(name) = setup
+        .spec
+        .domainname()
+        .as_deref()
+        .filter(|name| !name.is_empty())
+    {
+        rustix::system::setdomainname(name.as_bytes()).during("set domainname", name)?;
+    }
+    if setup.namespaces.has_new(Kind::Network) {
+        loopback::set_up().during("set up interface", "lo")?;
+    }
+    Ok(())
+}
+
+/// The mapped root of a user namespace.
+pub(super) fn become_root() -> Result<()> {
+    let root = identity::Identity::default();
+    super::privileges::become_user(&root, false)?;
+    // A change of ids makes a process dumpable or not by the host's setting; keep it as it was.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .during("make undumpable", "init")
+}
+
+fn make_time_namespace(setup: &Setup<'_>) -> Result<()> {
+    // It takes effect with the execve of the program (since Linux 6.1), as the offsets may be set only before.
+    gantry_sys::clone::unshare(namespaces::flag(Kind::Time)).during("make namespace", "time")?;
+    let offsets = setup
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.time_offsets().as_ref());
+    for (clock, offset) in offsets.into_iter().flatten() {
+        let line = format!(
+            "{clock} {} {}",
+            offset.secs().unwrap_or(0),
+            offset.nanosecs().unwrap_or(0)
+        );
+        std::fs::write("/proc/self/timens_offsets", &line).during("set time offset", &line)?;
+    }
+    Ok(())
+}
+
+/// The root: mounted and attached, or in place.
+fn make_root(setup: &Setup<'_>) -> Result<OwnedFd> {
+    if !setup.namespaces.has_new(Kind::Mount) {
+        return rootfs::open_in_place(&setup.root);
+    }
+    // Before the propagation changes: a clone that is shared with the host then becomes a slave with the rest.
+    rootfs::separate(setup.propagation)?;
+    let root = match &setup.options.overlay {
+        Some(overlay) => rootfs::mount_overlay(overlay)?,
+        None => rootfs::clone_path(&setup.root)?,
+    };
+    rootfs::attach(&root)?;
+    Ok(root)
+}
+
+/// Mounts and devices.
+fn fill(
+    setup: &Setup<'_>,
+    root: BorrowedFd<'_>,
+    member: &mut Membership<'_, '_>,
+    clock: &mut Clock,
+) -> Result<()> {
+    for mount in &setup.mounts {
+        if mount.options.bind.is_none() && matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
+            clock.lap("mounts");
+            member.join()?;
+            clock.lap("cgroup");
+            mount_cgroup(setup, mount, root)?;
+        } else {
+            mount.mount(root)?;
+        }
+    }
+    clock.lap("mounts");
+    let bound = setup.mounts.iter().any(|mount| {
+        mount.options.bind.is_some()
+            && mount
+                .destination
+                .components()
+                .eq(Path::new("/dev").components())
+    });
+    if !bound {
+        devices::make(root, &setup.devices, setup.namespaces.separate(Kind::User))?;
+        devices::link(root)?;
+    }
+    clock.lap("devices");
+    Ok(())
+}
+
+/// The membership in the cgroups, taken when it is first needed: the parent makes them meanwhile.
+struct Membership<'a, 'b> {
+    setup: &'a Setup<'b>,
+    parent: BorrowedFd<'a>,
+    joined: bool,
+}
+
+impl Membership<'_, '_> {
+    fn join(&mut self) -> Result<()> {
+        if self.joined {
+            return Ok(());
+        }
+        self.joined = true;
+        wire::await_signal(self.parent, wire::CGROUP).during("wait for", "cgroups")?;
+        if !self.setup.parent_adds() {
+            self.setup.cgroup.join()?;
+        }
+        if self.setup.namespaces.has_new(Kind::Cgroup) {
+            gantry_sys::clone::unshare(namespaces::flag(Kind::Cgroup))
+                .during("make namespace", "cgroup")?;
+        }
+        Ok(())
+    }
+}
+
+/// A mount of type `cgroup`: on v2 the hierarchy as the cgroup namespace shows it, on v1 a directory with the container's
+/// own group of each hierarchy.
+fn mount_cgroup(setup: &Setup<'_>, mount: &PlannedMount, root: BorrowedFd<'_>) -> Result<()> {
+    let layout = &setup.cgroup.layout;
+    if layout.is_v2() {
+        let unified = PlannedMount {
+            destination: mount.destination.clone(),
+            kind: "cgroup2".to_owned(),
+            source: Some("cgroup".into()),
+            options: mount.options.clone(),
+            id_map: None,
+        };
+        return match unified.mount(root) {
+            // With the host's cgroup namespace in a user namespace: then the host's own mount.
+            Err(Error::Step { source, .. })
+                if matches!(source.raw_os_error(), Some(libc::EPERM | libc::EBUSY)) =>
+            {
+                let from = layout.unified.clone().unwrap_or_default();
+                let mut options = mount.options.clone();
+                options.bind = Some(true);
+                PlannedMount {
+                    destination: mount.destination.clone(),
+                    kind: "bind".to_owned(),
+                    source: Some(from),
+                    options,
+                    id_map: None,
+                }
+                .mount(root)
+            }
+            other => other,
+        };
+    }
+    let object = mount.destination.display();
+    let tmpfs = (|| {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "source", "tmpfs")?;
+        fsconfig_set_string(&context, "mode", "755")?;
+        fsconfig_create(&context)?;
+        fsmount(
+            &context,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        )
+    })()
+    .during("mount", format_args!("tmpfs on {object}"))?;
+    let target = mount.target(root, beneath::Kind::Directory)?;
+    mounts::attach(&tmpfs, &target).during("mount", format_args!("tmpfs on {object}"))?;
+    for (hierarchy, directory) in setup.cgroup.directories() {
+        let Some(name) = hierarchy.mount_point.file_name() else {
+            continue;
+        };
+        let options = mount.options.clone();
+        bind_group(&tmpfs, Path::new(name), directory, options)?;
+        let text = name.to_string_lossy();
+        for controller in hierarchy.controllers.iter().filter(|_| text.contains(',')) {
+            rustix::fs::symlinkat(name, &tmpfs, controller.as_str())
+                .during("link", format_args!("{object}/{controller}"))?;
+        }
+    }
+    if let Some(directory) = setup.cgroup.unified_directory() {
+        bind_group(
+            &tmpfs,
+            Path::new("unified"),
+            directory,
+            mount.options.clone(),
+        )?;
+    }
+    if mount.options.set & gantry_sys::mount::RDONLY != 0 {
+        rootfs::seal(tmpfs.as_fd())?;
+    }
+    Ok(())
+}
+
+fn bind_group(
+    tmpfs: &OwnedFd,
+    name: &Path,
+    directory: PathBuf,
+    mut options: super::mount_options::MountOptions,
+) -> Result<()> {
+    options.bind = Some(false);
+    options.data.clear();
+    PlannedMount {
+        destination: name.to_owned(),
+        kind: "bind".to_owned(),
+        source: Some(directory),
+        options,
+        id_map: None,
+    }
+    .mount(tmpfs.as_fd())
+}
+
+/// Makes the root the root.
+fn enter(setup: &Setup<'_>, root: BorrowedFd<'_>) -> Result<()> {
+    if !setup.namespaces.has_new(Kind::Mount) {
+        rustix::process::fchdir(root).during("enter root", setup.root.display())?;
+        rustix::process::chroot(".").during("change root", setup.root.display())?;
+        return rustix::process::chdir("/").during("enter root", "/");
+    }
+    if setup.read_only {
+        rootfs::seal(root)?;
+    }
+    if setup.options.no_pivot {
+        rootfs::move_root(root)?;
+    } else {
+        rootfs::pivot(root)?;
+    }
+    match setup.propagation {
+        Some(flags) => mounts::propagate("/", flags),
+        None => Ok(()),
+    }
+}

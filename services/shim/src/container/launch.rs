@@ -1,0 +1,323 @@
+//! What `create` and `exec` have in common: from a process that is where it shall be to the program it becomes.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Instant;
+
+use oci_spec::runtime::{LinuxPersonalityDomain, LinuxSeccomp, Process};
+use rustix::fs::{FileType, Mode};
+
+use super::context::During;
+use super::error::{Error, Result};
+use super::identity::Identity;
+use super::options::{Stdio, TerminalSize};
+use super::privileges::{self, CapabilitySets};
+use super::program;
+use super::seccomp::Filter;
+use super::terminal;
+use super::timing::Timing;
+
+/// Notes steps and their times.
+#[derive(Debug)]
+pub(super) struct Clock {
+    zero: Instant,
+    last: Instant,
+    pub(super) timings: Vec<Timing>,
+}
+
+impl Clock {
+    pub(super) fn start(zero: Instant) -> Self {
+        Self {
+            zero,
+            last: Instant::now(),
+            timings: Vec::with_capacity(16),
+        }
+    }
+
+    /// The step that has just ended, which began where the one before ended.
+    pub(super) fn lap(&mut self, step: &str) {
+        let now = Instant::now();
+        self.timings.push(Timing {
+            step: step.to_owned(),
+            start_ns: (self.last - self.zero).as_nanos() as u64,
+            duration_ns: (now - self.last).as_nanos() as u64,
+        });
+        self.last = now;
+    }
+}
+
+/// A process, checked, and turned into what the calls want.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) process: &'a Process,
+    pub(super) user: Option<&'a str>,
+    pub(super) arguments: Vec<CString>,
+    pub(super) capabilities: CapabilitySets,
+    pub(super) filter: Option<Filter>,
+    pub(super) create_cwd: bool,
+    pub(super) preserve_fds: u32,
+    pub(super) new_keyring: Option<CString>,
+    pub(super) personality: Option<LinuxPersonalityDomain>,
+}
+
+impl<'a> Plan<'a> {
+    /// Checks all that can be checked from here.
+    pub(super) fn new(
+        process: &'a Process,
+        seccomp: Option<&LinuxSeccomp>,
+        user: Option<&'a str>,
+    ) -> Result<Self> {
+        let arguments = process.args().as_deref().unwrap_or_default();
+        if arguments.is_empty() {
+            return Err(Error::invalid(
+                "process.args",
+                "empty: there is no program to execute",
+            ));
+        }
+        if !process.cwd().is_absolute() {
+            return Err(Error::invalid(
+                "process.cwd",
+                format!("{:?} is not an absolute path", process.cwd()),
+            ));
+        }
+        privileges::check_limits(process.rlimits().as_deref().unwrap_or_default())?;
+        Ok(Self {
+            process,
+            user,
+            arguments: program::c_strings(arguments, "process.args")?,
+            capabilities: CapabilitySets::plan(process.capabilities().as_ref())?,
+            filter: seccomp.map(Filter::compile).transpose()?,
+            create_cwd: false,
+            preserve_fds: 0,
+            new_keyring: None,
+            personality: None,
+        })
+    }
+
+    /// The name of the program, for errors.
+    pub(super) fn program(&self) -> &str {
+        self.process
+            .args()
+            .as_deref()
+            .and_then(|arguments| arguments.first())
+            .map_or("", String::as_str)
+    }
+
+    /// The first size of the terminal.
+    pub(super) fn terminal_size(&self, wanted: Option<TerminalSize>) -> Option<TerminalSize> {
+        wanted.or_else(|| {
+            self.process.console_size().map(|size| TerminalSize {
+                width: size.width() as u16,
+                height: size.height() as u16,
+            })
+        })
+    }
+
+    /// Whether the environment lacks a home directory.
+    pub(super) fn needs_home(&self) -> bool {
+        !self
+            .process
+            .env()
+            .iter()
+            .flatten()
+            .any(|variable| variable.starts_with("HOME="))
+    }
+
+    fn environment(&self, identity: &Identity) -> Vec<String> {
+        let mut environment = self.process.env().clone().unwrap_or_default();
+        if self.needs_home() {
+            environment.push(format!("HOME={}", identity.home));
+        }
+        environment
+    }
+}
+
+/// A program about to be executed.
+#[derive(Debug)]
+pub(super) struct Ready<'a> {
+    plan: &'a Plan<'a>,
+    path: CString,
+    environment: Vec<CString>,
+}
+
+/// Writes the score that the kernel's OOM killer adds, while the host's /proc is still to be seen.
+pub(super) fn set_oom_score(process: &Process) -> Result<()> {
+    let Some(score) = process.oom_score_adj() else {
+        return Ok(());
+    };
+    let file = "/proc/self/oom_score_adj";
+    std::fs::write(file, score.to_string()).during("set OOM score", format_args!("{score}"))
+}
+
+/// The standard streams: a terminal out of `root`'s devpts, pipes, or what is there already.
+/// The master is returned for the parent.
+pub(super) fn open_terminal(
+    root: BorrowedFd<'_>,
+    stdio: &Stdio,
+    plan: &Plan<'_>,
+) -> Result<Option<(OwnedFd, OwnedFd)>> {
+    match stdio {
+        Stdio::Terminal { size } => terminal::open(root, plan.terminal_size(*size)).map(Some),
+        Stdio::Inherit | Stdio::Pipes { .. } => Ok(None),
+    }
+}
+
+/// Puts the streams in their places. The process leads its own session by now.
+pub(super) fn set_streams(
+    stdio: &Stdio,
+    slave: Option<&OwnedFd>,
+    identity: &Identity,
+) -> Result<()> {
+    match (stdio, slave) {
+        (_, Some(slave)) => return terminal::adopt(slave, identity.uid),
+        (
+            Stdio::Pipes {
+                stdin,
+                stdout,
+                stderr,
+            },
+            None,
+        ) => {
+            terminal::streams(stdin.as_fd(), stdout.as_fd(), stderr.as_fd())?;
+        }
+        _ => {}
+    }
+    if identity.uid != 0 {
+        // So that the user may open /dev/stdout anew. Pipes are the container's own; a file or a terminal
+        // that was handed in is not ours to give away.
+        for stream in [
+            rustix::stdio::stdin(),
+            rustix::stdio::stdout(),
+            rustix::stdio::stderr(),
+        ] {
+            if rustix::fs::fstat(stream)
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+            {
+                let _ =
+                    rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(identity.uid)), None);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Everything between the container's root being entered and the word to start.
+pub(super) fn prepare<'a>(plan: &'a Plan<'a>, identity: &Identity) -> Result<Ready<'a>> {
+    let process = plan.process;
+    if let Some(name) = &plan.new_keyring {
+        match gantry_sys::process::join_session_keyring(name) {
+            // A kernel without keys, or a host's filter that forbids them: then there are none to hide.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
+            other => other.during("join session keyring", name.to_string_lossy())?,
+        }
+    }
+    privileges::set_limits(process.rlimits().as_deref().unwrap_or_default())?;
+    if let Some(scheduler) = process.scheduler() {
+        privileges::set_scheduler(scheduler)?;
+    }
+    if let Some(priority) = process.io_priority() {
+        privileges::set_io_priority(priority)?;
+    }
+    if let Some(domain) = plan.personality {
+        let persona = match domain {
+            LinuxPersonalityDomain::PerLinux => nix::sys::personality::Persona::empty(),
+            LinuxPersonalityDomain::PerLinux32 => {
+                // PER_LINUX32
+                nix::sys::personality::Persona::from_bits_retain(0x0008)
+            }
+        };
+        nix::sys::personality::set(persona).during("set personality", domain.to_string())?;
+    }
+    make_cwd(plan, identity)?;
+    // First as root: the user's own directory may be below one that only root may pass.
+    let denied = match enter_cwd(process.cwd()) {
+        Err(Error::Step { source, .. }) if source.raw_os_error() == Some(libc::EACCES) => true,
+        other => other.map(|()| false)?,
+    };
+    if process.no_new_privileges() == Some(true) {
+        rustix::thread::set_no_new_privs(true).during("set", "no_new_privs")?;
+    }
+    privileges::bound(plan.capabilities)?;
+    // All that is open and not meant for the program shall not reach it, whatever opened it.
+    gantry_sys::fd::close_on_exec_from(3 + plan.preserve_fds)
+        .during("mark descriptors", "close on exec")?;
+    if plan.preserve_fds > 0 {
+        gantry_sys::fd::keep_through_exec(3, 2 + plan.preserve_fds as i32);
+    }
+    privileges::become_user(identity, true)?;
+    if let Some(umask) = process.user().umask() {
+        rustix::process::umask(Mode::from_raw_mode(umask));
+    } else {
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+    }
+    let early = !loads_late(plan);
+    if early {
+        // Without no_new_privs loading a filter is a privilege, which is about to go.
+        load(plan)?;
+    }
+    privileges::reduce(plan.capabilities)?;
+    if denied {
+        enter_cwd(process.cwd())?;
+    }
+    let variables = plan.environment(identity);
+    Ok(Ready {
+        plan,
+        path: program::find(plan.program(), &variables)?,
+        environment: program::c_strings(&variables, "process.env")?,
+    })
+}
+
+/// The best moment for the filter is the last; it needs no_new_privs, or a right that the program has anyway.
+fn loads_late(plan: &Plan<'_>) -> bool {
+    plan.process.no_new_privileges() == Some(true) || plan.capabilities.allow_filters()
+}
+
+fn load(plan: &Plan<'_>) -> Result<()> {
+    match &plan.filter {
+        Some(filter) => filter.load(),
+        None => Ok(()),
+    }
+}
+
+fn make_cwd(plan: &Plan<'_>, identity: &Identity) -> Result<()> {
+    let cwd = plan.process.cwd();
+    if !plan.create_cwd || cwd.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(cwd).during("make working directory", cwd.display())?;
+    std::os::unix::fs::chown(cwd, Some(identity.uid), Some(identity.gid))
+        .during("own working directory", cwd.display())
+}
+
+fn enter_cwd(cwd: &Path) -> Result<()> {
+    rustix::process::chdir(cwd).during("enter working directory", cwd.display())?;
+    // A path through a leaked descriptor would lead out of the root (CVE-2024-21626).
+    let actual =
+        rustix::process::getcwd(Vec::new()).during("enter working directory", cwd.display())?;
+    if !actual.as_bytes().starts_with(b"/") {
+        return Err(Error::step(
+            "enter working directory",
+            format!("{} is outside of the container's root", cwd.display()),
+            std::io::Error::from_raw_os_error(libc::EXDEV),
+        ));
+    }
+    Ok(())
+}
+
+impl Ready<'_> {
+    /// Becomes the program. Returns only with the failure.
+    pub(super) fn execute(&self) -> Error {
+        if loads_late(self.plan)
+            && let Err(error) = load(self.plan)
+        {
+            return error;
+        }
+        program::execute(
+            self.plan.program(),
+            &self.path,
+            &self.plan.arguments,
+            &self.environment,
+        )
+    }
+}

@@ -1,0 +1,299 @@
+//! The spec's mounts, made through the mount API: each new mount is made detached, gets its attributes, and only
+//! then is attached to a descriptor of its target that was resolved beneath the root.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use gantry_sys::mount::{Attributes, set_attributes};
+use oci_spec::runtime::Mount;
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use super::beneath::{self, Kind};
+use super::context::During;
+use super::error::{Error, Result};
+use super::mount_options::MountOptions;
+
+/// A mount of the spec, checked and with its options sorted.
+#[derive(Debug)]
+pub(super) struct PlannedMount {
+    pub(super) destination: PathBuf,
+    pub(super) kind: String,
+    pub(super) source: Option<PathBuf>,
+    pub(super) options: MountOptions,
+    /// The user namespace of an id-mapped mount.
+    pub(super) id_map: Option<OwnedFd>,
+}
+
+impl PlannedMount {
+    /// Checks a mount of the spec. Nothing is looked up yet.
+    pub(super) fn plan(mount: &Mount, index: usize, bundle: &Path) -> Result<Self> {
+        let destination = mount.destination().clone();
+        if destination.as_os_str().is_empty() || destination.as_os_str().as_bytes().contains(&0) {
+            return Err(Error::invalid(
+                format!("mounts[{index}].destination"),
+                "empty, or with a NUL character",
+            ));
+        }
+        let none = Vec::new();
+        let kind = mount.typ().clone().unwrap_or_default();
+        let options = MountOptions::parse(mount.options().as_ref().unwrap_or(&none), &kind, index)?;
+        let mut source = mount.source().clone();
+        if options.bind.is_some() {
+            let Some(from) = source else {
+                return Err(Error::invalid(
+                    format!("mounts[{index}].source"),
+                    "missing: a bind mount needs one",
+                ));
+            };
+            // An absolute path stays as it is.
+            source = Some(bundle.join(from));
+        } else if kind.is_empty() && !options.remount && options.propagation.is_empty() {
+            return Err(Error::invalid(
+                format!("mounts[{index}].type"),
+                "missing, and the options do not say \"bind\"",
+            ));
+        }
+        let uids = mount.uid_mappings().as_deref().unwrap_or_default();
+        let gids = mount.gid_mappings().as_deref().unwrap_or_default();
+        let id_map = if uids.is_empty() && gids.is_empty() {
+            None
+        } else {
+            Some(super::namespaces::user_namespace_with(uids, gids)?)
+        };
+        Ok(Self {
+            destination,
+            kind,
+            source,
+            options,
+            id_map,
+        })
+    }
+
+    /// Makes the mount in `root`.
+    pub(super) fn mount(&self, root: BorrowedFd<'_>) -> Result<()> {
+        if self.options.remount && self.options.bind.is_none() {
+            return self.change(root);
+        }
+        let tree = match (self.options.bind, self.kind.as_str()) {
+            (Some(recursive), _) => self.bind(recursive)?,
+            _ => self.make()?,
+        };
+        let kind = if beneath::is_directory(&tree).during("mount", self.destination.display())? {
+            Kind::Directory
+        } else {
+            Kind::File
+        };
+        let target = self.target(root, kind)?;
+        if self.options.copy_up {
+            // Attached first: a file system can be written to only through a mount that is somewhere.
+            let lower = target
+                .try_clone()
+                .during("open", self.destination.display())?;
+            attach(&tree, &target).during("mount", self.destination.display())?;
+            super::copy_up::copy(lower.as_fd(), tree.as_fd())
+                .during("copy to tmpfs", self.destination.display())?;
+            self.set(tree.as_fd(), true)?;
+            return Ok(());
+        }
+        self.set(tree.as_fd(), self.options.bind.is_some())?;
+        attach(&tree, &target).during("mount", self.destination.display())
+    }
+
+    /// The target, made where it is missing.
+    pub(super) fn target(&self, root: BorrowedFd<'_>, kind: Kind) -> Result<OwnedFd> {
+        let path = &self.destination;
+        // A link in the image must not lead the kernel's own file systems to another place, where what
+        // is then written to /proc would reach an ordinary file.
+        if matches!(self.kind.as_str(), "proc" | "sysfs") {
+            match beneath::open_without_links(root, path) {
+                Ok(found) => return Ok(found),
+                Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                    return Err(Error::invalid(
+                        "mounts",
+                        format!(
+                            "{} of the image is a symbolic link; a {} may not be mounted through one",
+                            path.display(),
+                            self.kind
+                        ),
+                    ));
+                }
+                Err(_) => {}
+            }
+        }
+        beneath::open_or_make(root, path, kind).during("make mount point", path.display())
+    }
+
+    fn bind(&self, recursive: bool) -> Result<OwnedFd> {
+        let from = self.source.as_deref().unwrap_or(Path::new(""));
+        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        if recursive {
+            flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
+        open_tree(CWD, from, flags).map_err(|error| {
+            if error == rustix::io::Errno::NOENT {
+                Error::MissingSource {
+                    from: from.to_owned(),
+                    destination: self.destination.clone(),
+                }
+            } else {
+                Error::step(
+                    "bind",
+                    format!("{} on {}", from.display(), self.destination.display()),
+                    error,
+                )
+            }
+        })
+    }
+
+    fn make(&self) -> Result<OwnedFd> {
+        let object = || format!("{} on {}", self.kind, self.destination.display());
+        let context = fsopen(self.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC).map_err(|error| {
+            if error == rustix::io::Errno::NODEV {
+                Error::Unsupported {
+                    what: format!("file system {:?}", self.kind),
+                    why: "this kernel does not know it".to_owned(),
+                }
+            } else {
+                Error::step("open file system", object(), error)
+            }
+        })?;
+        let source = self.source.as_deref().unwrap_or(Path::new("none"));
+        let configured = (|| {
+            fsconfig_set_string(&context, "source", source)?;
+            for flag in &self.options.file_system_flags {
+                fsconfig_set_flag(&context, *flag)?;
+            }
+            for (key, value) in &self.options.data {
+                match value {
+                    Some(value) => {
+                        fsconfig_set_string(&context, key.as_str(), value.as_str())?;
+                    }
+                    None => fsconfig_set_flag(&context, key.as_str())?,
+                }
+            }
+            fsconfig_create(&context)?;
+            let set = if self.options.copy_up {
+                0
+            } else {
+                (self.options.set | self.options.set_recursive) as u32
+            };
+            fsmount(
+                &context,
+                FsMountFlags::FSMOUNT_CLOEXEC,
+                MountAttrFlags::from_bits_retain(set),
+            )
+        })();
+        configured.map_err(|error| {
+            let mut object = object();
+            if let Some(reason) = reason(&context) {
+                object = format!("{object} ({reason})");
+            }
+            Error::step("mount", object, error)
+        })
+    }
+
+    /// Attributes and propagation. `flags`: those of a bind; a new file system has them from its making.
+    fn set(&self, tree: BorrowedFd<'_>, flags: bool) -> Result<()> {
+        let options = &self.options;
+        let object = || self.destination.display().to_string();
+        if flags && (options.set_recursive | options.clear_recursive) != 0 {
+            let attributes = Attributes {
+                set: options.set_recursive,
+                clear: options.clear_recursive,
+                ..Attributes::default()
+            };
+            set_attributes(tree, c"", true, attributes).during("set mount flags", object())?;
+        }
+        if flags && (options.set | options.clear) != 0 {
+            let attributes = Attributes {
+                set: options.set,
+                clear: options.clear,
+                ..Attributes::default()
+            };
+            set_attributes(tree, c"", false, attributes).during("set mount flags", object())?;
+        }
+        if let Some(user_namespace) = &self.id_map {
+            let attributes = Attributes {
+                id_map: Some(user_namespace.as_fd()),
+                ..Attributes::default()
+            };
+            set_attributes(tree, c"", options.id_map == Some(true), attributes)
+                .during("map ids of mount", object())?;
+        }
+        for (propagation, recursive) in &options.propagation {
+            let attributes = Attributes {
+                propagation: propagation & !libc::MS_REC,
+                ..Attributes::default()
+            };
+            set_attributes(tree, c"", *recursive, attributes)
+                .during("set mount propagation", object())?;
+        }
+        Ok(())
+    }
+
+    /// `remount`: other flags for what is mounted there.
+    fn change(&self, root: BorrowedFd<'_>) -> Result<()> {
+        let target =
+            beneath::open(root, &self.destination).during("remount", self.destination.display())?;
+        self.set(target.as_fd(), true)
+    }
+}
+
+/// Attaches a detached mount on what `target` is.
+pub(super) fn attach(
+    tree: &OwnedFd,
+    target: &OwnedFd,
+) -> std::result::Result<(), rustix::io::Errno> {
+    move_mount(
+        tree,
+        "",
+        target,
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+}
+
+/// A detached copy of the mount at an open object, which becomes its root.
+pub(super) fn clone_of(
+    object: impl AsFd,
+    recursive: bool,
+) -> std::result::Result<OwnedFd, rustix::io::Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(object, "", flags)
+}
+
+/// What the file system itself says of its failure: the messages of its context.
+pub(super) fn reason(context: &OwnedFd) -> Option<String> {
+    let mut buffer = [0_u8; 512];
+    let length = rustix::io::read(context, &mut buffer[..]).ok()?;
+    let message = String::from_utf8_lossy(&buffer[..length]);
+    // "e message": error, warning or information.
+    let message = message.trim_end();
+    Some(message.get(2..).unwrap_or(message).to_owned())
+}
+
+/// Changes the propagation of a path of this process' mount namespace.
+pub(super) fn propagate(path: &str, flags: u64) -> Result<()> {
+    let path_c = CString::new(path).during("set mount propagation", path)?;
+    set_attributes(
+        CWD,
+        &path_c,
+        flags & libc::MS_REC != 0,
+        Attributes {
+            propagation: flags & !libc::MS_REC,
+            ..Attributes::default()
+        },
+    )
+    .during("set mount propagation", path)
+}

@@ -1,0 +1,270 @@
+//! All that `create` decides before it changes anything: the spec, checked and taken apart.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
+
+use super::cgroup::Cgroup;
+use super::devices::{self, PlannedDevice};
+use super::error::{Error, Result};
+use super::launch::Plan;
+use super::mounts::PlannedMount;
+use super::namespaces::Namespaces;
+use super::options::{CreateOptions, Gate, Stdio};
+use super::record::Record;
+use super::{rootfs, sysctl};
+
+/// The spec and the options, ready to be carried out.
+#[derive(Debug)]
+pub(super) struct Setup<'a> {
+    pub(super) options: &'a CreateOptions<'a>,
+    pub(super) spec: &'a Spec,
+    pub(super) namespaces: Namespaces,
+    pub(super) cgroup: Cgroup,
+    pub(super) mounts: Vec<PlannedMount>,
+    pub(super) devices: Vec<PlannedDevice>,
+    /// The root directory of the spec; unused with an overlay.
+    pub(super) root: PathBuf,
+    pub(super) read_only: bool,
+    pub(super) propagation: Option<u64>,
+    pub(super) launch: Plan<'a>,
+}
+
+fn check_id(id: &str) -> Result<()> {
+    let fits = (1..=1024).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_+.-".contains(&byte))
+        && id != "."
+        && id != "..";
+    if fits {
+        Ok(())
+    } else {
+        Err(Error::invalid(
+            "container id",
+            format!("{id:?} must be 1 to 1024 characters of A-Z, a-z, 0-9, _, +, . and -"),
+        ))
+    }
+}
+
+impl<'a> Setup<'a> {
+    /// Checks everything that can be checked without a container.
+    pub(super) fn new(options: &'a CreateOptions<'a>) -> Result<Self> {
+        check_id(options.id)?;
+        let spec = options.spec;
+        if !options.bundle.is_absolute() {
+            return Err(Error::invalid(
+                "bundle",
+                format!("{} is not an absolute path", options.bundle.display()),
+            ));
+        }
+        check_version(spec.version())?;
+        let Some(process) = spec.process() else {
+            return Err(Error::invalid("process", "missing"));
+        };
+        let namespaces = Namespaces::from_spec(spec)?;
+        let linux = spec.linux().as_ref();
+        let terminal = matches!(options.stdio, Stdio::Terminal { .. });
+        if terminal != process.terminal().unwrap_or(false) {
+            return Err(Error::invalid(
+                "process.terminal",
+                if terminal {
+                    "a terminal was asked for, but the spec says false"
+                } else {
+                    "the spec says true, but nobody takes the terminal (--console-socket)"
+                },
+            ));
+        }
+        if let Some(overlay) = &options.overlay
+            && (overlay.lower.is_empty() || overlay.upper.is_some() != overlay.work.is_some())
+        {
+            return Err(Error::invalid(
+                "overlay",
+                "needs at least one lower layer, and upper and work together or neither",
+            ));
+        }
+        if options.overlay.is_some() && !namespaces.has_new(LinuxNamespaceType::Mount) {
+            return Err(Error::invalid(
+                "linux.namespaces",
+                "layers need a new mount namespace",
+            ));
+        }
+        let own_uts = namespaces.separate(LinuxNamespaceType::Uts);
+        for (field, value) in [
+            ("hostname", spec.hostname()),
+            ("domainname", spec.domainname()),
+        ] {
+            if value.as_ref().is_some_and(|value| !value.is_empty()) && !own_uts {
+                return Err(Error::invalid(
+                    field,
+                    "needs a uts namespace: it would change the host's name",
+                ));
+            }
+        }
+        let none = std::collections::HashMap::new();
+        let sysctls = linux
+            .and_then(|linux| linux.sysctl().as_ref())
+            .unwrap_or(&none);
+        sysctl::check(sysctls, &namespaces)?;
+        let propagation =
+            rootfs::propagation(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?;
+        let (root, read_only) = match spec.root() {
+            Some(root) => (
+                options.bundle.join(root.path()),
+                root.readonly().unwrap_or(false),
+            ),
+            None => (PathBuf::new(), false),
+        };
+        if options.overlay.is_none() && !root.is_dir() {
+            return Err(Error::invalid(
+                "root.path",
+                format!("{} is not a directory", root.display()),
+            ));
+        }
+        let cgroup = Cgroup::new(
+            linux.and_then(|linux| linux.cgroups_path().as_deref()),
+            options.id,
+        )?;
+        let mut launch = Plan::new(
+            process,
+            linux.and_then(|linux| linux.seccomp().as_ref()),
+            options.user.as_deref(),
+        )?;
+        launch.create_cwd = options.create_cwd;
+        launch.preserve_fds = options.preserve_fds;
+        launch.personality = linux
+            .and_then(|linux| linux.personality().as_ref())
+            .map(|personality| personality.domain());
+        if !options.no_new_keyring {
+            launch.new_keyring = std::ffi::CString::new(format!("_ses.{}", options.id)).ok();
+        }
+        let mounts = spec
+            .mounts()
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(index, mount)| PlannedMount::plan(mount, index, options.bundle))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            options,
+            spec,
+            namespaces,
+            cgroup,
+            mounts,
+            devices: devices::plan(spec)?,
+            root,
+            read_only,
+            propagation,
+            launch,
+        })
+    }
+
+    /// The descriptors that the child must not close.
+    pub(super) fn kept(&self) -> Vec<BorrowedFd<'_>> {
+        let mut kept: Vec<BorrowedFd<'_>> = Vec::new();
+        if let Stdio::Pipes {
+            stdin,
+            stdout,
+            stderr,
+        } = &self.options.stdio
+        {
+            kept.extend([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
+        }
+        kept.extend(self.namespaces.join.iter().map(|join| join.fd.as_fd()));
+        kept.extend(
+            self.mounts
+                .iter()
+                .filter_map(|mount| mount.id_map.as_ref())
+                .map(OwnedFd::as_fd),
+        );
+        kept
+    }
+
+    /// The spec's hooks.
+    pub(super) fn hooks(&self) -> Option<&Hooks> {
+        self.spec.hooks().as_ref()
+    }
+
+    /// Whether runtime hooks must run before the root is entered.
+    pub(super) fn has_runtime_hooks(&self) -> bool {
+        self.hooks().is_some_and(|hooks| {
+            prestart(hooks).is_some_and(|hooks| !hooks.is_empty())
+                || hooks
+                    .create_runtime()
+                    .as_ref()
+                    .is_some_and(|hooks| !hooks.is_empty())
+        })
+    }
+
+    /// What to keep of it.
+    pub(super) fn record(&self) -> Record {
+        let annotations = self.spec.annotations().iter().flatten();
+        Record {
+            id: self.options.id.to_owned(),
+            pid: 0,
+            start_time: 0,
+            bundle: self.options.bundle.to_owned(),
+            cgroup: self.cgroup.path(),
+            owns_cgroup: true,
+            gate: match &self.options.gate {
+                Gate::Held => None,
+                Gate::Socket(path) => Some(path.clone()),
+            },
+            created_unix: std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            annotations: annotations
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+            hooks: self.hooks().cloned(),
+        }
+    }
+}
+
+impl Setup<'_> {
+    /// Whether the child itself enters a namespace, and not the parent before it is born: nobody can enter a PID namespace,
+    /// and somebody born in a new user namespace can not enter the host's.
+    pub(super) fn joins_in_child(&self, kind: LinuxNamespaceType) -> bool {
+        kind != LinuxNamespaceType::Pid
+            && (matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Mount)
+                || !self.namespaces.has_new(LinuxNamespaceType::User))
+    }
+
+    /// Whether the parent must move the child into the v1 cgroups: in a user namespace it may not itself.
+    pub(super) fn parent_adds(&self) -> bool {
+        self.namespaces.separate(LinuxNamespaceType::User)
+    }
+}
+
+/// The oldest kind of hooks, deprecated and in use everywhere.
+#[allow(deprecated)]
+pub(super) fn prestart(hooks: &Hooks) -> Option<&[oci_spec::runtime::Hook]> {
+    hooks.prestart().as_deref()
+}
+
+fn check_version(version: &str) -> Result<()> {
+    let major = version.split('.').next().unwrap_or_default();
+    if major == "1" {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "ociVersion",
+        format!("{version:?} is not a version 1 of the runtime specification"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_a_plain_name() {
+        for good in ["a", "web_1", "A+b-c.d"] {
+            check_id(good).unwrap();
+        }
+        for bad in ["", ".", "..", "a/b", "a b", "ä", "a\n"] {
+            assert!(check_id(bad).is_err(), "{bad:?}");
+        }
+    }
+}

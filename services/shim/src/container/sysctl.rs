@@ -1,0 +1,86 @@
+//! Kernel parameters that belong to a namespace. Any other would change the host's.
+
+use std::collections::HashMap;
+
+use oci_spec::runtime::LinuxNamespaceType;
+
+use super::context::During;
+use super::error::{Error, Result};
+use super::namespaces::Namespaces;
+
+const IPC: [&str; 9] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+    "kernel.msg_next_id",
+];
+
+/// Checks that each belongs to a namespace that is the container's own.
+pub(super) fn check(wanted: &HashMap<String, String>, namespaces: &Namespaces) -> Result<()> {
+    for name in wanted.keys() {
+        let field = || format!("linux.sysctl[{name:?}]");
+        let dotted = name.replace('/', ".");
+        if dotted.split('.').any(|part| part.is_empty()) {
+            return Err(Error::invalid(field(), "is not the name of a parameter"));
+        }
+        let (kind, which) = if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+            (LinuxNamespaceType::Ipc, "ipc")
+        } else if dotted.starts_with("net.") {
+            (LinuxNamespaceType::Network, "network")
+        } else if matches!(dotted.as_str(), "kernel.domainname" | "kernel.hostname") {
+            (LinuxNamespaceType::Uts, "uts")
+        } else {
+            return Err(Error::invalid(
+                field(),
+                "is not in a namespace of its own: it would change the host",
+            ));
+        };
+        if !namespaces.separate(kind) {
+            return Err(Error::invalid(
+                field(),
+                format!(
+                    "needs a {which} namespace of the container's own: it would change the host"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Writes them, through the host's /proc: what is written to belongs to the writer's namespaces.
+pub(super) fn set(wanted: &HashMap<String, String>) -> Result<()> {
+    for (name, value) in wanted {
+        // An interface's name may have a dot in it; then the parameter is written with slashes.
+        let path = if name.contains('/') {
+            name.clone()
+        } else {
+            name.replace('.', "/")
+        };
+        std::fs::write(format!("/proc/sys/{path}"), value)
+            .during("set sysctl", format_args!("{name}={value}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_of_the_host_is_refused() {
+        let mut own = Namespaces::default();
+        own.new = super::super::namespaces::flag(LinuxNamespaceType::Network);
+        let one = |name: &str| HashMap::from([(name.to_owned(), "1".to_owned())]);
+        assert!(check(&one("net.ipv4.ip_forward"), &own).is_ok());
+        assert!(check(&one("net/ipv4/conf/eth0.1/forwarding"), &own).is_ok());
+        assert!(check(&one("kernel.shmmax"), &own).is_err());
+        assert!(check(&one("vm.swappiness"), &own).is_err());
+        assert!(check(&one("net.ipv4.ip_forward"), &Namespaces::default()).is_err());
+        assert!(check(&one("net..ipv4"), &own).is_err());
+    }
+}
