@@ -8,10 +8,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -153,18 +154,17 @@ pub(crate) fn create_bridge(
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::IfAlias(ALIAS.to_owned()),
     ];
-    netlink.apply(vec![
-        Request {
-            step: "create the bridge",
-            flags: NLM_F_CREATE | NLM_F_EXCL,
-            payload: RouteNetlinkMessage::NewLink(message),
-        },
-        Request {
-            step: "label the bridge",
-            flags: 0,
-            payload: RouteNetlinkMessage::NewLink(label),
-        },
-    ])
+    netlink.apply(vec![Request {
+        step: "create the bridge",
+        flags: NLM_F_CREATE | NLM_F_EXCL,
+        payload: RouteNetlinkMessage::NewLink(message),
+    }])?;
+    // Only now: the bridge of somebody else must not be taken for ours.
+    netlink.apply(vec![Request {
+        step: "label the bridge",
+        flags: 0,
+        payload: RouteNetlinkMessage::NewLink(label),
+    }])
 }
 
 /// Gives the bridge its address, where it lacks it, and takes it up.
@@ -177,8 +177,8 @@ pub(crate) fn raise_bridge(
     netlink.apply(vec![
         Request {
             step: "give the bridge its address",
-            // Without EXCL an address that is there already is no error.
-            flags: NLM_F_CREATE,
+            // An address that is there already is no error.
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
             payload: address_message(index, gateway, subnet),
         },
         Request {
@@ -218,11 +218,31 @@ pub(crate) fn create_pair(
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]),
     ];
-    netlink.apply(vec![Request {
-        step: "create the endpoint's link",
-        flags: NLM_F_CREATE | NLM_F_EXCL,
-        payload: RouteNetlinkMessage::NewLink(message),
-    }])
+    // A container that meets itself through a published port: where bridged
+    // packets pass the firewall (br_netfilter), they go back by the port they
+    // came from, which a bridge does only if told so.
+    let mut port = LinkMessage::default();
+    port.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
+                true,
+            )])),
+        ]),
+    ];
+    netlink.apply(vec![
+        Request {
+            step: "create the endpoint's link",
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+            payload: RouteNetlinkMessage::NewLink(message),
+        },
+        Request {
+            step: "set up the endpoint's port of the bridge",
+            flags: 0,
+            payload: RouteNetlinkMessage::NewLink(port),
+        },
+    ])
 }
 
 /// Sets up the inside of a namespace; `netlink` must have been opened there.

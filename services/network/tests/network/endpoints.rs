@@ -26,7 +26,7 @@ fn two_endpoints_reach_each_other_and_the_host_reaches_both() {
         let seen = within(&two, || ask_tcp(one.address, 80).unwrap());
         assert_eq!(seen, two.address.to_string());
         assert_eq!(ask_tcp(one.address, 80).unwrap(), one.gateway.to_string());
-        network.stop();
+        drop(network);
         // Endpoints outlive a stop.
         assert_eq!(ask_tcp(two.address, 80).unwrap(), two.gateway.to_string());
         let network = world.network();
@@ -103,7 +103,10 @@ fn a_container_does_not_reach_the_hosts_loopback() {
             // A container with CAP_NET_ADMIN can route it to the bridge.
             run("ip address del 127.0.0.1/8 dev lo");
             std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap();
-            run("ip route add 127.0.0.1/32 via 10.66.0.1 dev eth0 src 10.66.0.2");
+            run(&format!(
+                "ip route add 127.0.0.1/32 via 10.66.0.1 dev eth0 src {}",
+                endpoint.address
+            ));
             assert!(is_unreachable(Ipv4Addr::LOCALHOST, 7777));
         });
         network.delete(&container("c")).unwrap();
