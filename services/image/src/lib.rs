@@ -1,4 +1,197 @@
 //! Image store: content, images, layers, writable layers; pull and push.
+//!
+//! [`ImageStore`] is the domain; `grpc` puts `gantry.image.v1` before it. What
+//! is where on the disk, and when it is durable, is in [`disk`].
+//!
+//! **Images** are immutable and known by the digest of their configuration.
+//! Packed layers are kept as they came (a push sends the same bytes), unpacked
+//! ones are directories that overlayfs mounts, shared by all images that have
+//! them.
+//!
+//! **Locking.** `changes` is held while records are written, fsync included, so
+//! that they change one after another. `keep` is held for microseconds, by who
+//! decides that something may go and who begins to refer to something. The
+//! catalogue and the map of writable layers are read without waiting for
+//! either. None is held over an await.
 #![forbid(unsafe_code)]
 
+mod catalogue;
+pub mod config;
+mod disk;
+pub mod error;
+mod fetch;
+mod flight;
+mod garbage;
+mod growing;
+pub mod image;
+mod layers;
+mod names;
+pub mod pull;
+pub mod registry_client;
+pub mod snapshots;
+mod store;
 pub mod unpack;
+
+use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use bytes::Bytes;
+use gantry_oci::config::CONFIG_MAX;
+use gantry_oci::content::Store;
+
+use catalogue::Catalogue;
+use config::Config;
+use disk::{Places, Syncer};
+use error::ImageError;
+use flight::Flights;
+use garbage::Leases;
+use image::{Image, ImageRecord};
+use layers::Layers;
+use registry_client::Client;
+use snapshots::Snapshots;
+use store::Records;
+
+/// The image store in one directory. Cheap to clone; clones are the same store.
+#[derive(Clone, Debug)]
+pub struct ImageStore {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    places: Places,
+    content: Store,
+    layers: Layers,
+    records: Records,
+    catalogue: RwLock<Catalogue>,
+    snapshots: Snapshots,
+    client: Client,
+    flights: Flights,
+    leases: Arc<Leases>,
+    syncer: Syncer,
+    changes: Mutex<()>,
+    keep: Mutex<()>,
+    /// Wakes the thread that empties the trash.
+    cleaner: SyncSender<()>,
+}
+
+impl Shared {
+    fn keep_lock(&self) -> MutexGuard<'_, ()> {
+        self.keep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changes_lock(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ImageStore {
+    /// Opens the store in a directory, which is made if it is not there, and
+    /// puts right what an earlier process left. Blocks.
+    pub fn open(root: &Path, config: Config) -> Result<Self, ImageError> {
+        let places = Places::prepare(root)?;
+        places.discard_unfinished()?;
+        let content = Store::open(root)?;
+        let records = Records::open(&places)?;
+        let mut catalogue = Catalogue::default();
+        for record in records.images()? {
+            let id = record.id.clone();
+            match read_image(&content, record) {
+                Ok(image) => catalogue.insert(Arc::new(image)),
+                Err(error) => {
+                    let error = gantry_kit::fault::chain(&error);
+                    tracing::error!(image = %id, error, "an image cannot be read and is left out; pull it again");
+                }
+            }
+        }
+        let snapshots = Snapshots::new(records.snapshots()?);
+        let store = Self {
+            shared: Arc::new(Shared {
+                client: Client::new(config.hosts()),
+                config,
+                layers: Layers::open(&places)?,
+                content,
+                records,
+                catalogue: RwLock::new(catalogue),
+                snapshots,
+                flights: Flights::default(),
+                leases: Arc::default(),
+                syncer: Syncer::new(root)?,
+                changes: Mutex::default(),
+                keep: Mutex::default(),
+                cleaner: start_cleaner(&places)?,
+                places,
+            }),
+        };
+        store.collect_leftovers()?;
+        Ok(store)
+    }
+
+    fn catalogue(&self) -> RwLockReadGuard<'_, Catalogue> {
+        self.shared
+            .catalogue
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The image that a name, an id, an id's beginning or a digest means.
+    pub fn resolve(&self, reference: &str) -> Result<Arc<Image>, ImageError> {
+        self.catalogue().resolve(reference).cloned()
+    }
+
+    /// All images, in no particular order.
+    #[must_use]
+    pub fn images(&self) -> Vec<Arc<Image>> {
+        self.catalogue().images().cloned().collect()
+    }
+
+    /// The manifest of an image, byte for byte.
+    pub fn manifest(&self, image: &Image) -> Result<Vec<u8>, ImageError> {
+        let limit = gantry_oci::manifest::MANIFEST_MAX as u64;
+        Ok(self.shared.content.read(&image.record.manifest, limit)?)
+    }
+
+    /// Downloads that ended early and can be resumed, by the digest or name they have.
+    pub fn unfinished_downloads(&self) -> Result<Vec<(String, u64)>, ImageError> {
+        let ingests = self.shared.content.list_ingests()?;
+        Ok(ingests
+            .into_iter()
+            .map(|ingest| (ingest.key.to_string(), ingest.offset))
+            .collect())
+    }
+
+    pub(crate) fn empty_trash_behind(&self) {
+        // A full channel means that the thread will look once more anyway.
+        self.shared.cleaner.try_send(()).ok();
+    }
+}
+
+/// Reads an image's parts. What its record names is on the disk, or the record would not be.
+fn read_image(content: &Store, record: ImageRecord) -> Result<Image, ImageError> {
+    let config_raw = Bytes::from(content.read(&record.id, CONFIG_MAX as u64)?);
+    let config = pull::parse_config(&config_raw, record.id.as_str())?;
+    Ok(Image {
+        record,
+        config,
+        config_raw,
+    })
+}
+
+/// The thread ends with the store.
+fn start_cleaner(places: &Places) -> Result<SyncSender<()>, ImageError> {
+    let (sender, receiver) = sync_channel::<()>(1);
+    let cleaned = places.clone();
+    // What an earlier process left there goes first.
+    sender.try_send(()).ok();
+    std::thread::Builder::new()
+        .name("trash".into())
+        .spawn(move || {
+            while receiver.recv().is_ok() {
+                cleaned.empty_trash();
+            }
+        })
+        .map_err(ImageError::io("start a thread for", &places.trash))?;
+    Ok(sender)
+}

@@ -1,5 +1,9 @@
 //! Tests of the image store against the real file system and a mock registry. They need root.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archive;
+mod fixture;
+mod pull;
+mod registry;
 mod unpack;

@@ -1,0 +1,44 @@
+//! The table `[image]` of the configuration.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::registry_client::{HostConfig, Hosts};
+use crate::unpack::Limits;
+
+/// The table `[image]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Layers of one pull or push that are under way at once.
+    pub parallel_layers: usize,
+    /// Docker's file of credentials, which need not exist. Empty: none is read.
+    pub docker_config: PathBuf,
+    /// What one layer may be: `[image.limits]`.
+    pub limits: Limits,
+    /// What is known about registries: `[image.registry."host:port"]`.
+    pub registry: HashMap<String, HostConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            parallel_layers: 4,
+            docker_config: PathBuf::from("/root/.docker/config.json"),
+            limits: Limits::default(),
+            registry: HashMap::new(),
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn hosts(&self) -> Hosts {
+        Hosts {
+            tables: self.registry.clone(),
+            docker_config: (!self.docker_config.as_os_str().is_empty())
+                .then(|| self.docker_config.clone()),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Why the image store could not do something.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gantry_kit::store::StoreError;
+use gantry_oci::content::ContentError;
+use gantry_oci::{Digest, ManifestError, ReferenceError};
+
+use crate::registry_client::RegistryError;
+use crate::unpack::UnpackError;
+
+/// Why the image store could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// A name that is none.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// A name for something that needs a tag, and has a digest.
+    #[error("{reference:?} has a digest; a new name may have a tag only")]
+    DigestAsName { reference: String },
+    /// No image of that name or id is here.
+    #[error("no such image: {reference}")]
+    NotFound { reference: String },
+    /// An id's prefix that is no id's alone.
+    #[error("{reference:?} is the beginning of more than one image id; give more of it")]
+    Ambiguous { reference: String },
+    /// The image has no manifest for the machine.
+    #[error("image {reference} is not available for {platform}; it has {}", listed(.available))]
+    NoPlatform {
+        reference: String,
+        platform: String,
+        available: Vec<String>,
+    },
+    /// The image that is here is for another machine.
+    #[error("image {reference} is here for {found}, not for {wanted}; pull it for that platform")]
+    OtherPlatform {
+        reference: String,
+        wanted: String,
+        found: String,
+    },
+    /// A manifest or a configuration that contradicts itself.
+    #[error("image {reference} is not usable: {reason}")]
+    Unusable { reference: String, reason: String },
+    /// An image's configuration that is none.
+    #[error("the configuration of image {reference} is not usable")]
+    Config {
+        reference: String,
+        #[source]
+        source: ManifestError,
+    },
+    /// A registry did not give or take something.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A layer could not be unpacked.
+    #[error("layer {digest} cannot be unpacked")]
+    Layer {
+        digest: String,
+        #[source]
+        source: UnpackError,
+    },
+    /// A layer's bytes are not what its descriptor promises, or could not be kept.
+    #[error("layer {digest} is not usable")]
+    LayerContent {
+        digest: Digest,
+        #[source]
+        source: ContentError,
+    },
+    /// The content store refused.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// The index refused.
+    #[error(transparent)]
+    Index(#[from] StoreError),
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The image is needed.
+    #[error(
+        "image {reference} is used by container {container}; remove the container first, or force it"
+    )]
+    InUse {
+        reference: String,
+        container: String,
+    },
+    /// An id that has several names.
+    #[error("image {id} has several names ({}); remove them one by one, or force it", .names.join(", "))]
+    SeveralNames { id: String, names: Vec<String> },
+    /// A container's writable layer is there already.
+    #[error("container {container} has a writable layer already")]
+    SnapshotExists { container: String },
+    /// A container without a writable layer.
+    #[error("container {container} has no writable layer")]
+    SnapshotNotFound { container: String },
+    /// A text that can not be the id of a container.
+    #[error(
+        "{text:?} cannot be the id of a container (1 to 64 of a-z A-Z 0-9 _ . -, beginning with a letter or a digit)"
+    )]
+    ContainerId { text: String },
+    /// A `--change` that is not understood.
+    #[error("change {instruction:?} is not usable: {reason}")]
+    Change { instruction: String, reason: String },
+    /// A filter that is not understood.
+    #[error("filter {key}={value} is not usable: {reason}")]
+    Filter {
+        key: String,
+        value: String,
+        reason: &'static str,
+    },
+    /// A stream that should have begun otherwise, or broke.
+    #[error("the stream of the archive is not usable: {reason}")]
+    Stream { reason: String },
+    /// Whoever asked is gone.
+    #[error("{what} was cancelled")]
+    Cancelled { what: String },
+    /// A task ended without an answer, which is a mistake of this program.
+    #[error("{what} ended unexpectedly")]
+    TaskLost { what: &'static str },
+}
+
+fn listed(platforms: &[String]) -> String {
+    if platforms.is_empty() {
+        "none".to_owned()
+    } else {
+        platforms.join(", ")
+    }
+}
+
+impl ImageError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// Whether the same pull may succeed later, so that what came so far is worth keeping.
+    pub(crate) const fn is_transient(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.is_transient(),
+            Self::Cancelled { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the disk is full.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        let full = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        };
+        match self {
+            Self::Content(source) | Self::LayerContent { source, .. } => source.is_out_of_space(),
+            Self::Io { source, .. } => full(source),
+            Self::Layer {
+                source: UnpackError::Write { source, .. },
+                ..
+            } => full(source),
+            _ => false,
+        }
+    }
+}

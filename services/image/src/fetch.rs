@@ -1,0 +1,550 @@
+//! Getting one layer: download, inflate, hash and write, all at once.
+//!
+//! ```text
+//! registry ─▶ task ─channel─▶ thread: hash, write ─▶ blob's file ─▶ thread: inflate ─▶ thread: hash, make files
+//! ```
+//!
+//! The layer gets its name when the packed bytes are those of its descriptor
+//! and the unpacked ones those of the configuration.
+//!
+//! One layer is got once however many pulls want it. A layer that has to wait
+//! for those below it lets go of that right first: two images that have the
+//! same layers in different order can then not wait for each other.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gantry_oci::content::{Commit, ContentError, Expected, IngestKey, Writer};
+use gantry_oci::{Descriptor, Digest};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+
+use crate::ImageStore;
+use crate::error::ImageError;
+use crate::flight::{Leader, Role};
+use crate::growing::{self, GrowingFile, Growth};
+use crate::layers::{Layer, NewLayer};
+use crate::pull::{Event, LayerState, Watcher, blocking};
+use crate::registry_client::{RegistryError, Repository};
+use crate::unpack::{self, Lower, UnpackError, Unpacked};
+
+/// Pieces of a download between the task that receives and the thread that writes.
+const CHANNEL_PIECES: usize = 16;
+/// Small pieces are gathered up to this many bytes before they are hashed and written.
+const GATHER_BYTES: usize = 256 << 10;
+/// Attempts at a download that brings no byte further.
+const ATTEMPTS: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// How often a download reports.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// Bytes after which writing to the disk is begun.
+const SYNC_EVERY: u64 = 64 << 20;
+
+/// The directories of a pull's layers, as far as they are there.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    state: Mutex<ChainState>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct ChainState {
+    directories: Vec<Option<PathBuf>>,
+    given_up: bool,
+}
+
+impl Chain {
+    pub(crate) fn new(count: usize) -> Self {
+        Self {
+            state: Mutex::new(ChainState {
+                directories: vec![None; count],
+                given_up: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ChainState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, position: usize, directory: PathBuf) {
+        self.lock().directories[position] = Some(directory);
+        self.changed.notify_all();
+    }
+
+    /// One layer will not come: who waits need not.
+    pub(crate) fn give_up(&self) {
+        self.lock().given_up = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for all layers below one; the top-most first.
+    fn below(&self, position: usize) -> Result<Vec<PathBuf>, UnpackError> {
+        let mut state = self.lock();
+        loop {
+            let below: Option<Vec<PathBuf>> = state.directories[..position]
+                .iter()
+                .rev()
+                .cloned()
+                .collect();
+            match below {
+                Some(below) => return Ok(below),
+                None if state.given_up => {
+                    return Err(UnpackError::LowerMissing {
+                        reason: "the pull failed".into(),
+                    });
+                }
+                None => {
+                    let waited = self.changed.wait(state);
+                    state = waited.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+}
+
+/// The layers below, for one layer.
+struct BelowInChain {
+    chain: Arc<Chain>,
+    position: usize,
+    leader: Option<Leader>,
+}
+
+impl Lower for BelowInChain {
+    fn wait(&mut self) -> Result<Vec<PathBuf>, UnpackError> {
+        self.leader = None;
+        self.chain.below(self.position)
+    }
+}
+
+/// One layer to get.
+pub(crate) struct LayerJob {
+    pub(crate) store: ImageStore,
+    pub(crate) sources: Arc<Vec<Repository>>,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) diff_id: Digest,
+    pub(crate) chain_id: Digest,
+    pub(crate) position: usize,
+    pub(crate) chain: Arc<Chain>,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) watcher: Watcher,
+    pub(crate) bytes: Arc<AtomicU64>,
+}
+
+/// An unpacked layer without a name.
+struct Fresh {
+    new: NewLayer,
+    unpacked: Unpacked,
+    /// Until the layer has its name, nobody may begin the same.
+    leader: Option<Leader>,
+}
+
+/// The packed bytes of a layer, as far as they are there.
+enum Packed {
+    Whole(File, u64),
+    Partial(Box<Writer>, File),
+}
+
+impl LayerJob {
+    /// Gets the layer. On an error the whole pull is cancelled.
+    pub(crate) async fn run(&self) -> Result<Layer, ImageError> {
+        let outcome = self.obtain().await;
+        match &outcome {
+            Ok(layer) => {
+                let directory = self.store.shared.layers.directory(&layer.key);
+                self.chain.set(self.position, directory);
+            }
+            Err(_) => {
+                self.cancel.cancel();
+                self.chain.give_up();
+            }
+        }
+        outcome
+    }
+
+    fn report(&self, state: LayerState, current: u64) {
+        (self.watcher)(Event::Layer {
+            digest: self.descriptor.digest.clone(),
+            state,
+            current,
+            total: self.descriptor.size,
+        });
+    }
+
+    async fn obtain(&self) -> Result<Layer, ImageError> {
+        let size = self.descriptor.size;
+        loop {
+            if let Some(layer) = self.store.shared.layers.find(&self.diff_id, &self.chain_id) {
+                self.report(LayerState::Exists, size);
+                return Ok(layer);
+            }
+            if self.cancel.is_cancelled() {
+                return Err(self.cancelled());
+            }
+            match self.store.shared.flights.join(self.diff_id.as_str()) {
+                Role::Leader(leader) => {
+                    // It may have come between the look and the join.
+                    if self.store.shared.layers.contains(self.diff_id.hex()) {
+                        continue;
+                    }
+                    let layer = self.fetch(leader).await?;
+                    self.report(LayerState::Complete, size);
+                    return Ok(layer);
+                }
+                Role::Follower(mut done) => {
+                    self.report(LayerState::Waiting, 0);
+                    tokio::select! {
+                        _ = done.changed() => {}
+                        () = self.cancel.cancelled() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn cancelled(&self) -> ImageError {
+        ImageError::Cancelled {
+            what: format!("layer {}", self.descriptor.digest),
+        }
+    }
+
+    /// Downloads and unpacks. What an earlier process left of the download may
+    /// be damaged: then it is thrown away, once.
+    async fn fetch(&self, leader: Leader) -> Result<Layer, ImageError> {
+        let (outcome, resumed) = self.fetch_once(leader).await;
+        match outcome {
+            Err(error) if resumed && !error.is_transient() => {
+                tracing::warn!(layer = %self.descriptor.digest, "a resumed download was damaged and begins anew");
+                match self.store.shared.flights.join(self.diff_id.as_str()) {
+                    Role::Leader(leader) => self.fetch_once(leader).await.0,
+                    Role::Follower(_) => Err(error),
+                }
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The layer, and whether the download went on from an earlier one.
+    async fn fetch_once(&self, leader: Leader) -> (Result<Layer, ImageError>, bool) {
+        let packed = match self.open_packed().await {
+            Ok(packed) => packed,
+            Err(error) => return (Err(error), false),
+        };
+        match packed {
+            Packed::Whole(file, size) => {
+                let (growth, reader) = growing::pair(file, size);
+                growth.finish();
+                self.report(LayerState::Unpacking, size);
+                let unpacked = self.unpack(reader, leader).await;
+                (self.name(unpacked).await, false)
+            }
+            Packed::Partial(writer, file) => {
+                let resumed = writer.offset() > 0;
+                (
+                    self.download_and_unpack(*writer, file, leader).await,
+                    resumed,
+                )
+            }
+        }
+    }
+
+    async fn open_packed(&self) -> Result<Packed, ImageError> {
+        let content = self.store.shared.content.clone();
+        let descriptor = self.descriptor.clone();
+        blocking("opening a layer", move || {
+            match content.open_blob(&descriptor.digest) {
+                Ok((file, size)) if size == descriptor.size => {
+                    return Ok(Packed::Whole(file, size));
+                }
+                Ok(_) | Err(ContentError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let key = IngestKey::for_digest(&descriptor.digest);
+            let mut writer = content.writer_with(&key, descriptor.digest.algorithm())?;
+            if writer.offset() > descriptor.size {
+                writer.restart()?;
+            }
+            let path = content.root().join("ingest").join(key.as_str());
+            let file = File::open(&path).map_err(ImageError::io("open", &path))?;
+            Ok(Packed::Partial(Box::new(writer), file))
+        })
+        .await
+    }
+
+    async fn download_and_unpack(
+        &self,
+        writer: Writer,
+        file: File,
+        leader: Leader,
+    ) -> Result<Layer, ImageError> {
+        let offset = writer.offset();
+        let (growth, reader) = growing::pair(file, offset);
+        let mut unpacking = tokio::spawn(self.unpack(reader, leader));
+        let (sender, receiver) = mpsc::channel(CHANNEL_PIECES);
+        let syncer = self.store.shared.syncer.clone();
+        let sink =
+            spawn_blocking(move || write_pieces(writer, growth, receiver, || syncer.begin()));
+        let mut early = None;
+        let downloaded = tokio::select! {
+            downloaded = self.download(offset, &sender) => downloaded,
+            () = self.cancel.cancelled() => Err(self.cancelled()),
+            // Before the last byte is verified it can only fail.
+            unpacked = &mut unpacking => {
+                early = Some(unpacked);
+                Err(self.cancelled())
+            }
+        };
+        drop(sender);
+        let broken_archive = early.is_some();
+        let packed = self.settle_download(sink, downloaded, broken_archive).await;
+        let unpacked = match early {
+            Some(unpacked) => unpacked,
+            None => unpacking.await,
+        };
+        let unpacked = unpacked.unwrap_or(Err(ImageError::TaskLost {
+            what: "unpacking a layer",
+        }));
+        match (packed, unpacked) {
+            (Ok(()), unpacked) => self.name(unpacked).await,
+            (Err(error), Ok(new)) => {
+                drop_blocking(new).await;
+                Err(error)
+            }
+            // The archive was damaged before the download failed or ended, and so is the reason.
+            (Err(_), Err(error)) if broken_archive => Err(error),
+            (Err(error), Err(_)) => Err(error),
+        }
+    }
+
+    /// Waits for the writing thread; commits what it wrote, or fails the reader.
+    async fn settle_download(
+        &self,
+        sink: JoinHandle<(Writer, Growth, Result<(), ContentError>)>,
+        downloaded: Result<(), ImageError>,
+        worthless: bool,
+    ) -> Result<(), ImageError> {
+        let Ok((writer, growth, written)) = sink.await else {
+            return Err(ImageError::TaskLost {
+                what: "writing a layer",
+            });
+        };
+        let unusable = {
+            let digest = self.descriptor.digest.clone();
+            move |source| ImageError::LayerContent { digest, source }
+        };
+        let expected = Expected::exactly(&self.descriptor.digest, self.descriptor.size);
+        // A failed write is why the download ended, and not the other way round.
+        let outcome = written.map_err(unusable.clone()).and(downloaded);
+        blocking("committing a layer", move || match outcome {
+            Ok(()) => match writer.commit(&expected, Commit::Deferred) {
+                Ok(_) => {
+                    growth.finish();
+                    Ok(())
+                }
+                Err(error) => {
+                    growth.fail(error.to_string());
+                    Err(unusable(error))
+                }
+            },
+            Err(error) => {
+                growth.fail(error.to_string());
+                if worthless || !error.is_transient() {
+                    writer.abort()?;
+                }
+                Err(error)
+            }
+        })
+        .await
+    }
+
+    /// Gives the finished layer its name.
+    async fn name(&self, fresh: Result<Fresh, ImageError>) -> Result<Layer, ImageError> {
+        let fresh = fresh?;
+        let chain_id = self.chain_id.clone();
+        blocking("naming a layer", move || {
+            let layer = fresh.new.finish(&fresh.unpacked, &chain_id);
+            drop(fresh.leader);
+            layer
+        })
+        .await
+    }
+
+    /// Unpacks into a new directory and checks the diff ID. On an error the
+    /// directory is gone when this returns.
+    fn unpack(
+        &self,
+        reader: GrowingFile,
+        leader: Leader,
+    ) -> impl Future<Output = Result<Fresh, ImageError>> + Send + use<> {
+        let layers = self.store.shared.layers.clone();
+        let limits = self.store.shared.config.limits.clone();
+        let expected = self.diff_id.clone();
+        let digest = self.descriptor.digest.clone();
+        let mut lower = BelowInChain {
+            chain: Arc::clone(&self.chain),
+            position: self.position,
+            leader: Some(leader),
+        };
+        blocking("unpacking a layer", move || {
+            let failed = |source| ImageError::Layer {
+                digest: digest.to_string(),
+                source,
+            };
+            let new = layers.begin()?;
+            let algorithm = expected.algorithm();
+            let unpacked = unpack::unpack(reader, new.open()?, algorithm, &limits, &mut lower)
+                .map_err(failed)?;
+            if unpacked.diff_id != expected {
+                let found = unpacked.diff_id;
+                return Err(failed(UnpackError::DiffId { expected, found }));
+            }
+            Ok(Fresh {
+                new,
+                unpacked,
+                leader: lower.leader,
+            })
+        })
+    }
+
+    /// Receives the blob from `offset` on, from whichever source gives it.
+    async fn download(&self, offset: u64, sender: &mpsc::Sender<Bytes>) -> Result<(), ImageError> {
+        let size = self.descriptor.size;
+        let mut position = offset;
+        let mut source = 0;
+        let mut attempt = 0;
+        let mut pause = FIRST_PAUSE;
+        while position < size {
+            let before = position;
+            let error = match self
+                .receive(&self.sources[source], &mut position, sender)
+                .await
+            {
+                Ok(()) => continue,
+                Err(error) => error,
+            };
+            if position > before {
+                (attempt, pause) = (0, FIRST_PAUSE);
+            }
+            let missing = matches!(error, ImageError::Registry(RegistryError::NotFound { .. }));
+            if (missing || error.is_transient()) && source + 1 < self.sources.len() {
+                source += 1;
+                continue;
+            }
+            attempt += 1;
+            // The client has tried more than once already where nobody answers at all.
+            let hopeless = matches!(
+                error,
+                ImageError::Registry(RegistryError::Unreachable { .. })
+            );
+            if !error.is_transient() || hopeless || attempt == ATTEMPTS {
+                return Err(error);
+            }
+            tracing::debug!(layer = %self.descriptor.digest, position, "the download is resumed");
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        self.report(LayerState::Unpacking, size);
+        Ok(())
+    }
+
+    /// One answer's worth of the blob.
+    async fn receive(
+        &self,
+        source: &Repository,
+        position: &mut u64,
+        sender: &mpsc::Sender<Bytes>,
+    ) -> Result<(), ImageError> {
+        let size = self.descriptor.size;
+        let what = || format!("blob {}", self.descriptor.digest);
+        let mut stream = source
+            .blob(&self.descriptor.digest, size, *position)
+            .await?;
+        let mut reported = Instant::now();
+        self.report(LayerState::Downloading, *position);
+        loop {
+            let at = stream.position;
+            let Some(mut piece) = stream.next().await? else {
+                break;
+            };
+            self.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            // A registry that knows no ranges begins at the start: what is there is passed over.
+            let known = position.saturating_sub(at).min(piece.len() as u64);
+            let _ = piece.split_to(usize::try_from(known).unwrap_or(usize::MAX));
+            if piece.is_empty() {
+                continue;
+            }
+            *position += piece.len() as u64;
+            if *position > size {
+                return Err(RegistryError::Size {
+                    host: source.host().to_owned(),
+                    what: what(),
+                    expected: size,
+                    found: *position,
+                }
+                .into());
+            }
+            if sender.send(piece).await.is_err() {
+                // The writer has failed, and says why when it is asked.
+                return Err(self.cancelled());
+            }
+            if reported.elapsed() >= REPORT_EVERY {
+                reported = Instant::now();
+                self.report(LayerState::Downloading, *position);
+            }
+        }
+        if *position < size {
+            return Err(RegistryError::Broken {
+                host: source.host().to_owned(),
+                what: what(),
+                source: format!("{} of {size} bytes came", *position).into(),
+            }
+            .into());
+        }
+        Ok(())
+    }
+}
+
+async fn drop_blocking<T: Send + 'static>(value: T) {
+    // Only a panic in a destructor could fail it, and that is reported by itself.
+    let _ = spawn_blocking(move || drop(value)).await;
+}
+
+/// Hashes and writes what comes. Ends with the channel, or at the first failure.
+fn write_pieces(
+    mut writer: Writer,
+    growth: Growth,
+    mut receiver: mpsc::Receiver<Bytes>,
+    begin_sync: impl Fn(),
+) -> (Writer, Growth, Result<(), ContentError>) {
+    let mut gathered = Vec::new();
+    let mut next_sync = writer.offset() + SYNC_EVERY;
+    while let Some(first) = receiver.blocking_recv() {
+        let written = if first.len() >= GATHER_BYTES / 4 {
+            writer.write(&first)
+        } else {
+            gathered.clear();
+            gathered.extend_from_slice(&first);
+            while gathered.len() < GATHER_BYTES
+                && let Ok(more) = receiver.try_recv()
+            {
+                gathered.extend_from_slice(&more);
+            }
+            writer.write(&gathered)
+        };
+        if let Err(error) = written {
+            return (writer, growth, Err(error));
+        }
+        growth.wrote(writer.offset());
+        if writer.offset() >= next_sync {
+            next_sync = writer.offset() + SYNC_EVERY;
+            begin_sync();
+        }
+    }
+    (writer, growth, Ok(()))
+}

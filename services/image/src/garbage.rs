@@ -1,0 +1,185 @@
+//! What nobody refers to any more goes: blobs, layers, leftovers of earlier processes.
+//!
+//! A blob or layer stays while an image's record, a container's writable layer
+//! or a [`Lease`] names it. A lease is taken by work that is about to refer to
+//! something; decisions are made under one lock, so that nothing is removed
+//! between being found and being leased.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use gantry_oci::Digest;
+use gantry_oci::content::{ContentError, IngestKey};
+
+use crate::ImageStore;
+use crate::error::ImageError;
+use crate::image::Image;
+
+/// How long parts of a download are kept for it to be resumed.
+const RESUMABLE_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Names that are in use by work under way, and how often.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    names: Mutex<HashMap<String, usize>>,
+}
+
+/// Keeps blobs and layers in the store while it lives.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    leases: Arc<Leases>,
+    names: Vec<String>,
+}
+
+impl Leases {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.lock().contains_key(name)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut names = self.leases.lock();
+        for name in &self.names {
+            if let Some(count) = names.get_mut(name) {
+                *count -= 1;
+                if *count == 0 {
+                    names.remove(name);
+                }
+            }
+        }
+    }
+}
+
+/// What may go, if nobody else refers to it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Candidates {
+    pub(crate) blobs: Vec<Digest>,
+    /// Layers by their directories' names.
+    pub(crate) layers: Vec<String>,
+}
+
+impl Candidates {
+    pub(crate) fn layers(layers: impl Iterator<Item = String>) -> Self {
+        Self {
+            blobs: Vec::new(),
+            layers: layers.collect(),
+        }
+    }
+
+    pub(crate) fn of_image(image: &Image) -> Self {
+        let layers = &image.record.layers;
+        Self {
+            blobs: image.blobs().cloned().collect(),
+            layers: layers.iter().map(|layer| layer.key.clone()).collect(),
+        }
+    }
+}
+
+impl ImageStore {
+    /// Keeps blobs (by digest) and layers (by directory name) from being removed.
+    pub(crate) fn lease(&self, names: Vec<String>) -> Lease {
+        let _keep = self.shared.keep_lock();
+        let mut counts = self.shared.leases.lock();
+        for name in &names {
+            *counts.entry(name.clone()).or_default() += 1;
+        }
+        drop(counts);
+        Lease {
+            leases: Arc::clone(&self.shared.leases),
+            names,
+        }
+    }
+
+    /// Removes those candidates that nobody refers to. The diff IDs of the
+    /// layers that went, the top-most first.
+    pub(crate) fn collect(&self, candidates: &Candidates) -> Result<Vec<Digest>, ImageError> {
+        let _keep = self.shared.keep_lock();
+        let (live_blobs, live_layers) = self.referenced();
+        let leases = &self.shared.leases;
+        let mut gone = Vec::new();
+        let mut first_error = None;
+        for key in candidates.layers.iter().rev() {
+            if live_layers.contains(key) || leases.has(key) {
+                continue;
+            }
+            match self.shared.layers.discard(key) {
+                Ok(diff_id) => gone.extend(diff_id),
+                Err(error) => _ = first_error.get_or_insert(error),
+            }
+        }
+        for digest in &candidates.blobs {
+            if live_blobs.contains(digest) || leases.has(digest.as_str()) {
+                continue;
+            }
+            match self.shared.content.delete(digest) {
+                Ok(_) | Err(ContentError::NotFound { .. }) => {}
+                Err(error) => _ = first_error.get_or_insert(error.into()),
+            }
+        }
+        self.empty_trash_behind();
+        match first_error {
+            Some(error) => Err(error),
+            None => Ok(gone),
+        }
+    }
+
+    /// Throws away what came of a blob that is not wanted any more.
+    pub(crate) fn forget_ingest(&self, digest: &Digest) {
+        match self
+            .shared
+            .content
+            .remove_ingest(&IngestKey::for_digest(digest))
+        {
+            Ok(()) | Err(ContentError::IngestNotFound { .. } | ContentError::Busy { .. }) => {}
+            Err(error) => tracing::warn!(%digest, %error, "unfinished content cannot be removed"),
+        }
+    }
+
+    /// What the records refer to: blobs, and layers by their directories' names.
+    fn referenced(&self) -> (HashSet<Digest>, HashSet<String>) {
+        let catalogue = self.catalogue();
+        let blobs = catalogue
+            .images()
+            .flat_map(|image| image.blobs().cloned().collect::<Vec<_>>());
+        let blobs = blobs.collect();
+        let layers = catalogue.images().flat_map(|image| &image.record.layers);
+        let mut layers: HashSet<String> = layers.map(|layer| layer.key.clone()).collect();
+        for snapshot in self.shared.snapshots.all() {
+            layers.extend(snapshot.layers.iter().cloned());
+        }
+        (blobs, layers)
+    }
+
+    /// Removes what earlier processes left: layers without an owner (they may
+    /// not be on the disk), and parts of downloads that nobody resumed.
+    pub(crate) fn collect_leftovers(&self) -> Result<(), ImageError> {
+        let everything = Candidates {
+            blobs: self.stale_blobs()?,
+            layers: self.shared.layers.keys(),
+        };
+        self.collect(&everything)?;
+        for ingest in self.shared.content.list_ingests()? {
+            if is_stale(ingest.modified) {
+                self.shared.content.remove_ingest(&ingest.key).ok();
+            }
+        }
+        Ok(())
+    }
+
+    fn stale_blobs(&self) -> Result<Vec<Digest>, ImageError> {
+        let blobs = self.shared.content.list()?;
+        let stale = blobs.into_iter().filter(|blob| is_stale(blob.modified));
+        Ok(stale.map(|blob| blob.digest).collect())
+    }
+}
+
+fn is_stale(modified: SystemTime) -> bool {
+    // A time in the future is a clock that was set back: not stale.
+    modified.elapsed().is_ok_and(|age| age > RESUMABLE_FOR)
+}

@@ -1,0 +1,99 @@
+//! What an image is to the store: a record that names its parts, and the configuration it runs with.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use gantry_oci::{Descriptor, Digest, ImageConfig, MediaType, Platform, Reference};
+use serde::{Deserialize, Serialize};
+
+use crate::unpack::RootAttributes;
+
+/// What the index keeps of an image. All else is in its blobs.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ImageRecord {
+    /// Digest of the configuration: the image's id.
+    pub id: Digest,
+    /// The manifest it was made from.
+    pub manifest: Digest,
+    pub manifest_media_type: MediaType,
+    /// The index that named the manifest, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<Digest>,
+    /// The layers, the lowest first.
+    pub layers: Vec<LayerRecord>,
+    /// Names with a tag, canonical ("docker.io/library/debian:12").
+    pub tags: BTreeSet<Reference>,
+    /// Names with a digest, canonical ("docker.io/library/debian@sha256:…").
+    pub digests: BTreeSet<Reference>,
+}
+
+/// One layer of an image.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct LayerRecord {
+    /// The packed layer, as the manifest has it.
+    pub descriptor: Descriptor,
+    /// Digest of the layer's tar.
+    pub diff_id: Digest,
+    /// The name of its directory in the store.
+    pub key: String,
+    /// Bytes of its files.
+    pub size: u64,
+    /// Owner and mode it gives the root directory, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootAttributes>,
+}
+
+/// An image in memory. Never changes: a change is a new one.
+#[derive(Clone, Debug)]
+pub struct Image {
+    pub record: ImageRecord,
+    /// The configuration, read.
+    pub config: ImageConfig,
+    /// The configuration, byte for byte.
+    pub config_raw: Bytes,
+}
+
+impl Image {
+    #[must_use]
+    pub fn id(&self) -> &Digest {
+        &self.record.id
+    }
+
+    /// Bytes of all layers, unpacked.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.record.layers.iter().map(|layer| layer.size).sum()
+    }
+
+    /// What it was built for.
+    #[must_use]
+    pub fn platform(&self) -> Platform {
+        Platform::new(
+            &self.config.os,
+            &self.config.architecture,
+            self.config.variant.as_deref(),
+        )
+    }
+
+    /// Names with a tag, as a person writes them.
+    #[must_use]
+    pub fn familiar_tags(&self) -> Vec<String> {
+        self.record.tags.iter().map(Reference::familiar).collect()
+    }
+
+    /// When it was built.
+    #[must_use]
+    pub fn created(&self) -> Option<jiff::Timestamp> {
+        self.config.created.as_deref()?.parse().ok()
+    }
+
+    /// Blobs that must be in the store while the image is.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &Digest> {
+        let record = &self.record;
+        let layers = record.layers.iter().map(|layer| &layer.descriptor.digest);
+        [&record.id, &record.manifest]
+            .into_iter()
+            .chain(record.index.as_ref())
+            .chain(layers)
+    }
+}

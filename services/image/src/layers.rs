@@ -1,0 +1,187 @@
+//! Unpacked layers: directories that many images and containers share.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gantry_oci::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::disk::{Places, names_in};
+use crate::error::ImageError;
+use crate::unpack::{RootAttributes, Unpacked};
+
+/// What `layer.json` says of a layer.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct LayerMeta {
+    pub(crate) diff_id: Digest,
+    /// The layers from the lowest to this one, where they had a say in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) chain_id: Option<Digest>,
+    /// Bytes of its files.
+    pub(crate) size: u64,
+    pub(crate) entries: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) root: Option<RootAttributes>,
+}
+
+/// A layer that is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    pub(crate) key: String,
+    pub(crate) meta: LayerMeta,
+}
+
+/// All unpacked layers.
+#[derive(Clone, Debug)]
+pub(crate) struct Layers {
+    places: Places,
+    known: Arc<Mutex<HashMap<String, LayerMeta>>>,
+}
+
+/// A directory that is being filled. Dropped before it was named, it is removed.
+#[derive(Debug)]
+pub(crate) struct NewLayer {
+    layers: Layers,
+    path: PathBuf,
+    named: bool,
+}
+
+impl Layers {
+    /// Reads what is there. Directories without a readable `layer.json` are discarded.
+    pub(crate) fn open(places: &Places) -> Result<Self, ImageError> {
+        let mut known = HashMap::new();
+        for key in names_in(&places.layers)? {
+            let directory = places.layers.join(&key);
+            let meta = fs::read(directory.join("layer.json"))
+                .ok()
+                .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            match meta {
+                Some(meta) => {
+                    known.insert(key, meta);
+                }
+                None => {
+                    tracing::warn!(layer = key, "an unfinished layer is removed");
+                    places.discard(&directory)?;
+                }
+            }
+        }
+        Ok(Self {
+            places: places.clone(),
+            known: Arc::new(Mutex::new(known)),
+        })
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, LayerMeta>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The directory that overlayfs mounts.
+    pub(crate) fn directory(&self, key: &str) -> PathBuf {
+        self.places.layers.join(key).join("fs")
+    }
+
+    pub(crate) fn contains(&self, key: &str) -> bool {
+        self.known().contains_key(key)
+    }
+
+    /// The layer with this content, if it is there.
+    pub(crate) fn find(&self, diff_id: &Digest, chain_id: &Digest) -> Option<Layer> {
+        let known = self.known();
+        [diff_id, chain_id].into_iter().find_map(|digest| {
+            let meta = known.get(digest.hex())?;
+            // A lowest layer's chain ID is its diff ID; no other pair can be equal.
+            (meta.diff_id == *diff_id).then(|| Layer {
+                key: digest.hex().to_owned(),
+                meta: meta.clone(),
+            })
+        })
+    }
+
+    /// Begins a layer.
+    pub(crate) fn begin(&self) -> Result<NewLayer, ImageError> {
+        let path = self.places.new_directory(&self.places.layers)?;
+        let new = NewLayer {
+            layers: self.clone(),
+            path,
+            named: false,
+        };
+        let fs = new.path.join("fs");
+        fs::create_dir(&fs).map_err(ImageError::io("make the directory", &fs))?;
+        Ok(new)
+    }
+
+    /// The keys of all layers.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        self.known().keys().cloned().collect()
+    }
+
+    /// Takes a layer away. Its diff ID, if it was there.
+    pub(crate) fn discard(&self, key: &str) -> Result<Option<Digest>, ImageError> {
+        let Some(meta) = self.known().remove(key) else {
+            return Ok(None);
+        };
+        self.places.discard(&self.places.layers.join(key))?;
+        Ok(Some(meta.diff_id))
+    }
+}
+
+impl NewLayer {
+    /// The directory to unpack into.
+    pub(crate) fn open(&self) -> Result<OwnedFd, ImageError> {
+        let path = self.path.join("fs");
+        let directory = fs::File::open(&path).map_err(ImageError::io("open", &path))?;
+        Ok(directory.into())
+    }
+
+    /// Gives the finished layer its name. Another may have been faster: then this one goes.
+    pub(crate) fn finish(
+        mut self,
+        unpacked: &Unpacked,
+        chain_id: &Digest,
+    ) -> Result<Layer, ImageError> {
+        let depends = unpacked.depends_on_lower;
+        let meta = LayerMeta {
+            diff_id: unpacked.diff_id.clone(),
+            chain_id: depends.then(|| chain_id.clone()),
+            size: unpacked.content_bytes,
+            entries: unpacked.entries,
+            root: unpacked.root,
+        };
+        let name = if depends { chain_id } else { &unpacked.diff_id };
+        let key = name.hex().to_owned();
+        let json = serde_json::to_vec(&meta).map_err(std::io::Error::from);
+        let file = self.path.join("layer.json");
+        json.and_then(|json| fs::write(&file, json))
+            .map_err(ImageError::io("write", &file))?;
+        let to = self.layers.places.layers.join(&key);
+        let mut known = self.layers.known();
+        if !known.contains_key(&key) {
+            fs::rename(&self.path, &to).map_err(ImageError::io("rename", &self.path))?;
+            known.insert(key.clone(), meta.clone());
+            drop(known);
+            self.named = true;
+        } else {
+            drop(known);
+        }
+        Ok(Layer { key, meta })
+    }
+}
+
+impl Drop for NewLayer {
+    fn drop(&mut self) {
+        if !self.named {
+            remove_now(&self.layers.places, &self.path);
+        }
+    }
+}
+
+/// Removes a directory that nobody knows of, and is not stopped by failure.
+fn remove_now(places: &Places, path: &Path) {
+    if let Err(error) = crate::unpack::tree::remove_path(path) {
+        tracing::warn!(path = %path.display(), %error, "a failed layer cannot be removed; it goes at the next start");
+        places.discard(path).ok();
+    }
+}
