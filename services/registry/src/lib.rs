@@ -113,3 +113,6 @@ async fn expire_uploads(registry: Registry, stopping: CancellationToken) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,10 +112,14 @@ async fn mount(
     let (name, digest) = (name.clone(), digest.clone());
     blocking(move || {
         let linking = store.linking();
-        // Without a source only what the repository itself has is there to mount:
-        // that a blob is somewhere in the registry is not everybody's business.
-        let source = from.as_ref().unwrap_or(&name);
-        if store.layer_size(source, &digest).is_err() {
+        // Without a source any will do: whoever may read here may read everywhere,
+        // so a digest gives away nothing that could not be fetched. This changes
+        // with the first access rule.
+        let there = match &from {
+            Some(source) => store.layer_size(source, &digest).is_ok(),
+            None => store.content().contains(&digest),
+        };
+        if !there {
             return Ok(false);
         }
         linking.link_layer(&name, &digest)?;
