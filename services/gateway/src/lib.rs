@@ -1,2 +1,71 @@
-//! Coordinates the services: containers and their life, events, the front door of the CLI.
+//! Coordinates the services: containers and their life, events, the front door
+//! of the CLI.
+//!
+//! The domain is in [`lifecycle`]: one verb to a file, over [`container`]
+//! records whose life is the table in [`state`]. It knows other services as
+//! [`peers`], and neither the wire nor the command line; [`grpc`] is the one
+//! edge towards callers (more are to come), [`proxy`] forwards what belongs to
+//! other services.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`container`], [`wanted`], [`name`] | what a container is, and what was asked for |
+//! | [`state`] | the table of a container's life |
+//! | [`roster`], [`store`] | all containers: in memory, on disk |
+//! | [`spec`], [`etc_files`] | what a container is made of |
+//! | [`lifecycle`], [`steps`] | verbs, and how several steps are done whole or not at all |
+//! | [`watch`], [`reconcile`], [`restart`] | what goes on without being asked |
+//! | [`window`] | attached streams |
+//! | [`journal`], [`filter`] | events and filters |
 #![forbid(unsafe_code)]
+
+pub mod container;
+pub mod engine;
+pub mod error;
+pub mod etc_files;
+pub mod filter;
+pub mod grpc;
+pub mod journal;
+pub mod lifecycle;
+pub mod name;
+pub mod peers;
+pub mod proxy;
+pub mod reconcile;
+pub mod restart;
+pub mod roster;
+pub mod settings;
+pub mod signal;
+pub mod spec;
+pub mod state;
+pub mod steps;
+pub mod store;
+pub mod wanted;
+pub mod watch;
+pub mod window;
+mod wire;
+
+use std::sync::Arc;
+
+use gantry_kit::service::{BoxError, Context, Service};
+
+use engine::Engine;
+use settings::Settings;
+
+/// Builds the gateway: its records, its services, and what goes on by itself.
+///
+/// # Errors
+/// The records cannot be read.
+pub async fn build(context: Context<Settings>) -> Result<Service, BoxError> {
+    let Context {
+        config,
+        paths,
+        stopping,
+        ..
+    } = context;
+    let engine = Engine::open(config, paths.clone(), stopping)?;
+    tokio::spawn(watch::watch(Arc::clone(&engine)));
+    tokio::spawn(reconcile::tidy(Arc::clone(&engine)));
+    let routes = proxy::forward(grpc::routes(&engine), &paths);
+    let names: Vec<&'static str> = grpc::NAMES.iter().chain(proxy::NAMES).copied().collect();
+    Ok(Service::new(routes, &names))
+}

@@ -1,4 +1,8 @@
 //! The gateway service.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gantry_kit::service::main("gateway", gantry_gateway::build)
+}

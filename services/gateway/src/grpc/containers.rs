@@ -1,0 +1,355 @@
+//! `ContainerService`: wire in, a verb of the domain, wire out.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _};
+use gantry_proto::gateway::v1 as wire;
+use gantry_proto::image::v1 as image;
+use gantry_proto::runtime::v1 as runtime;
+use gantry_proto::shim::v1 as shim;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
+use wire::container_service_server::ContainerService;
+
+use super::status::status;
+use super::{answer, request};
+use crate::engine::Engine;
+use crate::error::Result as DomainResult;
+use crate::filter::Filter;
+use crate::lifecycle::attach::AttachEvent;
+use crate::lifecycle::exec::ExecEvent;
+use crate::lifecycle::list::ListWanted;
+use crate::lifecycle::run::RunEvent;
+use crate::lifecycle::start::Starter;
+use crate::lifecycle::stop::StopWanted;
+use crate::lifecycle::wait::Condition;
+use crate::lifecycle::{self as verbs, to_its_end};
+use crate::peers::LogsWanted;
+use crate::roster::Entry;
+use crate::wanted::Wanted;
+use crate::wire as common;
+
+/// Events that wait for a caller.
+const BACKLOG: usize = 16;
+
+type Answer<T> = Result<Response<T>, Status>;
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[derive(Clone, Debug)]
+pub(super) struct Containers {
+    pub(super) engine: Arc<Engine>,
+}
+
+impl Containers {
+    fn find(&self, query: &str) -> Result<Arc<Entry>, Status> {
+        self.engine.roster.find(query).map_err(status)
+    }
+
+    /// Finds a container and runs a verb on it to its end; answers its id.
+    async fn on<F, Fut>(&self, query: &str, verb: F) -> Result<String, Status>
+    where
+        F: FnOnce(Arc<Engine>, Arc<Entry>) -> Fut,
+        Fut: Future<Output = DomainResult<()>> + Send + 'static,
+    {
+        let entry = self.find(query)?;
+        let id = entry.id.to_string();
+        to_its_end(verb(Arc::clone(&self.engine), entry))
+            .await
+            .map_err(status)?;
+        Ok(id)
+    }
+}
+
+fn filters(wire: Vec<image::Filter>) -> Vec<Filter> {
+    wire.into_iter()
+        .map(|filter| Filter {
+            key: filter.key,
+            value: filter.value,
+        })
+        .collect()
+}
+
+fn stop_wanted(timeout_seconds: Option<i32>, signal: String) -> StopWanted {
+    StopWanted {
+        timeout_seconds,
+        signal,
+    }
+}
+
+/// Runs a streaming verb in a task of its own, its failure as the last event.
+fn streamed<E, F, Fut>(failed: fn(crate::error::Error) -> E, verb: F) -> ReceiverStream<E>
+where
+    E: Send + 'static,
+    F: FnOnce(mpsc::Sender<E>) -> Fut,
+    Fut: Future<Output = DomainResult<()>> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    let verb = verb(sender.clone());
+    tokio::spawn(
+        async move {
+            if let Err(error) = verb.await {
+                let _nobody_listens = sender.send(failed(error)).await;
+            }
+        }
+        .in_current_span(),
+    );
+    ReceiverStream::new(receiver)
+}
+
+#[tonic::async_trait]
+impl ContainerService for Containers {
+    type RunStream = BoxStream<wire::RunResponse>;
+    type AttachStream = BoxStream<shim::AttachResponse>;
+    type ExecStream = BoxStream<wire::ExecResponse>;
+    type LogsStream = BoxStream<runtime::LogsResponse>;
+    type EventsStream = BoxStream<wire::EventsResponse>;
+
+    async fn create(&self, request: Request<wire::CreateRequest>) -> Answer<wire::CreateResponse> {
+        let request = request.into_inner();
+        let wanted = Wanted::try_from(request.config.unwrap_or_default()).map_err(status)?;
+        let engine = Arc::clone(&self.engine);
+        let create = async move { verbs::create::create(&engine, wanted, request.name).await };
+        let entry = to_its_end(create).await.map_err(status)?;
+        Ok(Response::new(wire::CreateResponse {
+            container_id: entry.id.to_string(),
+            warnings: Vec::new(),
+        }))
+    }
+
+    async fn run(&self, request: Request<Streaming<wire::RunRequest>>) -> Answer<Self::RunStream> {
+        let mut stream = request.into_inner();
+        let first = request::first(&mut stream, "run").await?;
+        let Some(wire::run_request::Message::Run(open)) = first.message else {
+            return Err(request::missing("run"));
+        };
+        let wanted = request::run(open)?;
+        let inputs = request::inputs(stream);
+        let engine = Arc::clone(&self.engine);
+        let events = streamed(RunEvent::Failed, |events| {
+            verbs::run::run(engine, wanted, inputs, events)
+        });
+        let answers = events.filter_map(|event| async { answer::run(event) });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn start(&self, request: Request<wire::StartRequest>) -> Answer<wire::StartResponse> {
+        let start = |engine: Arc<Engine>, entry: Arc<Entry>| async move {
+            let started = verbs::start::start(&engine, &entry, Starter::Person, None).await;
+            started.map(|_no_window| ())
+        };
+        let container_id = self.on(&request.into_inner().container, start).await?;
+        Ok(Response::new(wire::StartResponse { container_id }))
+    }
+
+    async fn stop(&self, request: Request<wire::StopRequest>) -> Answer<wire::StopResponse> {
+        let request = request.into_inner();
+        let wanted = stop_wanted(request.timeout_seconds, request.signal);
+        let stop = |engine: Arc<Engine>, entry: Arc<Entry>| async move {
+            verbs::stop::stop(&engine, &entry, &wanted).await
+        };
+        let container_id = self.on(&request.container, stop).await?;
+        Ok(Response::new(wire::StopResponse { container_id }))
+    }
+
+    async fn restart(
+        &self,
+        request: Request<wire::RestartRequest>,
+    ) -> Answer<wire::RestartResponse> {
+        let request = request.into_inner();
+        let wanted = stop_wanted(request.timeout_seconds, request.signal);
+        let restart = |engine: Arc<Engine>, entry: Arc<Entry>| async move {
+            verbs::restart::restart(&engine, &entry, &wanted).await
+        };
+        let container_id = self.on(&request.container, restart).await?;
+        Ok(Response::new(wire::RestartResponse { container_id }))
+    }
+
+    async fn kill(&self, request: Request<wire::KillRequest>) -> Answer<wire::KillResponse> {
+        let wire::KillRequest { container, signal } = request.into_inner();
+        let kill = |engine: Arc<Engine>, entry: Arc<Entry>| async move {
+            verbs::kill::kill(&engine, &entry, &signal).await
+        };
+        let container_id = self.on(&container, kill).await?;
+        Ok(Response::new(wire::KillResponse { container_id }))
+    }
+
+    async fn pause(&self, request: Request<wire::PauseRequest>) -> Answer<wire::PauseResponse> {
+        let pause = |engine: Arc<Engine>, entry: Arc<Entry>| async move {
+            verbs::pause::pause(&engine, &entry).await
+        };
+        let container_id = self.on(&request.into_inner().container, pause).await?;
+        Ok(Response::new(wire::PauseResponse { container_id }))
+    }
+
+    async fn unpause(
+        &self,
+        request: Request<wire::UnpauseRequest>,
+    ) -> Answer<wire::UnpauseResponse> {
+        let unpause = |engine: Arc<Engine>, entry: Arc<Entry>| async move {
+            verbs::pause::unpause(&engine, &entry).await
+        };
+        let container_id = self.on(&request.into_inner().container, unpause).await?;
+        Ok(Response::new(wire::UnpauseResponse { container_id }))
+    }
+
+    async fn wait(&self, request: Request<wire::WaitRequest>) -> Answer<wire::WaitResponse> {
+        let request = request.into_inner();
+        let condition = match request.condition() {
+            wire::WaitCondition::NextExit => Condition::NextExit,
+            wire::WaitCondition::Removed => Condition::Removed,
+            wire::WaitCondition::NotRunning | wire::WaitCondition::Unspecified => {
+                Condition::NotRunning
+            }
+        };
+        let entry = self.find(&request.container)?;
+        let exit = verbs::wait::wait(&self.engine, &entry, condition).await;
+        Ok(Response::new(wire::WaitResponse {
+            status: Some(common::to_exit(&exit.map_err(status)?)),
+        }))
+    }
+
+    async fn remove(&self, request: Request<wire::RemoveRequest>) -> Answer<wire::RemoveResponse> {
+        let wire::RemoveRequest {
+            container, force, ..
+        } = request.into_inner();
+        let remove = move |engine: Arc<Engine>, entry: Arc<Entry>| async move {
+            verbs::remove::remove(&engine, &entry, force).await
+        };
+        let container_id = self.on(&container, remove).await?;
+        Ok(Response::new(wire::RemoveResponse { container_id }))
+    }
+
+    async fn rename(&self, request: Request<wire::RenameRequest>) -> Answer<wire::RenameResponse> {
+        let wire::RenameRequest { container, name } = request.into_inner();
+        let rename = |engine: Arc<Engine>, entry: Arc<Entry>| async move {
+            verbs::rename::rename(&engine, &entry, &name).await
+        };
+        self.on(&container, rename).await?;
+        Ok(Response::new(wire::RenameResponse {}))
+    }
+
+    async fn list(&self, request: Request<wire::ListRequest>) -> Answer<wire::ListResponse> {
+        let request = request.into_inner();
+        let wanted = ListWanted {
+            all: request.all,
+            limit: request.limit as usize,
+            filters: filters(request.filters),
+        };
+        let records = verbs::list::list(&self.engine, &wanted).await;
+        let records = records.map_err(status)?;
+        Ok(Response::new(wire::ListResponse {
+            containers: records
+                .iter()
+                .map(|record| answer::summary(record))
+                .collect(),
+        }))
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<wire::InspectRequest>,
+    ) -> Answer<wire::InspectResponse> {
+        let query = request.into_inner().container;
+        let detail = verbs::inspect::inspect(&self.engine, &query).map_err(status)?;
+        Ok(Response::new(wire::InspectResponse {
+            container: Some(answer::detail(detail)),
+        }))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<wire::AttachRequest>>,
+    ) -> Answer<Self::AttachStream> {
+        let mut stream = request.into_inner();
+        let first = request::first(&mut stream, "open").await?;
+        let Some(wire::attach_request::Message::Open(open)) = first.message else {
+            return Err(request::missing("open"));
+        };
+        let entry = self.find(&open.container)?;
+        let window = request::attach(&open);
+        let inputs = request::inputs(stream);
+        let engine = Arc::clone(&self.engine);
+        let events = streamed(AttachEvent::Failed, |events| {
+            verbs::attach::attach(engine, entry, window, open.start, inputs, events)
+        });
+        Ok(Response::new(events.map(answer::attach).boxed()))
+    }
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<wire::ExecRequest>>,
+    ) -> Answer<Self::ExecStream> {
+        let mut stream = request.into_inner();
+        let first = request::first(&mut stream, "exec").await?;
+        let Some(wire::exec_request::Message::Exec(open)) = first.message else {
+            return Err(request::missing("exec"));
+        };
+        let entry = self.find(&open.container)?;
+        let wanted = request::exec(open);
+        let inputs = request::inputs(stream);
+        let engine = Arc::clone(&self.engine);
+        let events = streamed(ExecEvent::Failed, |events| {
+            verbs::exec::exec(engine, entry, wanted, inputs, events)
+        });
+        let answers = events.filter_map(|event| async { answer::exec(event) });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn logs(&self, request: Request<wire::LogsRequest>) -> Answer<Self::LogsStream> {
+        let request = request.into_inner();
+        let entry = self.find(&request.container)?;
+        let wanted = LogsWanted {
+            follow: request.follow,
+            since: request.since.as_ref().map(common::timestamp),
+            until: request.until.as_ref().map(common::timestamp),
+            tail: request.tail,
+            stdout: request.stdout,
+            stderr: request.stderr,
+        };
+        let batches = verbs::logs::logs(&self.engine, &entry, wanted).await;
+        let batches = batches
+            .map_err(status)?
+            .map(|batch| batch.map(|batch| batch.0).map_err(status))
+            .take_until(self.engine.stopping.clone().cancelled_owned());
+        Ok(Response::new(batches.boxed()))
+    }
+
+    async fn events(&self, request: Request<wire::EventsRequest>) -> Answer<Self::EventsStream> {
+        let request = request.into_inner();
+        let listening = verbs::events::events(
+            &self.engine,
+            request.since.as_ref().map(common::timestamp),
+            request.until.as_ref().map(common::timestamp),
+            filters(request.filters),
+        );
+        let listening = listening.map_err(status)?;
+        let events = futures::stream::unfold(listening, |mut listening| async {
+            let happening = listening.next().await?;
+            Some((Ok(answer::happening(happening)), listening))
+        });
+        let events = events.take_until(self.engine.stopping.clone().cancelled_owned());
+        Ok(Response::new(events.boxed()))
+    }
+
+    async fn stats(&self, request: Request<wire::StatsRequest>) -> Answer<wire::StatsResponse> {
+        let entry = self.find(&request.into_inner().container)?;
+        let stats = verbs::stats::stats(&self.engine, &entry).await;
+        let record = entry.record();
+        Ok(Response::new(wire::StatsResponse {
+            container_id: record.id.to_string(),
+            name: record.name.clone(),
+            stats: Some(stats.map_err(status)?.0),
+        }))
+    }
+
+    async fn top(&self, request: Request<wire::TopRequest>) -> Answer<wire::TopResponse> {
+        let entry = self.find(&request.into_inner().container)?;
+        let pids = verbs::stats::top(&self.engine, &entry).await;
+        Ok(Response::new(wire::TopResponse {
+            pids: pids.map_err(status)?,
+        }))
+    }
+}

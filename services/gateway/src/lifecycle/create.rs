@@ -1,0 +1,184 @@
+//! `create`: a record and a writable layer. Nothing runs yet.
+
+use std::sync::{Arc, OnceLock};
+
+use futures::future::BoxFuture;
+
+use crate::container::{ContainerId, Record, StepTime};
+use crate::engine::{Engine, change};
+use crate::error::{Error, Result};
+use crate::etc_files;
+use crate::peers::Prepared;
+use crate::roster::Entry;
+use crate::signal;
+use crate::spec::{self, process};
+use crate::state::Event;
+use crate::steps::{self, Step};
+use crate::wanted::{NamespaceMode, NetworkMode, RestartName, Wanted};
+
+/// The writable layer.
+#[derive(Debug)]
+pub(super) struct Layer<'a> {
+    engine: &'a Engine,
+    entry: &'a Entry,
+    pub(super) made: OnceLock<(Prepared, StepTime)>,
+}
+
+impl<'a> Layer<'a> {
+    pub(super) fn new(engine: &'a Engine, entry: &'a Entry) -> Self {
+        Self {
+            engine,
+            entry,
+            made: OnceLock::new(),
+        }
+    }
+}
+
+impl Step for Layer<'_> {
+    fn name(&self) -> &'static str {
+        "image.prepare"
+    }
+
+    fn act(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            let record = self.entry.record();
+            let began = jiff::Timestamp::now();
+            let images = &self.engine.peers.image;
+            let prepared = images.prepare(&record.id, &record.wanted).await?;
+            let _once = self
+                .made
+                .set((prepared, StepTime::since(self.name(), began)));
+            Ok(())
+        })
+    }
+
+    fn undo(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.engine.peers.image.delete(self.entry.id.as_str()))
+    }
+}
+
+/// Creates a container.
+///
+/// # Errors
+/// The configuration is wrong, the name is in use, the image is not in the
+/// store, or a service fails. Nothing is left then.
+pub async fn create(engine: &Arc<Engine>, wanted: Wanted, name: String) -> Result<Arc<Entry>> {
+    let entry = begin(engine, wanted, name)?;
+    let layer = Layer::new(engine, &entry);
+    if let Err(failed) = steps::perform(&[&[&layer]]).await {
+        never_happened(engine, &entry, failed.left.is_empty()).await;
+        return Err(failed.error);
+    }
+    let record = made(engine, &entry, &layer).await?;
+    engine.keep(&record).await?;
+    Ok(entry)
+}
+
+/// Checks everything, then records the intent: from here on the container has
+/// its id and its name.
+pub(super) fn begin(engine: &Engine, wanted: Wanted, name: String) -> Result<Arc<Entry>> {
+    check(engine, &wanted)?;
+    let record = Record::new(ContainerId::random()?, name, wanted);
+    let entry = engine.roster.add(record)?;
+    if let Err(error) = engine.note(&entry.record()) {
+        engine.roster.remove(&entry);
+        return Err(error);
+    }
+    Ok(entry)
+}
+
+/// The layer is there: the container is created. Its record is yet to be kept.
+pub(super) async fn made(
+    engine: &Arc<Engine>,
+    entry: &Arc<Entry>,
+    layer: &Layer<'_>,
+) -> Result<Arc<Record>> {
+    let Some((prepared, step)) = layer.made.get().cloned() else {
+        return Err(Error::Task {
+            problem: "a writable layer was made and is not there".to_owned(),
+        });
+    };
+    let record = change(entry, "create", Event::Created, |record| {
+        record.image = Some(prepared.image);
+        record.rootfs = Some(prepared.rootfs);
+        record.steps = vec![step];
+    })?;
+    // Now that the image is known: is there something to run, and where?
+    let runnable = process::args(&record).and_then(|_args| process::cwd(&record));
+    if let Err(error) = runnable {
+        // Its failure is that of the creation, which is what the caller hears.
+        let _reported = super::remove::remove(engine, entry, false).await;
+        return Err(error);
+    }
+    engine.journal.note(&record, "create", &[]);
+    Ok(record)
+}
+
+/// Forgets a container whose creation was undone. Where something could not be
+/// undone its record stays until it is; its name is free all the same.
+pub(super) async fn never_happened(engine: &Arc<Engine>, entry: &Arc<Entry>, undone: bool) {
+    engine.roster.remove(entry);
+    if !undone {
+        engine.try_again(entry);
+        return;
+    }
+    let record = entry.record();
+    let _was_creating = entry.change(Event::Removed, |_| {});
+    if let Err(error) = engine.discard(&record).await {
+        tracing::error!(%error, "the record of an undone creation stays");
+    }
+    engine.store.forget(&record.id);
+}
+
+/// Refuses what cannot be created, before anything is changed.
+fn check(engine: &Engine, wanted: &Wanted) -> Result<()> {
+    if wanted.image.is_empty() {
+        return Err(Error::invalid("image", "none is named"));
+    }
+    if wanted.auto_remove && wanted.restart_policy.name != RestartName::No {
+        return Err(Error::invalid(
+            "restart",
+            "a container with --rm is removed when it ends; leave one of the two out",
+        ));
+    }
+    if !wanted.stop_signal.is_empty() {
+        signal::parse(&wanted.stop_signal)?;
+    }
+    if wanted.hostname.len() > 64 || wanted.hostname.contains(['/', '\0', '\n']) {
+        return Err(Error::invalid(
+            "hostname",
+            format!("{:?} is not a host name", wanted.hostname),
+        ));
+    }
+    for port in &wanted.ports {
+        if port.container_port == 0 {
+            return Err(Error::invalid("publish", "the container's port is 0"));
+        }
+    }
+    let network = wanted.network();
+    if !matches!(network, NetworkMode::Network(_)) && !wanted.ip_address.is_empty() {
+        return Err(Error::invalid(
+            "ip",
+            format!(
+                "an address needs a network, and this is {}",
+                wanted.network_mode
+            ),
+        ));
+    }
+    if let NetworkMode::Container(other) = &network {
+        engine.roster.find(other)?;
+        if !wanted.ports.is_empty() {
+            return Err(Error::invalid(
+                "publish",
+                "the ports of a shared network are those of the container that has it",
+            ));
+        }
+    }
+    for mode in [&wanted.pid_mode, &wanted.ipc_mode, &wanted.uts_mode] {
+        if let Some(NamespaceMode::Container(other)) = NamespaceMode::parse(mode) {
+            engine.roster.find(&other)?;
+        }
+    }
+    etc_files::check(&wanted.extra_hosts)?;
+    spec::check(wanted, &engine.host)
+}

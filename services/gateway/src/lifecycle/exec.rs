@@ -1,0 +1,140 @@
+//! `exec`: one more process in a running container, with a window on it.
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+
+use super::attach::Line;
+use crate::container::{ContainerId, Exit};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::peers;
+use crate::roster::Entry;
+use crate::spec::{self, process};
+use crate::state::State;
+use crate::window::{WindowInput, WindowOpen, WindowOutput};
+
+/// Digits of an exec's id that are enough within one container.
+const EXEC_ID_DIGITS: usize = 32;
+
+/// A process that is wanted.
+#[derive(Clone, Debug, Default)]
+pub struct ExecWanted {
+    pub command: Vec<String>,
+    pub tty: bool,
+    pub env: Vec<String>,
+    /// Empty: the container's.
+    pub working_dir: String,
+    /// Empty: the container's.
+    pub user: String,
+    pub privileged: bool,
+    /// None: detached.
+    pub window: Option<WindowOpen>,
+}
+
+/// What an exec tells its caller.
+#[derive(Debug)]
+pub enum ExecEvent {
+    Started {
+        exec_id: String,
+        pid: i32,
+    },
+    Output(WindowOutput),
+    Exited(Exit),
+    /// It cannot go on. The last.
+    Failed(Error),
+}
+
+impl From<WindowOutput> for ExecEvent {
+    fn from(output: WindowOutput) -> Self {
+        Self::Output(output)
+    }
+}
+
+/// Runs a process in a container; detached, until it has started, else to its
+/// end.
+///
+/// # Errors
+/// The container does not run, or the program cannot be executed.
+pub async fn exec(
+    engine: Arc<Engine>,
+    entry: Arc<Entry>,
+    wanted: ExecWanted,
+    inputs: mpsc::Receiver<WindowInput>,
+    events: mpsc::Sender<ExecEvent>,
+) -> Result<()> {
+    let record = entry
+        .wait_until(|record| record.state != State::Starting)
+        .await;
+    if record.state != State::Running {
+        return Err(Error::WrongState {
+            name: record.name.clone(),
+            verb: "execute a command in",
+            state: record.state,
+        });
+    }
+    if wanted.command.first().is_none_or(String::is_empty) {
+        return Err(Error::invalid("command", "none is given"));
+    }
+    let exec = spec::Exec {
+        args: &wanted.command,
+        env: &wanted.env,
+        working_dir: &wanted.working_dir,
+        tty: wanted.tty,
+        privileged: wanted.privileged,
+    };
+    let process = spec::exec_process(&record, &engine.host, &exec)?;
+    let exec_id = ContainerId::random()?.as_str()[..EXEC_ID_DIGITS].to_owned();
+    let window = wanted.window.map(|open| WindowOpen {
+        exec_id: exec_id.clone(),
+        ..open
+    });
+    let user = if wanted.user.is_empty() {
+        process::user(&record)
+    } else {
+        wanted.user
+    };
+    let runtime = &engine.peers.runtime;
+    let pid = runtime
+        .exec(
+            &entry.id,
+            peers::ExecWanted {
+                exec_id: exec_id.clone(),
+                process: process.to_string().into_bytes(),
+                user,
+                stdin: window.as_ref().is_some_and(|window| window.stdin),
+                terminal_size: window.as_ref().and_then(|window| window.terminal_size),
+                open_window: window.is_some(),
+            },
+        )
+        .await?;
+    engine
+        .journal
+        .note(&record, "exec_start", &[("execID", exec_id.clone())]);
+    let started = ExecEvent::Started {
+        exec_id: exec_id.clone(),
+        pid,
+    };
+    let listens = events.send(started).await.is_ok();
+    let Some(open) = window.filter(|_| listens) else {
+        return Ok(());
+    };
+    let (line, first) = Line::begin(&engine, &entry, open.clone(), inputs);
+    let mut outputs = runtime.attach(&entry.id, &open, first).await?;
+    match outputs.next().await {
+        Some(Ok(WindowOutput::Exited(exit))) => {
+            let _nobody_listens = events.send(ExecEvent::Exited(exit)).await;
+            return Ok(());
+        }
+        Some(Err(error)) => return Err(error),
+        // Attached: everything from here on is seen.
+        Some(Ok(_)) | None => {}
+    }
+    if let Some(exit) = line.follow(outputs, &events).await? {
+        let more = [("execID", exec_id), ("exitCode", exit.code.to_string())];
+        engine.journal.note(&record, "exec_die", &more);
+        let _nobody_listens = events.send(ExecEvent::Exited(exit)).await;
+    }
+    Ok(())
+}

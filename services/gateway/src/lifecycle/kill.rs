@@ -1,0 +1,33 @@
+//! `kill`: one signal to the container's first process.
+
+use std::sync::Arc;
+
+use super::stop::signal_running;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::roster::Entry;
+use crate::signal::{self, SIGKILL};
+
+/// Sends `text`, a signal's name or number; empty: SIGKILL. A signal that is to
+/// end the container keeps its restart policy from starting it again.
+///
+/// # Errors
+/// The signal is unknown, the container does not run, or the service fails.
+pub async fn kill(engine: &Arc<Engine>, entry: &Arc<Entry>, text: &str) -> Result<()> {
+    let number = if text.is_empty() {
+        SIGKILL
+    } else {
+        signal::parse(text)?
+    };
+    let record = entry.record();
+    let ends =
+        number == SIGKILL || signal::parse(&record.stop_signal()).is_ok_and(|own| own == number);
+    if ends && record.state.is_running() {
+        let record = entry.update(|record| record.stopped_by_user = true);
+        engine.keep(&record).await?;
+    }
+    signal_running(engine, entry, number).await?;
+    let more = [("signal", number.to_string())];
+    engine.journal.note(&record, "kill", &more);
+    Ok(())
+}

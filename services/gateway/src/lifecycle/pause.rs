@@ -1,0 +1,50 @@
+//! `pause` and `unpause`: the freezer.
+
+use std::sync::Arc;
+
+use crate::engine::{Engine, change};
+use crate::error::{Error, Result};
+use crate::roster::Entry;
+use crate::state::{Event, State};
+
+fn must_be(entry: &Entry, state: State, verb: &'static str) -> Result<()> {
+    let record = entry.record();
+    if record.state == state {
+        return Ok(());
+    }
+    Err(Error::WrongState {
+        name: record.name.clone(),
+        verb,
+        state: record.state,
+    })
+}
+
+/// Freezes a running container.
+///
+/// # Errors
+/// It does not run, or the service fails.
+pub async fn pause(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
+    must_be(entry, State::Running, "pause")?;
+    engine.peers.runtime.pause(&entry.id).await?;
+    paused(engine, entry, Event::Pause, "pause")
+}
+
+/// Thaws a paused container.
+///
+/// # Errors
+/// It is not paused, or the service fails.
+pub async fn unpause(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
+    must_be(entry, State::Paused, "unpause")?;
+    engine.peers.runtime.resume(&entry.id).await?;
+    paused(engine, entry, Event::Resume, "unpause")
+}
+
+/// Notes the freezer's new state. That the runtime's event told of it first is
+/// no failure. A power cut thaws everything: a note is enough.
+fn paused(engine: &Engine, entry: &Entry, event: Event, verb: &'static str) -> Result<()> {
+    if let Ok(record) = change(entry, verb, event, |_| {}) {
+        engine.journal.note(&record, verb, &[]);
+        engine.note(&record)?;
+    }
+    Ok(())
+}

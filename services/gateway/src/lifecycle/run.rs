@@ -1,0 +1,211 @@
+//! `run`: create, a window, start, and the exit status, in one.
+//!
+//! What does not depend on each other is done at the same time: the image's
+//! writable layer and the network's endpoint; the record's way to the disk and
+//! the start. A container that is created and cannot be started stays, with its
+//! error, unless it is one with `--rm`.
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use futures::future::join;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::attach::Line;
+use super::create::{self, Layer};
+use super::start::{self, EndpointStep, FirstWindow, Start, Starter};
+use crate::container::Exit;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::peers::PullProgress;
+use crate::roster::Entry;
+use crate::state::State;
+use crate::steps::{self, Step as _};
+use crate::wanted::Wanted;
+use crate::window::{WindowInput, WindowOpen, WindowOutput};
+
+/// When the image is pulled first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pull {
+    #[default]
+    Missing,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Debug)]
+pub struct RunWanted {
+    pub wanted: Wanted,
+    /// Empty: one is made up.
+    pub name: String,
+    pub pull: Pull,
+    /// None: detached.
+    pub window: Option<WindowOpen>,
+}
+
+/// What a run tells its caller.
+#[derive(Debug)]
+pub enum RunEvent {
+    Pull(PullProgress),
+    Created {
+        id: String,
+    },
+    Started {
+        at: Timestamp,
+    },
+    Output(WindowOutput),
+    Exited(Exit),
+    /// It cannot go on. The last.
+    Failed(Error),
+}
+
+impl From<WindowOutput> for RunEvent {
+    fn from(output: WindowOutput) -> Self {
+        Self::Output(output)
+    }
+}
+
+/// Runs a container; detached, until it has started, else to its end. That the
+/// caller goes away ends its window, never the container.
+///
+/// # Errors
+/// The container cannot be created or started.
+pub async fn run(
+    engine: Arc<Engine>,
+    wanted: RunWanted,
+    inputs: mpsc::Receiver<WindowInput>,
+    events: mpsc::Sender<RunEvent>,
+) -> Result<()> {
+    let entry = create::begin(&engine, wanted.wanted, wanted.name)?;
+    let (line, window) = match wanted.window {
+        None => (None, None),
+        Some(open) => {
+            let (line, first) = Line::begin(&engine, &entry, open.clone(), inputs);
+            let window = FirstWindow {
+                open,
+                inputs: first,
+            };
+            (Some(line), Some(window))
+        }
+    };
+    let start = Start::new(&engine, &entry, window);
+    created(&engine, &entry, &start, wanted.pull, &events).await?;
+    let record = entry.record();
+    let auto_remove = record.wanted.auto_remove;
+    let told = async {
+        // A record with --rm was noted before its first step: enough to clean
+        // up by, and all it needs until it runs.
+        if !auto_remove {
+            engine.keep(&record).await?;
+        }
+        let id = entry.id.to_string();
+        let _nobody_listens = events.send(RunEvent::Created { id }).await;
+        Ok(())
+    };
+    let (kept, outputs) = join(told, start::go(&engine, &entry, Starter::Person, &start)).await;
+    let outputs = match kept.and(outputs) {
+        Ok(outputs) => outputs,
+        Err(error) => {
+            drop(line);
+            if auto_remove && let Err(left) = super::remove::remove(&engine, &entry, true).await {
+                tracing::error!(container = %entry.id, error = %left, "a failed run is not removed");
+                engine.untidy.notify_one();
+            }
+            return Err(error);
+        }
+    };
+    let at = entry.record().started.unwrap_or_else(Timestamp::now);
+    let listens = events.send(RunEvent::Started { at }).await.is_ok();
+    let (Some(line), Some(outputs), true) = (line, outputs, listens) else {
+        return Ok(());
+    };
+    if let Some(exit) = line.follow(outputs, &events).await? {
+        settled(&entry, true).await;
+        let _nobody_listens = events.send(RunEvent::Exited(exit)).await;
+    }
+    Ok(())
+}
+
+/// Waits until what a container's end brings with it is done, so that whoever
+/// hears of the end finds its name and ports free.
+pub(super) async fn settled(entry: &Entry, ours: bool) {
+    if !ours {
+        return;
+    }
+    entry
+        .wait_until(|record| {
+            let ends = matches!(
+                record.state,
+                State::Running | State::Paused | State::Ending | State::Removing
+            );
+            !ends
+        })
+        .await;
+}
+
+/// Layer and endpoint, at the same time; then the container is created.
+async fn created(
+    engine: &Arc<Engine>,
+    entry: &Arc<Entry>,
+    start: &Start<'_>,
+    pull: Pull,
+    events: &mpsc::Sender<RunEvent>,
+) -> Result<()> {
+    let layer = Layer::new(engine, entry);
+    let endpoint = EndpointStep(start);
+    let (prepared, connected) =
+        join(prepare(engine, entry, &layer, pull, events), endpoint.act()).await;
+    let stays = !entry.record().wanted.auto_remove;
+    let undo: &[&[&dyn steps::Step]] = &[&[&layer, &endpoint]];
+    match (prepared, connected) {
+        (Ok(()), Ok(())) => create::made(engine, entry, &layer).await.map(|_record| ()),
+        (Ok(()), Err(error)) if stays => {
+            let undone = endpoint.undo().await;
+            create::made(engine, entry, &layer).await?;
+            let record = entry.update(|record| record.error = error.to_string());
+            engine.keep(&record).await?;
+            if undone.is_err() {
+                engine.untidy.notify_one();
+            }
+            Err(error)
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            let left = steps::undo(undo).await;
+            create::never_happened(engine, entry, left.is_empty()).await;
+            Err(error)
+        }
+    }
+}
+
+async fn prepare(
+    engine: &Engine,
+    entry: &Entry,
+    layer: &Layer<'_>,
+    policy: Pull,
+    events: &mpsc::Sender<RunEvent>,
+) -> Result<()> {
+    if policy == Pull::Always {
+        pull(engine, entry, events).await?;
+        return layer.act().await;
+    }
+    match layer.act().await {
+        Err(error) if policy == Pull::Missing && error.is_reason("IMAGE_NOT_FOUND") => {
+            pull(engine, entry, events).await?;
+            layer.act().await
+        }
+        outcome => outcome,
+    }
+}
+
+/// Pulls the image, and ends the pull where nobody listens any more.
+async fn pull(engine: &Engine, entry: &Entry, events: &mpsc::Sender<RunEvent>) -> Result<()> {
+    let record = entry.record();
+    let mut progress = engine.peers.image.pull(&record.wanted).await?;
+    while let Some(message) = progress.next().await {
+        if events.send(RunEvent::Pull(message?)).await.is_err() {
+            return Err(Error::CallerGone);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! The image service: images and writable layers.
+
+use futures::stream::{BoxStream, StreamExt as _};
+use gantry_kit::client::{Client, MESSAGE_LIMIT};
+use gantry_oci::ImageConfig;
+use gantry_proto::image::v1 as wire;
+use wire::image_service_client::ImageServiceClient;
+use wire::snapshot_service_client::SnapshotServiceClient;
+
+use super::refused;
+use crate::container::{ContainerId, Image, Rootfs};
+use crate::error::{Error, Peer, Result};
+use crate::wanted::Wanted;
+use crate::wire as common;
+
+/// A writable layer over an image.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    pub image: Image,
+    pub rootfs: Rootfs,
+}
+
+/// One message of a pull's progress, passed on as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PullProgress(pub Box<wire::PullResponse>);
+
+#[derive(Clone, Debug)]
+pub struct Images {
+    images: ImageServiceClient<Client>,
+    snapshots: SnapshotServiceClient<Client>,
+}
+
+fn error(status: &tonic::Status) -> Error {
+    refused(Peer::Image, status)
+}
+
+impl Images {
+    pub(super) fn new(channel: &Client) -> Self {
+        Self {
+            images: ImageServiceClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_LIMIT),
+            snapshots: SnapshotServiceClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_LIMIT),
+        }
+    }
+
+    /// Puts a writable layer over the image that `wanted` names.
+    ///
+    /// # Errors
+    /// The image is not in the store (IMAGE_NOT_FOUND), or the service fails.
+    pub async fn prepare(&self, id: &ContainerId, wanted: &Wanted) -> Result<Prepared> {
+        let answer = self
+            .snapshots
+            .clone()
+            .prepare(wire::PrepareRequest {
+                container_id: id.to_string(),
+                image: wanted.image.clone(),
+                platform: wanted.platform.as_ref().map(common::to_platform),
+                ephemeral: wanted.auto_remove,
+            })
+            .await
+            .map_err(|status| error(&status))?
+            .into_inner();
+        let config = ImageConfig::parse(&answer.config)
+            .map_err(|problem| Error::invalid("image configuration", problem.to_string()))?;
+        Ok(Prepared {
+            image: Image {
+                id: answer.image.unwrap_or_default().id,
+                config: config.config,
+            },
+            rootfs: common::rootfs(answer.rootfs.unwrap_or_default()),
+        })
+    }
+
+    /// Removes a container's writable layer, if there is one.
+    ///
+    /// # Errors
+    /// The service fails.
+    pub async fn delete(&self, id: &str) -> Result<()> {
+        let request = wire::DeleteRequest {
+            container_id: id.to_owned(),
+        };
+        let answer = self.snapshots.clone().delete(request).await;
+        answer.map(|_deleted| ()).map_err(|status| error(&status))
+    }
+
+    /// Owners of all writable layers.
+    ///
+    /// # Errors
+    /// The service fails.
+    pub async fn snapshots(&self) -> Result<Vec<String>> {
+        let answer = self
+            .snapshots
+            .clone()
+            .list_snapshots(wire::ListSnapshotsRequest {})
+            .await
+            .map_err(|status| error(&status))?;
+        let snapshots = answer.into_inner().snapshots;
+        Ok(snapshots
+            .into_iter()
+            .map(|snapshot| snapshot.container_id)
+            .collect())
+    }
+
+    /// Id of the image that a name stands for. None: there is none.
+    ///
+    /// # Errors
+    /// The service fails.
+    pub async fn id_of(&self, reference: &str) -> Result<Option<String>> {
+        let request = wire::InspectRequest {
+            reference: reference.to_owned(),
+            platform: None,
+        };
+        match self.images.clone().inspect(request).await {
+            Ok(answer) => Ok(answer.into_inner().image.map(|image| image.id)),
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+            Err(status) => Err(error(&status)),
+        }
+    }
+
+    /// How many images there are.
+    ///
+    /// # Errors
+    /// The service fails.
+    pub async fn count(&self) -> Result<usize> {
+        let answer = self.images.clone().list(wire::ListRequest::default()).await;
+        let answer = answer.map_err(|status| error(&status))?;
+        Ok(answer.into_inner().images.len())
+    }
+
+    /// Pulls the image that `wanted` names.
+    ///
+    /// # Errors
+    /// The pull is refused at once.
+    pub async fn pull(&self, wanted: &Wanted) -> Result<BoxStream<'static, Result<PullProgress>>> {
+        let request = wire::PullRequest {
+            reference: wanted.image.clone(),
+            platform: wanted.platform.as_ref().map(common::to_platform),
+            auth: None,
+        };
+        let answer = self.images.clone().pull(request).await;
+        let progress = answer.map_err(|status| error(&status))?.into_inner();
+        Ok(progress
+            .map(|message| match message {
+                Ok(message) => Ok(PullProgress(Box::new(message))),
+                Err(status) => Err(error(&status)),
+            })
+            .boxed())
+    }
+}

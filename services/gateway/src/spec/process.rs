@@ -1,0 +1,300 @@
+//! The process of a container: what it executes, its environment, where and with
+//! what limits. The rules by which the image's and a person's wishes meet are
+//! Docker's.
+
+use serde_json::{Value, json};
+
+use super::capabilities::Set;
+use crate::container::Record;
+use crate::error::{Error, Result};
+use crate::wanted::Ulimit;
+
+/// Docker's, where neither the image nor a person sets one.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Resource limits by the names that `--ulimit` takes (getrlimit(2)).
+const ULIMITS: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// What the first process executes: entry point and command of the person or
+/// else of the image. A person's entry point puts the image's command aside.
+///
+/// # Errors
+/// Nobody says what to run.
+pub fn args(record: &Record) -> Result<Vec<String>> {
+    let wanted = &record.wanted;
+    let empty = Vec::new();
+    let image = record.image.as_ref().map(|image| &image.config);
+    let of_image = |list: Option<&Option<Vec<String>>>| list.cloned().flatten();
+    let (entrypoint, command) = match &wanted.entrypoint {
+        Some(entrypoint) => (entrypoint.clone(), wanted.command.clone()),
+        None => {
+            let entrypoint = of_image(image.map(|config| &config.entrypoint)).unwrap_or_default();
+            let command = if wanted.command.is_empty() {
+                of_image(image.map(|config| &config.cmd)).unwrap_or_default()
+            } else {
+                wanted.command.clone()
+            };
+            (entrypoint, command)
+        }
+    };
+    // An entry point of one empty word says: none.
+    let entrypoint = if entrypoint.len() == 1 && entrypoint[0].is_empty() {
+        empty
+    } else {
+        entrypoint
+    };
+    let args = [entrypoint, command].concat();
+    if args.first().is_none_or(String::is_empty) {
+        return Err(Error::NoCommand {
+            image: wanted.image.clone(),
+        });
+    }
+    Ok(args)
+}
+
+/// The environment: the engine's own variables, then the image's, then the
+/// person's; each name once, the last value in the first place.
+#[must_use]
+pub fn env(record: &Record) -> Vec<String> {
+    let mut env = vec![
+        DEFAULT_PATH.to_owned(),
+        format!("HOSTNAME={}", record.hostname()),
+    ];
+    if record.wanted.tty {
+        env.push("TERM=xterm".to_owned());
+    }
+    if let Some(image) = &record.image {
+        merge(&mut env, &image.config.env);
+    }
+    merge(&mut env, &record.wanted.env);
+    env
+}
+
+/// Sets each "KEY=value" in `env`, and takes out each "KEY" alone.
+pub fn merge(env: &mut Vec<String>, more: &[String]) {
+    for variable in more {
+        let (key, value) = match variable.split_once('=') {
+            Some((key, _)) => (key, Some(variable)),
+            None => (variable.as_str(), None),
+        };
+        let place = env.iter().position(|present| {
+            present
+                .strip_prefix(key)
+                .is_some_and(|rest| rest.starts_with('='))
+        });
+        match (place, value) {
+            (Some(place), Some(value)) => env[place].clone_from(value),
+            (Some(place), None) => {
+                env.remove(place);
+            }
+            (None, Some(value)) => env.push(value.clone()),
+            (None, None) => {}
+        }
+    }
+}
+
+/// The working directory.
+///
+/// # Errors
+/// It is not absolute.
+pub fn cwd(record: &Record) -> Result<String> {
+    let image = record.image.as_ref().map(|image| &image.config.working_dir);
+    let directory = [Some(&record.wanted.working_dir), image]
+        .into_iter()
+        .flatten()
+        .find(|directory| !directory.is_empty());
+    match directory {
+        None => Ok("/".to_owned()),
+        Some(directory) if directory.starts_with('/') => Ok(directory.clone()),
+        Some(directory) => Err(Error::invalid(
+            "workdir",
+            format!("{directory:?} is not an absolute path; begin it with '/'"),
+        )),
+    }
+}
+
+/// The user, as the person or the image names it. Empty: root.
+#[must_use]
+pub fn user(record: &Record) -> String {
+    if record.wanted.user.is_empty() {
+        let image = record.image.as_ref();
+        image
+            .map(|image| image.config.user.clone())
+            .unwrap_or_default()
+    } else {
+        record.wanted.user.clone()
+    }
+}
+
+/// The spec's `rlimits`.
+///
+/// # Errors
+/// A name is unknown, or a soft limit is above its hard one.
+pub fn rlimits(ulimits: &[Ulimit]) -> Result<Vec<Value>> {
+    ulimits.iter().map(rlimit).collect()
+}
+
+fn rlimit(ulimit: &Ulimit) -> Result<Value> {
+    let name = ulimit.name.to_ascii_lowercase();
+    if !ULIMITS.contains(&name.as_str()) {
+        return Err(Error::invalid(
+            "ulimit",
+            format!(
+                "there is no limit {:?}; there are {}",
+                ulimit.name,
+                ULIMITS.join(", ")
+            ),
+        ));
+    }
+    // -1 is no limit: the largest number there is.
+    let number = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
+    let (soft, hard) = (number(ulimit.soft), number(ulimit.hard));
+    if soft > hard {
+        return Err(Error::invalid(
+            "ulimit",
+            format!(
+                "{name}: the soft limit {} is above the hard limit {}",
+                ulimit.soft, ulimit.hard
+            ),
+        ));
+    }
+    Ok(json!({
+        "type": format!("RLIMIT_{}", name.to_ascii_uppercase()),
+        "soft": soft,
+        "hard": hard,
+    }))
+}
+
+/// The spec's `capabilities`. Nothing is inheritable or ambient, so that a user
+/// other than root has none after execve(2), as with Docker.
+#[must_use]
+pub fn capabilities(set: Set) -> Value {
+    let names = set.names();
+    json!({"bounding": names, "effective": names, "permitted": names})
+}
+
+/// Numeric supplementary groups.
+///
+/// # Errors
+/// A group is not a number.
+pub fn additional_gids(groups: &[String]) -> Result<Vec<u32>> {
+    let parse = |group: &String| {
+        group.parse().map_err(|_| {
+            Error::invalid(
+                "group-add",
+                format!("{group:?} is not a number; name the group by its number"),
+            )
+        })
+    };
+    groups.iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::{ContainerId, Image};
+    use crate::wanted::Wanted;
+
+    fn record(wanted: Wanted, entrypoint: Option<&[&str]>, cmd: Option<&[&str]>) -> Record {
+        let id = ContainerId::try_from("a".repeat(64)).unwrap();
+        let mut record = Record::new(id, "one".to_owned(), wanted);
+        let owned = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect();
+        record.image = Some(Image {
+            id: "sha256:1".to_owned(),
+            config: gantry_oci::ContainerConfig {
+                entrypoint: entrypoint.map(owned),
+                cmd: cmd.map(owned),
+                env: vec!["PATH=/image".to_owned(), "A=1".to_owned()],
+                ..Default::default()
+            },
+        });
+        record
+    }
+
+    fn words(list: &[&str]) -> Vec<String> {
+        list.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn entry_point_and_command_meet_as_dockers_do() {
+        let run = |entrypoint: Option<&[&str]>, command: &[&str]| {
+            let wanted = Wanted {
+                entrypoint: entrypoint.map(words),
+                command: words(command),
+                ..Wanted::default()
+            };
+            args(&record(wanted, Some(&["/entry"]), Some(&["serve"])))
+        };
+        assert_eq!(run(None, &[]).unwrap(), ["/entry", "serve"]);
+        assert_eq!(run(None, &["x"]).unwrap(), ["/entry", "x"]);
+        assert_eq!(run(Some(&["/mine"]), &[]).unwrap(), ["/mine"]);
+        assert_eq!(run(Some(&["/mine"]), &["x"]).unwrap(), ["/mine", "x"]);
+        assert_eq!(run(Some(&[""]), &["x"]).unwrap(), ["x"]);
+        assert!(matches!(run(Some(&[]), &[]), Err(Error::NoCommand { .. })));
+    }
+
+    #[test]
+    fn a_persons_variables_win_over_the_images() {
+        let wanted = Wanted {
+            env: words(&["A=2", "B=x=y", "PATH"]),
+            tty: true,
+            ..Wanted::default()
+        };
+        let env = env(&record(wanted, None, None));
+        assert_eq!(env, ["HOSTNAME=aaaaaaaaaaaa", "TERM=xterm", "A=2", "B=x=y"]);
+    }
+
+    #[test]
+    fn a_variable_is_found_by_its_whole_name() {
+        let mut env = words(&["AB=1"]);
+        merge(&mut env, &words(&["A=2", "A", "AB"]));
+        assert!(env.is_empty(), "{env:?}");
+    }
+
+    #[test]
+    fn unlimited_is_the_largest_number() {
+        let ulimit = |soft, hard| Ulimit {
+            name: "nofile".to_owned(),
+            soft,
+            hard,
+        };
+        let limits = rlimits(&[ulimit(5, -1)]).unwrap();
+        assert_eq!(limits[0]["hard"], u64::MAX);
+        assert_eq!(limits[0]["type"], "RLIMIT_NOFILE");
+        assert!(rlimits(&[ulimit(-1, 5)]).is_err());
+        assert!(
+            rlimits(&[Ulimit {
+                name: "nofiles".to_owned(),
+                soft: 1,
+                hard: 1
+            }])
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn a_relative_working_directory_is_refused() {
+        let wanted = Wanted {
+            working_dir: "tmp".to_owned(),
+            ..Wanted::default()
+        };
+        assert!(cwd(&record(wanted, None, None)).is_err());
+    }
+}
