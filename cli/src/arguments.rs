@@ -53,16 +53,35 @@ pub(crate) struct Options {
 #[derive(Debug)]
 pub(crate) struct Refusal(Box<clap::Error>);
 
+/// A command line that was understood.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) options: Options,
+    pub(crate) verb: Verb,
+    /// "run", "image ls": for the trace.
+    pub(crate) name: String,
+}
+
 /// Reads the command line.
-pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<(Options, Verb), Refusal> {
+pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<Request, Refusal> {
     let mut command = Arguments::command();
     command.build();
-    let arguments = operands::end_options(&command, arguments.collect());
-    let parsed = command
-        .try_get_matches_from(arguments)
-        .and_then(|matches| Arguments::from_arg_matches(&matches))
-        .map_err(|error| Refusal(Box::new(error)))?;
-    Ok((parsed.options, parsed.verb))
+    let arguments = operands::normalized(&command, arguments.collect());
+    let refused = |error| Refusal(Box::new(error));
+    let matches = command.try_get_matches_from(arguments).map_err(refused)?;
+    let mut words = Vec::new();
+    let mut rest = &matches;
+    while let Some((word, below)) = rest.subcommand() {
+        words.push(word);
+        rest = below;
+    }
+    let name = words.join(" ");
+    let parsed = Arguments::from_arg_matches(&matches).map_err(refused)?;
+    Ok(Request {
+        options: parsed.options,
+        verb: parsed.verb,
+        name,
+    })
 }
 
 impl Refusal {

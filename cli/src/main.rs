@@ -1,21 +1,32 @@
 //! `gantry`: the command line of the Gantry container engine.
 #![forbid(unsafe_code)]
-// The verbs that use the rest follow.
-#![allow(dead_code)]
 
 mod arguments;
 mod connection;
+mod container_options;
+mod detach;
+mod display;
+mod each;
 mod exit;
+mod filters;
+mod format;
+mod inspect;
 mod operands;
+mod parse;
+mod progress;
 mod session;
+mod stream;
 mod supervise;
+mod table;
+mod terminal;
 mod verbs;
+mod watch;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match arguments::read(std::env::args_os()) {
-        Ok((options, verb)) => session::run(options, verb),
+        Ok(request) => session::run(request),
         Err(refusal) => refusal.report(),
     }
 }

@@ -3,6 +3,7 @@
 //! Docker's parser stops at the first operand of some verbs: `run -it debian ls
 //! -l` runs `ls -l`, whatever flags `run` has. Clap would look at `-l` first, so
 //! the end of the options is marked with `--` before clap sees the arguments.
+//! Its switches may have a value, too: `--rm=false`.
 
 use std::ffi::{OsStr, OsString};
 
@@ -11,48 +12,64 @@ use clap::{Arg, ArgAction, Command};
 /// Verbs whose first operand ends their options.
 const VERBS: [&str; 3] = ["create", "exec", "run"];
 
-/// `arguments` (the program's name first) with `--` after the first operand of
-/// a verb in [`VERBS`].
-pub(crate) fn end_options(root: &Command, arguments: Vec<OsString>) -> Vec<OsString> {
+/// `arguments` (the program's name first) as clap is to see them: with `--`
+/// after the first operand of a verb in [`VERBS`], and without the values that
+/// Docker's switches may have (`--rm=false`).
+pub(crate) fn normalized(root: &Command, arguments: Vec<OsString>) -> Vec<OsString> {
     let mut command = root;
-    let mut position = 1;
     let mut lineage = vec![root];
-    while position < arguments.len() {
-        let argument = &arguments[position];
-        match width(&lineage, argument) {
-            Token::End => return arguments,
-            Token::Flag(width) => position += width,
+    let mut seen = Vec::with_capacity(arguments.len() + 1);
+    let mut rest = arguments.into_iter();
+    seen.extend(rest.next());
+    while let Some(argument) = rest.next() {
+        match kind(&lineage, &argument) {
+            Token::End => {
+                seen.push(argument);
+                break;
+            }
+            Token::Switch { on: true, name } => seen.push(name),
+            Token::Switch { on: false, .. } => {}
+            Token::Flag => seen.push(argument),
+            Token::FlagAndValue => {
+                seen.push(argument);
+                seen.extend(rest.next());
+            }
             Token::Operand => {
-                if let Some(next) = argument
+                let noun = argument
                     .to_str()
-                    .and_then(|name| command.find_subcommand(name))
-                {
+                    .and_then(|name| command.find_subcommand(name));
+                seen.push(argument);
+                if let Some(next) = noun {
                     command = next;
                     lineage.push(next);
-                    position += 1;
                 } else if VERBS.contains(&command.get_name()) {
-                    let mut marked = arguments;
-                    marked.insert(position + 1, OsString::from("--"));
-                    return marked;
-                } else {
-                    return arguments;
+                    seen.push(OsString::from("--"));
+                    break;
                 }
             }
         }
     }
-    arguments
+    seen.extend(rest);
+    seen
 }
 
 enum Token {
-    /// A flag, with so many arguments in all.
-    Flag(usize),
+    /// A flag that is one argument, whatever its value.
+    Flag,
+    /// A flag whose value is the next argument.
+    FlagAndValue,
+    /// A switch with a value of its own.
+    Switch {
+        on: bool,
+        name: OsString,
+    },
     Operand,
     /// `--`
     End,
 }
 
 /// What `argument` is to the verb that `lineage` leads to.
-fn width(lineage: &[&Command], argument: &OsStr) -> Token {
+fn kind(lineage: &[&Command], argument: &OsStr) -> Token {
     let Some(text) = argument.to_str() else {
         return Token::Operand;
     };
@@ -60,17 +77,21 @@ fn width(lineage: &[&Command], argument: &OsStr) -> Token {
         return Token::End;
     }
     if let Some(long) = text.strip_prefix("--") {
-        if long.contains('=') {
-            return Token::Flag(1);
-        }
-        let separate = find(lineage, |arg| {
-            arg.get_long() == Some(long)
+        let (name, value) = match long.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (long, None),
+        };
+        let arg = find(lineage, |arg| {
+            arg.get_long() == Some(name)
                 || arg
                     .get_all_aliases()
-                    .is_some_and(|aliases| aliases.contains(&long))
-        })
-        .is_some_and(takes_next);
-        return Token::Flag(1 + usize::from(separate));
+                    .is_some_and(|aliases| aliases.contains(&name))
+        });
+        return match (arg, value) {
+            (Some(arg), Some(value)) => switch(arg, value, &format!("--{name}")),
+            (Some(arg), None) if takes_next(arg) => Token::FlagAndValue,
+            _ => Token::Flag,
+        };
     }
     let Some(cluster) = text.strip_prefix('-').filter(|rest| !rest.is_empty()) else {
         return Token::Operand;
@@ -79,13 +100,36 @@ fn width(lineage: &[&Command], argument: &OsStr) -> Token {
         let Some(arg) = find(lineage, |arg| arg.get_short() == Some(short)) else {
             break;
         };
+        let after = &cluster[index + short.len_utf8()..];
         if takes_next(arg) {
             // The value is the cluster's rest, or else the next argument.
-            let attached = index + short.len_utf8() < cluster.len();
-            return Token::Flag(1 + usize::from(!attached));
+            return if after.is_empty() {
+                Token::FlagAndValue
+            } else {
+                Token::Flag
+            };
+        }
+        if let Some(value) = after.strip_prefix('=') {
+            return switch(arg, value, &text[..=index + short.len_utf8()]);
         }
     }
-    Token::Flag(1)
+    Token::Flag
+}
+
+/// `--switch=VALUE`, where it is a switch and the value is true or false.
+fn switch(arg: &Arg, value: &str, name: &str) -> Token {
+    let on = match value {
+        "true" | "1" | "t" | "TRUE" | "True" => true,
+        "false" | "0" | "f" | "FALSE" | "False" => false,
+        _ => return Token::Flag,
+    };
+    if !matches!(arg.get_action(), ArgAction::SetTrue) {
+        return Token::Flag;
+    }
+    Token::Switch {
+        on,
+        name: OsString::from(name),
+    }
 }
 
 fn find<'a>(lineage: &[&'a Command], is: impl Fn(&Arg) -> bool) -> Option<&'a Arg> {
@@ -109,7 +153,7 @@ mod tests {
 
     fn marked(line: &str) -> String {
         let arguments = line.split(' ').map(OsString::from).collect();
-        end_options(&Arguments::command(), arguments)
+        normalized(&Arguments::command(), arguments)
             .into_iter()
             .map(|argument| argument.into_string().unwrap())
             .collect::<Vec<_>>()
@@ -117,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn options_end_at_the_image() {
+    fn options_end_at_the_image_and_switches_have_no_values() {
         for (line, expected) in [
             ("gantry run debian ls -l", "gantry run debian -- ls -l"),
             ("gantry run -it debian", "gantry run -it debian --"),
@@ -127,7 +171,7 @@ mod tests {
             ),
             (
                 "gantry --root /r container run --rm=false -m 5m debian sh -c x",
-                "gantry --root /r container run --rm=false -m 5m debian -- sh -c x",
+                "gantry --root /r container run -m 5m debian -- sh -c x",
             ),
             (
                 "gantry run --net none debian -it",
@@ -136,6 +180,18 @@ mod tests {
             ("gantry exec -it c sh -c x", "gantry exec -it c -- sh -c x"),
             ("gantry run -- debian ls", "gantry run -- debian ls"),
             ("gantry ps -a", "gantry ps -a"),
+            (
+                "gantry ps x -a=true --no-trunc=1",
+                "gantry ps x -a --no-trunc",
+            ),
+            (
+                "gantry run -it=false --init=true debian",
+                "gantry run --init debian --",
+            ),
+            (
+                "gantry run --rm=maybe debian",
+                "gantry run --rm=maybe debian --",
+            ),
             ("gantry rm a -f", "gantry rm a -f"),
         ] {
             assert_eq!(marked(line), expected);

@@ -13,7 +13,7 @@ use gantry_kit::paths::Paths;
 use gantry_kit::telemetry::{self, Telemetry};
 use tracing::Instrument as _;
 
-use crate::arguments::Options;
+use crate::arguments::{Options, Request};
 use crate::connection::{self, Engine};
 use crate::exit::Failure;
 use crate::verbs::Verb;
@@ -25,9 +25,9 @@ pub(crate) struct Session {
     pub(crate) engine: Engine,
 }
 
-/// Runs `verb`; its exit code, when all is said and all its output is out.
-pub(crate) fn run(options: Options, verb: Verb) -> ExitCode {
-    let (paths, socket) = match locate(&options) {
+/// Does what is asked; the exit code, when all is said and all output is out.
+pub(crate) fn run(request: Request) -> ExitCode {
+    let (paths, socket) = match locate(&request.options) {
         Ok(found) => found,
         Err(failure) => return failure.report(&PathBuf::new()),
     };
@@ -38,7 +38,7 @@ pub(crate) fn run(options: Options, verb: Verb) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return Failure::of(&error).report(&socket),
     };
-    let outcome = runtime.block_on(traced(paths, socket.clone(), verb));
+    let outcome = runtime.block_on(traced(paths, socket.clone(), request.verb, &request.name));
     // A thread may wait in read(2) on a terminal for ever.
     runtime.shutdown_background();
     match outcome {
@@ -64,8 +64,7 @@ fn locate(options: &Options) -> Result<(Paths, PathBuf), Failure> {
 }
 
 /// Runs `verb` inside the trace's root span, where traces are exported.
-async fn traced(paths: Paths, socket: PathBuf, verb: Verb) -> Result<u8, Failure> {
-    let name = verb.name();
+async fn traced(paths: Paths, socket: PathBuf, verb: Verb, name: &str) -> Result<u8, Failure> {
     let telemetry = if verb.is_service() {
         None
     } else {

@@ -1,34 +1,137 @@
 //! The verbs, one per file.
 
-pub(crate) mod up;
+mod attach;
+mod completion;
+mod create;
+mod exec;
+mod history;
+mod images;
+mod import;
+mod info;
+mod inspect;
+mod kill;
+mod login;
+mod logs;
+mod network_ls;
+mod pause;
+mod port;
+pub(crate) mod ps;
+mod pull;
+mod push;
+mod rename;
+mod restart;
+mod rm;
+mod rmi;
+mod run;
+mod start;
+mod stats;
+mod stop;
+mod tag;
+mod top;
+mod trace;
+mod unpause;
+mod up;
+mod version;
+mod wait;
 
-use clap::Subcommand;
+/// Declares verbs: the enum, and the way to each.
+macro_rules! verbs {
+    ($name:ident { $($(#[$attribute:meta])* $variant:ident($arguments:ty) = $word:literal),* $(,)? }) => {
+        #[derive(Debug, clap::Subcommand)]
+        pub(crate) enum $name {
+            $($(#[$attribute])* #[command(name = $word)] $variant(Box<$arguments>),)*
+        }
 
-use crate::exit::Failure;
-use crate::session::Session;
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
-    /// Run all services in the foreground
-    Up(up::Up),
+        impl $name {
+            pub(crate) async fn run(self, session: &crate::session::Session) -> Result<u8, crate::exit::Failure> {
+                match self {
+                    $(Self::$variant(verb) => verb.run(session).await,)*
+                }
+            }
+        }
+    };
 }
 
-impl Verb {
-    /// For the trace.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Up(_) => "up",
-        }
-    }
+mod nouns;
 
+verbs! { Verb {
+    /// Open a window on a running container
+    Attach(attach::Attach) = "attach",
+    /// Write a completion script for a shell
+    Completion(completion::Completion) = "completion",
+    /// Manage containers
+    Container(nouns::Container) = "container",
+    /// Create a container and do not start it
+    Create(create::Create) = "create",
+    /// Run one more program in a running container
+    Exec(exec::Exec) = "exec",
+    /// Show how an image was built
+    History(history::History) = "history",
+    /// Manage images
+    Image(nouns::Image) = "image",
+    /// List images
+    Images(images::Images) = "images",
+    /// Make an image of a tar archive
+    Import(import::Import) = "import",
+    /// Show what the engine is, holds and runs on
+    Info(info::Info) = "info",
+    /// Show everything known of containers and images
+    Inspect(inspect::Inspect) = "inspect",
+    /// Send a signal to containers
+    Kill(kill::Kill) = "kill",
+    /// Check a user name and password against a registry
+    Login(login::Login) = "login",
+    /// Show what a container has written
+    Logs(logs::Logs) = "logs",
+    /// Manage networks
+    Network(nouns::Network) = "network",
+    /// Freeze all processes of containers
+    Pause(pause::Pause) = "pause",
+    /// Show where a container's ports are published
+    Port(port::Port) = "port",
+    /// List containers
+    Ps(ps::Ps) = "ps",
+    /// Fetch an image from a registry
+    Pull(pull::Pull) = "pull",
+    /// Upload an image to a registry
+    Push(push::Push) = "push",
+    /// Give a container another name
+    Rename(rename::Rename) = "rename",
+    /// Stop containers and start them again
+    Restart(restart::Restart) = "restart",
+    /// Remove containers
+    Rm(rm::Rm) = "rm",
+    /// Remove images
+    Rmi(rmi::Rmi) = "rmi",
+    /// Create a container and run it
+    Run(run::Run) = "run",
+    /// Start containers
+    Start(start::Start) = "start",
+    /// Show what containers use
+    Stats(stats::Stats) = "stats",
+    /// End containers
+    Stop(stop::Stop) = "stop",
+    /// Look at the engine
+    System(nouns::System) = "system",
+    /// Give an image one more name
+    Tag(tag::Tag) = "tag",
+    /// Show the processes of a container
+    Top(top::Top) = "top",
+    /// Show what the last start of a container did, and how long it took
+    Trace(trace::Trace) = "trace",
+    /// Let frozen containers go on
+    Unpause(unpause::Unpause) = "unpause",
+    /// Run all services in the foreground
+    Up(up::Up) = "up",
+    /// Show the versions of the command and the engine
+    Version(version::Version) = "version",
+    /// Wait for containers to end, and print their exit codes
+    Wait(wait::Wait) = "wait",
+} }
+
+impl Verb {
     /// Whether the verb serves until it is told to stop.
     pub(crate) fn is_service(&self) -> bool {
         matches!(self, Self::Up(_))
-    }
-
-    pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
-        match self {
-            Self::Up(up) => up.run(session).await,
-        }
     }
 }

@@ -1,0 +1,217 @@
+//! Sizes, ages, ids and times as Docker shows them.
+
+use gantry_proto::network::v1::PortMapping;
+use jiff::Timestamp;
+
+use crate::parse::ports::protocol_name;
+
+/// Characters of a short id.
+const SHORT_ID: usize = 12;
+
+/// "1.23GB": three digits, units of 1000.
+pub(crate) fn size(bytes: u64) -> String {
+    with_units(
+        bytes as f64,
+        1000.0,
+        &["B", "kB", "MB", "GB", "TB", "PB"],
+        3,
+    )
+}
+
+/// "1.205GiB": four digits, units of 1024.
+pub(crate) fn binary_size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    with_units(bytes as f64, 1024.0, &units, 4)
+}
+
+fn with_units(mut value: f64, base: f64, units: &[&str], digits: usize) -> String {
+    let mut unit = 0;
+    while value >= base && unit + 1 < units.len() {
+        value /= base;
+        unit += 1;
+    }
+    let whole = (value.max(1.0).log10() as usize) + 1;
+    let text = format!("{value:.*}", digits.saturating_sub(whole));
+    let text = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    format!("{text}{}", units[unit])
+}
+
+/// "5 minutes", "About an hour", from seconds.
+pub(crate) fn age(seconds: i64) -> String {
+    let hours = (seconds + 1800) / 3600;
+    match seconds {
+        ..1 => "Less than a second".to_owned(),
+        1 => "1 second".to_owned(),
+        2..60 => format!("{seconds} seconds"),
+        60..120 => "About a minute".to_owned(),
+        120..3600 => format!("{} minutes", seconds / 60),
+        _ if hours == 1 => "About an hour".to_owned(),
+        _ if hours < 48 => format!("{hours} hours"),
+        _ if hours < 24 * 14 => format!("{} days", hours / 24),
+        _ if hours < 24 * 60 => format!("{} weeks", hours / 24 / 7),
+        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", seconds / 3600 / 24 / 365),
+    }
+}
+
+/// The age of a point in time; nothing where there is none.
+pub(crate) fn age_of(time: Option<&prost_types::Timestamp>) -> Option<String> {
+    time.map(|time| age(Timestamp::now().as_second() - time.seconds))
+}
+
+/// "5 minutes ago", or "N/A" where the time is not known.
+pub(crate) fn ago(time: Option<&prost_types::Timestamp>) -> String {
+    age_of(time).map_or_else(|| "N/A".to_owned(), |age| format!("{age} ago"))
+}
+
+fn point(time: &prost_types::Timestamp) -> Timestamp {
+    Timestamp::new(time.seconds, time.nanos).unwrap_or_default()
+}
+
+/// "2006-01-02T15:04:05.999999999Z"; year 1 where there is no time.
+pub(crate) fn rfc3339(time: Option<&prost_types::Timestamp>) -> String {
+    time.map_or_else(
+        || "0001-01-01T00:00:00Z".to_owned(),
+        |time| point(time).to_string(),
+    )
+}
+
+/// "2006-01-02T15:04:05.000000000Z": always nine digits, so that lines align.
+pub(crate) fn rfc3339_nanos(time: &prost_types::Timestamp) -> String {
+    format!("{:.9}", point(time))
+}
+
+/// "2006-01-02 15:04:05 +0000 UTC"
+pub(crate) fn date_time(time: Option<&prost_types::Timestamp>) -> String {
+    time.map_or_else(
+        || "N/A".to_owned(),
+        |time| {
+            point(time)
+                .strftime("%Y-%m-%d %H:%M:%S +0000 UTC")
+                .to_string()
+        },
+    )
+}
+
+/// The first twelve characters of an id, without "sha256:".
+pub(crate) fn short_id(id: &str) -> String {
+    let id = id.strip_prefix("sha256:").unwrap_or(id);
+    id.chars().take(SHORT_ID).collect()
+}
+
+/// `text` of at most `width` characters, the last of them "…" where it is cut.
+pub(crate) fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let mut short: String = text.chars().take(width.saturating_sub(1)).collect();
+    short.push('…');
+    short
+}
+
+/// "0.0.0.0:8080->80/tcp, 443/tcp"
+pub(crate) fn ports(published: &[PortMapping], exposed: &[String]) -> String {
+    let mut shown: Vec<String> = published
+        .iter()
+        .map(|port| {
+            format!(
+                "{}->{}/{}",
+                host_side(port),
+                port.container_port,
+                protocol_name(port.protocol())
+            )
+        })
+        .collect();
+    for port in exposed {
+        let is_published = published.iter().any(|mapping| {
+            *port
+                == format!(
+                    "{}/{}",
+                    mapping.container_port,
+                    protocol_name(mapping.protocol())
+                )
+        });
+        if !is_published {
+            shown.push(port.clone());
+        }
+    }
+    shown.join(", ")
+}
+
+/// "0.0.0.0:8080", "[::1]:8080"
+pub(crate) fn host_side(port: &PortMapping) -> String {
+    match port.host_ip.as_str() {
+        "" => format!("0.0.0.0:{}", port.host_port),
+        ip if ip.contains(':') => format!("[{ip}]:{}", port.host_port),
+        ip => format!("{ip}:{}", port.host_port),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (1234, "1.23kB"),
+            (7_800_000, "7.8MB"),
+            (124_600_000, "125MB"),
+            (1_230_000_000, "1.23GB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!(binary_size(1 << 20), "1MiB");
+        assert_eq!(binary_size(1_294_000_000), "1.205GiB");
+        assert_eq!(binary_size(0), "0B");
+    }
+
+    #[test]
+    fn ages_are_rounded_as_docker_does() {
+        for (seconds, text) in [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (61, "About a minute"),
+            (150, "2 minutes"),
+            (3600, "About an hour"),
+            (7200, "2 hours"),
+            (47 * 3600, "47 hours"),
+            (72 * 3600, "3 days"),
+            (21 * 24 * 3600, "3 weeks"),
+            (90 * 24 * 3600, "3 months"),
+            (3 * 365 * 24 * 3600, "3 years"),
+        ] {
+            assert_eq!(age(seconds), text);
+        }
+    }
+
+    #[test]
+    fn times_are_utc() {
+        let time = prost_types::Timestamp {
+            seconds: 1_136_214_245,
+            nanos: 500_000_000,
+        };
+        assert_eq!(rfc3339(Some(&time)), "2006-01-02T15:04:05.5Z");
+        assert_eq!(rfc3339_nanos(&time), "2006-01-02T15:04:05.500000000Z");
+        assert_eq!(date_time(Some(&time)), "2006-01-02 15:04:05 +0000 UTC");
+    }
+
+    #[test]
+    fn a_published_port_is_not_listed_as_exposed_again() {
+        let published = [PortMapping {
+            host_port: 8080,
+            container_port: 80,
+            ..PortMapping::default()
+        }];
+        let exposed = ["80/tcp".to_owned(), "443/tcp".to_owned()];
+        assert_eq!(ports(&published, &exposed), "0.0.0.0:8080->80/tcp, 443/tcp");
+    }
+}

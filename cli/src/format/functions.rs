@@ -1,0 +1,250 @@
+//! The functions of templates: Go's own and Docker's.
+
+use std::cmp::Ordering;
+
+use serde_json::Value;
+
+use super::show::{is_true, show};
+
+/// Calls `name`; what was piped is the last argument.
+pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
+    let count = |wanted: usize| {
+        if arguments.len() == wanted {
+            Ok(())
+        } else {
+            Err(format!(
+                "{name} takes {wanted} arguments and has {}",
+                arguments.len()
+            ))
+        }
+    };
+    let text = |index: usize| arguments.get(index).map(show).unwrap_or_default();
+    match name {
+        "json" => {
+            count(1)?;
+            Ok(arguments[0].to_string().into())
+        }
+        "lower" => count(1).map(|()| text(0).to_lowercase().into()),
+        "upper" => count(1).map(|()| text(0).to_uppercase().into()),
+        "title" => count(1).map(|()| title(&text(0)).into()),
+        "join" => {
+            count(2)?;
+            // Docker's `join LIST SEPARATOR`; piped, the list comes last.
+            let (list, separator) = match (&arguments[0], &arguments[1]) {
+                (Value::Array(list), separator) | (separator, Value::Array(list)) => {
+                    (list.as_slice(), separator)
+                }
+                (Value::Null, separator) | (separator, Value::Null) => (&[][..], separator),
+                (other, _) => return Err(format!("join takes a list, not {}", show(other))),
+            };
+            let items: Vec<String> = list.iter().map(show).collect();
+            Ok(items.join(&show(separator)).into())
+        }
+        "split" => {
+            count(2)?;
+            let separator = text(1);
+            Ok(text(0).split(&separator).map(Value::from).collect())
+        }
+        "replace" => count(3).map(|()| text(0).replace(&text(1), &text(2)).into()),
+        "print" => Ok(arguments.iter().map(show).collect::<String>().into()),
+        "println" => {
+            let words: Vec<String> = arguments.iter().map(show).collect();
+            Ok(format!("{}\n", words.join(" ")).into())
+        }
+        "printf" => printf(&text(0), arguments.get(1..).unwrap_or_default()).map(Value::from),
+        "len" => {
+            count(1)?;
+            match &arguments[0] {
+                Value::String(text) => Ok(text.len().into()),
+                Value::Array(items) => Ok(items.len().into()),
+                Value::Object(fields) => Ok(fields.len().into()),
+                Value::Null => Ok(0.into()),
+                other => Err(format!("{} has no length", show(other))),
+            }
+        }
+        "index" => index(arguments),
+        "slice" => slice(arguments),
+        "truncate" => {
+            count(2)?;
+            let width = arguments[1].as_u64().unwrap_or(0) as usize;
+            Ok(text(0).chars().take(width).collect::<String>().into())
+        }
+        "pad" => {
+            count(3)?;
+            let blanks = |index: usize| " ".repeat(arguments[index].as_u64().unwrap_or(0) as usize);
+            Ok(format!("{}{}{}", blanks(1), text(0), blanks(2)).into())
+        }
+        "not" => count(1).map(|()| (!is_true(&arguments[0])).into()),
+        "eq" => match arguments {
+            [first, rest @ ..] if !rest.is_empty() => {
+                Ok(rest.iter().any(|other| same(first, other)).into())
+            }
+            _ => Err("eq takes two arguments or more".to_owned()),
+        },
+        "ne" => count(2).map(|()| (!same(&arguments[0], &arguments[1])).into()),
+        "lt" | "le" | "gt" | "ge" => {
+            count(2)?;
+            let order = compare(&arguments[0], &arguments[1])?;
+            Ok(match name {
+                "lt" => order.is_lt(),
+                "le" => order.is_le(),
+                "gt" => order.is_gt(),
+                _ => order.is_ge(),
+            }
+            .into())
+        }
+        _ => Err(format!("there is no function {name:?}")),
+    }
+}
+
+/// A number without a fraction is an integer.
+pub(super) fn number(number: f64) -> Value {
+    if number.fract() == 0.0 && number.abs() < 9e15 {
+        (number as i64).into()
+    } else {
+        number.into()
+    }
+}
+
+fn same(one: &Value, other: &Value) -> bool {
+    match (one.as_f64(), other.as_f64()) {
+        (Some(one), Some(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+fn compare(one: &Value, other: &Value) -> Result<Ordering, String> {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => one
+            .as_f64()
+            .partial_cmp(&other.as_f64())
+            .ok_or_else(|| "numbers that have no order".to_owned()),
+        (Value::String(one), Value::String(other)) => Ok(one.cmp(other)),
+        _ => Err(format!("{} and {} have no order", show(one), show(other))),
+    }
+}
+
+fn title(text: &str) -> String {
+    let mut beginning = true;
+    text.chars()
+        .flat_map(|character| {
+            let shown: Vec<char> = if beginning {
+                character.to_uppercase().collect()
+            } else {
+                vec![character]
+            };
+            beginning = character.is_whitespace();
+            shown
+        })
+        .collect()
+}
+
+/// `index VALUE KEY…`; what is not there is nothing.
+fn index(arguments: &[Value]) -> Result<Value, String> {
+    let (first, keys) = arguments
+        .split_first()
+        .ok_or_else(|| "index takes a list or a map, and keys".to_owned())?;
+    let mut value = first.clone();
+    for key in keys {
+        value = match value {
+            Value::Array(mut items) => {
+                let position = key
+                    .as_u64()
+                    .ok_or_else(|| format!("{} is not a position in a list", show(key)))?
+                    as usize;
+                if position >= items.len() {
+                    return Err(format!(
+                        "position {position} is outside of a list of {}",
+                        items.len()
+                    ));
+                }
+                items.swap_remove(position)
+            }
+            Value::Object(mut fields) => fields.remove(&show(key)).unwrap_or_else(|| "".into()),
+            Value::Null => Value::Null,
+            other => return Err(format!("{} is neither a list nor a map", show(&other))),
+        };
+    }
+    Ok(value)
+}
+
+/// `slice VALUE [FROM [TO]]`
+fn slice(arguments: &[Value]) -> Result<Value, String> {
+    let bound = |index: usize, otherwise: usize| match arguments.get(index) {
+        None => Ok(otherwise),
+        Some(value) => value
+            .as_u64()
+            .map(|bound| bound as usize)
+            .ok_or_else(|| format!("{} is not a position", show(value))),
+    };
+    let outside = || "slice: a position is outside of the value".to_owned();
+    match arguments.first() {
+        Some(Value::String(text)) => {
+            let (from, to) = (bound(1, 0)?, bound(2, text.len())?);
+            text.get(from..to).map(Value::from).ok_or_else(outside)
+        }
+        Some(Value::Array(items)) => {
+            let (from, to) = (bound(1, 0)?, bound(2, items.len())?);
+            items
+                .get(from..to)
+                .map(|items| Value::Array(items.to_vec()))
+                .ok_or_else(outside)
+        }
+        _ => Err("slice takes a text or a list".to_owned()),
+    }
+}
+
+/// %s %v %d %q %x %t %f and %%, with a width.
+fn printf(format: &str, arguments: &[Value]) -> Result<String, String> {
+    let mut text = String::new();
+    let mut arguments = arguments.iter();
+    let mut characters = format.chars();
+    while let Some(character) = characters.next() {
+        if character != '%' {
+            text.push(character);
+            continue;
+        }
+        let mut flags = String::new();
+        let verb = loop {
+            match characters.next() {
+                Some(flag) if flag.is_ascii_digit() || "-+.".contains(flag) => flags.push(flag),
+                Some(verb) => break verb,
+                None => return Err("printf: the format ends after %".to_owned()),
+            }
+        };
+        if verb == '%' {
+            text.push('%');
+            continue;
+        }
+        let value = arguments
+            .next()
+            .ok_or_else(|| format!("printf: %{verb} has no argument"))?;
+        let (width, precision) = flags.split_once('.').unwrap_or((&flags, ""));
+        let shown = match verb {
+            's' | 'v' | 'd' | 't' => show(value),
+            'q' => Value::from(show(value)).to_string(),
+            'x' => value
+                .as_u64()
+                .map_or_else(|| show(value), |n| format!("{n:x}")),
+            'f' => {
+                let places = precision.parse().unwrap_or(6);
+                format!("{:.places$}", value.as_f64().unwrap_or_default())
+            }
+            other => return Err(format!("printf: %{other} is not known")),
+        };
+        let left = width.starts_with('-');
+        let blanks = width
+            .trim_start_matches(['-', '+'])
+            .parse::<usize>()
+            .unwrap_or(0)
+            .saturating_sub(shown.chars().count());
+        if left {
+            text.push_str(&shown);
+        }
+        text.extend(std::iter::repeat_n(' ', blanks));
+        if !left {
+            text.push_str(&shown);
+        }
+    }
+    Ok(text)
+}

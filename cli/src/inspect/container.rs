@@ -1,0 +1,389 @@
+//! A container in the shape of Docker's `ContainerInspect`.
+
+use gantry_proto::gateway::v1::{
+    ContainerConfig, ContainerDetail, ContainerState, ContainerSummary, Mount, MountType, Resources,
+};
+use gantry_proto::network::v1::PortMapping;
+use serde_json::{Map, Value, json};
+
+use super::{Document, fields};
+use crate::display;
+use crate::parse::ports::protocol_name;
+use crate::verbs::ps::state_word;
+
+/// Size of /dev/shm where none was asked for.
+const DEFAULT_SHM: u64 = 64 << 20;
+
+pub(crate) fn document(detail: &ContainerDetail) -> Document {
+    let summary = detail.summary.clone().unwrap_or_default();
+    let config = detail.config.clone().unwrap_or_default();
+    let (path, arguments) = match detail.args.split_first() {
+        Some((path, arguments)) => (path.clone(), arguments.to_vec()),
+        None => (String::new(), Vec::new()),
+    };
+    fields(vec![
+        ("Id", summary.id.clone().into()),
+        ("Created", display::rfc3339(summary.created.as_ref()).into()),
+        ("Path", path.into()),
+        ("Args", arguments.into()),
+        ("State", state(detail, &summary)),
+        ("Image", summary.image_id.clone().into()),
+        ("LogPath", detail.log_path.clone().into()),
+        ("Name", format!("/{}", summary.name).into()),
+        ("RestartCount", detail.restart_count.into()),
+        ("Driver", "overlay2".into()),
+        ("Platform", "linux".into()),
+        ("MountLabel", "".into()),
+        ("ProcessLabel", "".into()),
+        ("AppArmorProfile", "".into()),
+        ("ExecIDs", Value::Null.into()),
+        ("HostConfig", host_config(&config, &summary)),
+        ("GraphDriver", graph_driver(detail)),
+        ("Mounts", mounts(&summary.mounts)),
+        ("Config", container_config(detail, &config, &summary)),
+        ("NetworkSettings", network_settings(detail, &summary)),
+    ])
+}
+
+fn state(detail: &ContainerDetail, summary: &ContainerSummary) -> Document {
+    let state = summary.state();
+    let exit = summary.exit.clone().unwrap_or_default();
+    let running = matches!(
+        state,
+        ContainerState::Running | ContainerState::Paused | ContainerState::Restarting
+    );
+    let error = if detail.error.is_empty() {
+        &exit.error
+    } else {
+        &detail.error
+    };
+    let mut shown: Vec<(&'static str, Document)> = vec![
+        ("Status", state_word(state).into()),
+        ("Running", running.into()),
+        ("Paused", (state == ContainerState::Paused).into()),
+        ("Restarting", (state == ContainerState::Restarting).into()),
+        ("OOMKilled", exit.oom_killed.into()),
+        ("Dead", (state == ContainerState::Dead).into()),
+        ("Pid", detail.pid.into()),
+        ("ExitCode", exit.code.into()),
+        ("Error", error.clone().into()),
+        (
+            "StartedAt",
+            display::rfc3339(summary.started_at.as_ref()).into(),
+        ),
+        (
+            "FinishedAt",
+            display::rfc3339(exit.exited_at.as_ref()).into(),
+        ),
+    ];
+    if !summary.sick.is_empty() {
+        shown.push(("Sick", summary.sick.clone().into()));
+    }
+    fields(shown)
+}
+
+fn host_config(config: &ContainerConfig, summary: &ContainerSummary) -> Document {
+    let limits = config.resources.clone().unwrap_or_default();
+    let policy = config.restart_policy.clone().unwrap_or_default();
+    let log = config.log.unwrap_or_default();
+    let log_type = if config.log.is_some() && !log.enabled {
+        "none"
+    } else {
+        "cri"
+    };
+    let binds: Vec<String> = config
+        .mounts
+        .iter()
+        .filter(|mount| mount.r#type() != MountType::Tmpfs && !mount.source.is_empty())
+        .map(|mount| {
+            let mode = if mount.read_only { ":ro" } else { "" };
+            format!("{}:{}{mode}", mount.source, mount.target)
+        })
+        .collect();
+    let named = |name: &str, otherwise: &str| {
+        Document::from(if name.is_empty() { otherwise } else { name })
+    };
+    let mut shown: Vec<(&'static str, Document)> = vec![
+        ("Binds", or_null(binds)),
+        ("ContainerIDFile", "".into()),
+        (
+            "LogConfig",
+            fields(vec![
+                ("Type", log_type.into()),
+                ("Config", Value::Object(Map::new()).into()),
+            ]),
+        ),
+        ("NetworkMode", named(&summary.network_mode, "bridge")),
+        ("PortBindings", port_bindings(&config.ports, false).into()),
+        (
+            "RestartPolicy",
+            fields(vec![
+                ("Name", named(&policy.name, "no")),
+                ("MaximumRetryCount", policy.maximum_retry_count.into()),
+            ]),
+        ),
+        ("AutoRemove", config.auto_remove.into()),
+        ("VolumeDriver", "".into()),
+        ("CapAdd", or_null(config.cap_add.clone())),
+        ("CapDrop", or_null(config.cap_drop.clone())),
+        ("CgroupnsMode", named(&config.cgroupns_mode, "private")),
+        ("Dns", config.dns_servers.clone().into()),
+        ("DnsOptions", config.dns_options.clone().into()),
+        ("DnsSearch", config.dns_search.clone().into()),
+        ("ExtraHosts", or_null(config.extra_hosts.clone())),
+        ("GroupAdd", or_null(config.groups.clone())),
+        ("IpcMode", named(&config.ipc_mode, "private")),
+        ("OomScoreAdj", config.oom_score_adj.into()),
+        ("PidMode", config.pid_mode.clone().into()),
+        ("Privileged", config.privileged.into()),
+        ("PublishAllPorts", config.publish_all.into()),
+        ("ReadonlyRootfs", config.read_only.into()),
+        ("SecurityOpt", or_null(config.security_opts.clone())),
+        ("UTSMode", config.uts_mode.clone().into()),
+        ("UsernsMode", "".into()),
+        (
+            "ShmSize",
+            match config.shm_size_bytes {
+                0 => DEFAULT_SHM,
+                size => size,
+            }
+            .into(),
+        ),
+        ("Sysctls", strings(&config.sysctls).into()),
+        ("Runtime", "gantry-shim".into()),
+        ("Init", config.init.into()),
+    ];
+    shown.extend(resources(&limits, config));
+    fields(shown)
+}
+
+fn resources(limits: &Resources, config: &ContainerConfig) -> Vec<(&'static str, Document)> {
+    let ulimits: Vec<Value> = config
+        .ulimits
+        .iter()
+        .map(|limit| json!({"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard}))
+        .collect();
+    let devices: Vec<Value> = config
+        .devices
+        .iter()
+        .map(|device| {
+            let inside = if device.container_path.is_empty() {
+                &device.host_path
+            } else {
+                &device.container_path
+            };
+            let access = if device.permissions.is_empty() {
+                "rwm"
+            } else {
+                &device.permissions
+            };
+            json!({"PathOnHost": device.host_path, "PathInContainer": inside, "CgroupPermissions": access})
+        })
+        .collect();
+    vec![
+        ("CpuShares", limits.cpu_shares.into()),
+        ("Memory", limits.memory_bytes.into()),
+        ("NanoCpus", limits.nano_cpus.into()),
+        ("BlkioWeight", limits.blkio_weight.into()),
+        ("CpuPeriod", limits.cpu_period_micros.into()),
+        ("CpuQuota", limits.cpu_quota_micros.into()),
+        ("CpusetCpus", limits.cpuset_cpus.clone().into()),
+        ("CpusetMems", limits.cpuset_mems.clone().into()),
+        ("Devices", devices.into()),
+        ("MemoryReservation", limits.memory_reservation_bytes.into()),
+        ("MemorySwap", limits.memory_swap_bytes.into()),
+        ("OomKillDisable", limits.oom_kill_disable.into()),
+        (
+            "PidsLimit",
+            match limits.pids_limit {
+                0 => Value::Null,
+                limit => limit.into(),
+            }
+            .into(),
+        ),
+        ("Ulimits", ulimits.into()),
+    ]
+}
+
+fn graph_driver(detail: &ContainerDetail) -> Document {
+    let data = detail.rootfs.as_ref().map_or(Value::Null, |rootfs| {
+        json!({
+            "LowerDir": rootfs.lower_dirs.join(":"),
+            "UpperDir": rootfs.upper_dir,
+            "WorkDir": rootfs.work_dir,
+        })
+    });
+    fields(vec![("Data", data.into()), ("Name", "overlay2".into())])
+}
+
+fn mounts(mounts: &[Mount]) -> Document {
+    mounts
+        .iter()
+        .filter(|mount| mount.r#type() != MountType::Tmpfs)
+        .map(|mount| {
+            let volume = mount.r#type() == MountType::Volume;
+            let propagation = match (volume, mount.propagation.as_str()) {
+                (true, _) => "",
+                (false, "") => "rprivate",
+                (false, named) => named,
+            };
+            let mut shown = json!({
+                "Type": if volume { "volume" } else { "bind" },
+                "Source": mount.source,
+                "Destination": mount.target,
+                "Mode": if mount.read_only { "ro" } else { "" },
+                "RW": !mount.read_only,
+                "Propagation": propagation,
+            });
+            if volume {
+                shown["Name"] = mount.source.as_str().into();
+                shown["Driver"] = "local".into();
+            }
+            shown
+        })
+        .collect::<Vec<_>>()
+        .into()
+}
+
+fn container_config(
+    detail: &ContainerDetail,
+    config: &ContainerConfig,
+    summary: &ContainerSummary,
+) -> Document {
+    let hostname = if config.hostname.is_empty() {
+        display::short_id(&summary.id)
+    } else {
+        config.hostname.clone()
+    };
+    // What was asked for is the arguments' end; before it is the entry point.
+    let entrypoint = detail
+        .args
+        .strip_suffix(config.command.as_slice())
+        .filter(|entrypoint| !config.command.is_empty() && !entrypoint.is_empty())
+        .map(<[String]>::to_vec)
+        .or_else(|| config.entrypoint.clone().map(|entrypoint| entrypoint.args))
+        .unwrap_or_default();
+    let command = detail
+        .args
+        .strip_prefix(entrypoint.as_slice())
+        .unwrap_or(&detail.args);
+    let exposed: Map<String, Value> = summary
+        .exposed_ports
+        .iter()
+        .cloned()
+        .chain(summary.ports.iter().map(port_name))
+        .map(|port| (port, json!({})))
+        .collect();
+    let mut shown: Vec<(&'static str, Document)> = vec![
+        ("Hostname", hostname.into()),
+        ("Domainname", config.domainname.clone().into()),
+        ("User", detail.user.clone().into()),
+        ("AttachStdin", config.stdin_open.into()),
+        ("AttachStdout", true.into()),
+        ("AttachStderr", true.into()),
+    ];
+    if !exposed.is_empty() {
+        shown.push(("ExposedPorts", Value::Object(exposed).into()));
+    }
+    shown.extend([
+        ("Tty", config.tty.into()),
+        ("OpenStdin", config.stdin_open.into()),
+        ("StdinOnce", false.into()),
+        ("Env", detail.env.clone().into()),
+        ("Cmd", or_null(command.to_vec())),
+        ("Image", summary.image.clone().into()),
+        ("Volumes", Value::Null.into()),
+        ("WorkingDir", detail.working_dir.clone().into()),
+        ("Entrypoint", or_null(entrypoint)),
+        ("OnBuild", Value::Null.into()),
+        ("Labels", strings(&summary.labels).into()),
+        ("StopSignal", detail.stop_signal.clone().into()),
+    ]);
+    if let Some(timeout) = config.stop_timeout_seconds {
+        shown.push(("StopTimeout", timeout.into()));
+    }
+    fields(shown)
+}
+
+fn network_settings(detail: &ContainerDetail, summary: &ContainerSummary) -> Document {
+    let endpoint = detail.endpoint.clone().unwrap_or_default();
+    let (address, prefix) = endpoint
+        .address
+        .split_once('/')
+        .unwrap_or((endpoint.address.as_str(), "0"));
+    let prefix: u64 = prefix.parse().unwrap_or(0);
+    let ports = if endpoint.ports.is_empty() {
+        &summary.ports
+    } else {
+        &endpoint.ports
+    };
+    let mut bindings = port_bindings(ports, true);
+    for port in &summary.exposed_ports {
+        bindings.entry(port.clone()).or_insert(Value::Null);
+    }
+    let mode = if summary.network_mode.is_empty() {
+        "bridge"
+    } else {
+        &summary.network_mode
+    };
+    let mut networks = Map::new();
+    networks.insert(
+        mode.to_owned(),
+        json!({
+            "IPAddress": address,
+            "IPPrefixLen": prefix,
+            "Gateway": endpoint.gateway,
+            "MacAddress": endpoint.mac_address,
+        }),
+    );
+    fields(vec![
+        ("Bridge", "".into()),
+        ("SandboxID", "".into()),
+        ("SandboxKey", endpoint.netns_path.clone().into()),
+        ("Ports", bindings.into()),
+        ("Gateway", endpoint.gateway.clone().into()),
+        ("IPAddress", address.into()),
+        ("IPPrefixLen", prefix.into()),
+        ("MacAddress", endpoint.mac_address.clone().into()),
+        ("Networks", networks.into()),
+    ])
+}
+
+fn port_name(port: &PortMapping) -> String {
+    format!("{}/{}", port.container_port, protocol_name(port.protocol()))
+}
+
+/// "80/tcp" → where it is published.
+fn port_bindings(ports: &[PortMapping], bound: bool) -> Map<String, Value> {
+    let mut bindings: Map<String, Value> = Map::new();
+    for port in ports {
+        let ip = match port.host_ip.as_str() {
+            "" if bound => "0.0.0.0",
+            ip => ip,
+        };
+        let host_port = match port.host_port {
+            0 => String::new(),
+            number => number.to_string(),
+        };
+        let binding = json!({"HostIp": ip, "HostPort": host_port});
+        match bindings.entry(port_name(port)).or_insert_with(|| json!([])) {
+            Value::Array(list) => list.push(binding),
+            other => *other = json!([binding]),
+        }
+    }
+    bindings
+}
+
+fn or_null(list: Vec<String>) -> Document {
+    if list.is_empty() {
+        Value::Null.into()
+    } else {
+        list.into()
+    }
+}
+
+fn strings(map: &std::collections::HashMap<String, String>) -> Map<String, Value> {
+    map.iter()
+        .map(|(key, value)| (key.clone(), value.as_str().into()))
+        .collect()
+}

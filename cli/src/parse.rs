@@ -1,0 +1,25 @@
+//! Docker's syntaxes for the values of flags.
+//!
+//! Each parser says what is wrong with the value and what it should look like;
+//! clap puts the flag's name before it.
+
+pub(crate) mod environment;
+pub(crate) mod keys;
+pub(crate) mod limits;
+pub(crate) mod mounts;
+pub(crate) mod ports;
+pub(crate) mod sizes;
+pub(crate) mod times;
+
+/// A value that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct ParseError(String);
+
+impl ParseError {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+pub(crate) type Parsed<T> = Result<T, ParseError>;

@@ -1,0 +1,114 @@
+//! `gantry attach`: opens a window on a running container.
+
+use clap::Args;
+use gantry_proto::gateway::v1::{
+    AttachOpen, AttachRequest, ContainerState, InspectRequest, attach_request,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::run::DetachKeys;
+use crate::exit::Failure;
+use crate::session::Session;
+use crate::stream::{Window, Wishes};
+use crate::terminal;
+use crate::watch::{self, End};
+
+/// Requests that wait for the gateway.
+const QUEUE: usize = 16;
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// Do not type
+    #[arg(long)]
+    no_stdin: bool,
+    /// Pass signals on to the program
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    sig_proxy: bool,
+    /// Keys that leave the container's terminal
+    #[arg(long, value_name = "KEYS", value_parser = DetachKeys::parse)]
+    detach_keys: Option<DetachKeys>,
+    /// Container
+    container: String,
+}
+
+impl Attach {
+    pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
+        let request = InspectRequest {
+            container: self.container.clone(),
+        };
+        let detail = session
+            .engine
+            .containers()
+            .inspect(request)
+            .await?
+            .into_inner()
+            .container
+            .unwrap_or_default();
+        let state = detail.summary.map(|summary| summary.state());
+        match state {
+            Some(ContainerState::Running) => {}
+            Some(ContainerState::Paused) => {
+                return Err(Failure::new(format!(
+                    "container {} is paused: unpause it before attaching to it",
+                    self.container
+                )));
+            }
+            _ => {
+                return Err(Failure::new(format!(
+                    "container {} does not run: start it with `gantry start -a`",
+                    self.container
+                )));
+            }
+        }
+        let config = detail.config.unwrap_or_default();
+        let wishes = Wishes {
+            tty: config.tty,
+            stdin: config.stdin_open && !self.no_stdin,
+            forward_signals: self.sig_proxy,
+            detach_keys: DetachKeys::or_default(self.detach_keys),
+        };
+        window(session, &self.container, wishes, false).await
+    }
+}
+
+/// Opens a window, and starts the container where asked, until it ends.
+pub(super) async fn window(
+    session: &Session,
+    container: &str,
+    wishes: Wishes,
+    start: bool,
+) -> Result<u8, Failure> {
+    wishes.check()?;
+    let open = AttachOpen {
+        container: container.to_owned(),
+        stdin: wishes.stdin,
+        stdout: true,
+        stderr: true,
+        terminal_size: wishes.terminal_size(),
+        start,
+    };
+    let (requests, waiting) = mpsc::channel(QUEUE);
+    let first = AttachRequest {
+        message: Some(attach_request::Message::Open(open)),
+    };
+    // The queue is empty and its other end is here.
+    let _sent = requests.try_send(first);
+    let answers = session
+        .engine
+        .containers()
+        .attach(ReceiverStream::new(waiting))
+        .await?
+        .into_inner();
+    let tty = wishes.tty && wishes.stdin;
+    let window = Window::open(requests, wishes)?;
+    match watch::follow(window, answers).await? {
+        End::Exited(status) => watch::code(&status),
+        End::Detached => {
+            if tty {
+                terminal::println("")?;
+            }
+            Ok(0)
+        }
+    }
+}

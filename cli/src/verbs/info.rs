@@ -1,0 +1,101 @@
+//! `gantry info`: what the engine is, holds and runs on.
+
+use clap::Args;
+use gantry_proto::gateway::v1::{InfoRequest, InfoResponse};
+use serde_json::{Value, json};
+
+use crate::display;
+use crate::exit::Failure;
+use crate::format::Format;
+use crate::session::Session;
+use crate::terminal;
+
+#[derive(Debug, Args)]
+pub(crate) struct Info {
+    /// json, or a template
+    #[arg(short, long)]
+    format: Option<String>,
+}
+
+impl Info {
+    pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
+        let format = Format::parse(self.format.as_deref()).map_err(|e| Failure::of(&e))?;
+        let info = session
+            .engine
+            .system()
+            .info(InfoRequest {})
+            .await?
+            .into_inner();
+        match format {
+            Format::Json => terminal::println(&data(&info).to_string())?,
+            Format::Each(template) | Format::Columns(template) => {
+                let text = template.render(&data(&info)).map_err(|e| Failure::of(&e))?;
+                terminal::println(&text)?;
+            }
+            Format::Table => terminal::print(&text(&info))?,
+        }
+        Ok(0)
+    }
+}
+
+/// Docker's names where it has them.
+fn data(info: &InfoResponse) -> Value {
+    let services: Vec<Value> = info
+        .services
+        .iter()
+        .map(|service| {
+            json!({"Name": service.name, "Serving": service.serving, "Error": service.error})
+        })
+        .collect();
+    json!({
+        "Containers": info.containers,
+        "ContainersRunning": info.containers_running,
+        "ContainersPaused": info.containers_paused,
+        "ContainersStopped": info.containers_stopped,
+        "Images": info.images,
+        "Driver": "overlay2",
+        "CgroupVersion": info.cgroup_version,
+        "KernelVersion": info.kernel,
+        "OSType": info.os,
+        "Architecture": info.architecture,
+        "NCPU": info.cpus,
+        "MemTotal": info.memory_bytes,
+        "Name": info.hostname,
+        "ServerVersion": info.version,
+        "DockerRootDir": info.state_dir,
+        "Services": services,
+    })
+}
+
+fn text(info: &InfoResponse) -> String {
+    let mut text = format!(
+        "Containers: {}\n Running: {}\n Paused: {}\n Stopped: {}\nImages: {}\n",
+        info.containers,
+        info.containers_running,
+        info.containers_paused,
+        info.containers_stopped,
+        info.images
+    );
+    text.push_str("Services:\n");
+    for service in &info.services {
+        let state = match (service.serving, service.error.as_str()) {
+            (true, _) => "serving",
+            (false, "") => "not serving",
+            (false, error) => error,
+        };
+        text.push_str(&format!(" {}: {state}\n", service.name));
+    }
+    text.push_str(&format!(
+        "Server Version: {}\nStorage Driver: overlay2\nCgroup Version: {}\nKernel Version: {}\nOSType: {}\nArchitecture: {}\nCPUs: {}\nTotal Memory: {}\nName: {}\nState Dir: {}\n",
+        info.version,
+        info.cgroup_version,
+        info.kernel,
+        info.os,
+        info.architecture,
+        info.cpus,
+        display::binary_size(info.memory_bytes),
+        info.hostname,
+        info.state_dir,
+    ));
+    text
+}

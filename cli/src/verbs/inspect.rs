@@ -1,0 +1,105 @@
+//! `gantry inspect`: everything known of containers and images.
+
+use clap::Args;
+use gantry_proto::gateway::v1::InspectRequest;
+use gantry_proto::image::v1::InspectRequest as ImageInspectRequest;
+use tonic::Code;
+
+use crate::exit::Failure;
+use crate::format::Template;
+use crate::inspect::{self, Document};
+use crate::session::Session;
+use crate::terminal;
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// json, or a template
+    #[arg(short, long)]
+    format: Option<String>,
+    /// Look among these only
+    #[arg(long = "type", value_name = "TYPE", value_parser = ["container", "image"])]
+    kind: Option<String>,
+    /// For Docker's sake; sizes are not asked for
+    #[arg(short, long, hide = true)]
+    size: bool,
+    /// Containers and images
+    #[arg(value_name = "OBJECT", required = true)]
+    objects: Vec<String>,
+}
+
+impl Inspect {
+    /// `inspect` of objects of one kind: `gantry image inspect`.
+    pub(crate) fn only(mut self, kind: &str) -> Self {
+        self.kind = Some(kind.to_owned());
+        self
+    }
+
+    pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
+        let template = match self.format.as_deref() {
+            None | Some("json") => None,
+            Some(text) => Some(Template::parse(text).map_err(|e| Failure::of(&e))?),
+        };
+        let mut documents = Vec::new();
+        let mut failures = Vec::new();
+        for object in &self.objects {
+            match self.find(session, object).await {
+                Ok(document) => documents.push(document),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        match (&template, &self.format) {
+            (Some(template), _) => {
+                for document in &documents {
+                    let line = template
+                        .render(&document.value())
+                        .map_err(|e| Failure::of(&e))?;
+                    terminal::println(&line)?;
+                }
+            }
+            (None, Some(_)) => {
+                let values: Vec<_> = documents.iter().map(Document::value).collect();
+                terminal::println(&serde_json::Value::from(values).to_string())?;
+            }
+            (None, None) => terminal::println(&inspect::pretty(&documents))?,
+        }
+        for failure in &failures {
+            failure.say(session.engine.socket());
+        }
+        Ok(u8::from(!failures.is_empty()))
+    }
+
+    async fn find(&self, session: &Session, object: &str) -> Result<Document, Failure> {
+        if self.kind.as_deref() != Some("image") {
+            let request = InspectRequest {
+                container: object.to_owned(),
+            };
+            match session.engine.containers().inspect(request).await {
+                Ok(answer) => {
+                    let detail = answer.into_inner().container.unwrap_or_default();
+                    return Ok(inspect::container::document(&detail));
+                }
+                Err(status) if self.kind.is_some() || status.code() != Code::NotFound => {
+                    return Err(status.into());
+                }
+                Err(_) => {}
+            }
+        }
+        let request = ImageInspectRequest {
+            reference: object.to_owned(),
+            platform: None,
+        };
+        match session.engine.images().inspect(request).await {
+            Ok(answer) => Ok(inspect::image::document(&answer.into_inner())),
+            // What is no image's name may still have been meant as a container's.
+            Err(status)
+                if self.kind.is_none()
+                    && matches!(status.code(), Code::NotFound | Code::InvalidArgument) =>
+            {
+                Err(Failure::new(format!(
+                    "there is neither a container nor an image {object:?}"
+                )))
+            }
+            Err(status) => Err(status.into()),
+        }
+    }
+}

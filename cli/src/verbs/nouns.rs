@@ -1,0 +1,149 @@
+//! Docker's noun forms: `gantry container ls` is `gantry ps`.
+
+use clap::Args;
+
+use super::{
+    attach, create, exec, history, images, import, info, inspect, kill, logs, network_ls, pause,
+    port, ps, pull, push, rename, restart, rm, rmi, run, start, stats, stop, tag, top, trace,
+    unpause, wait,
+};
+use crate::exit::Failure;
+use crate::session::Session;
+
+/// Declares a noun: its verbs, and the way to them.
+macro_rules! noun {
+    ($(#[$attribute:meta])* $name:ident($verbs:ty)) => {
+        $(#[$attribute])*
+        #[derive(Debug, Args)]
+        pub(crate) struct $name {
+            #[command(subcommand)]
+            verb: $verbs,
+        }
+
+        impl $name {
+            pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
+                self.verb.run(session).await
+            }
+        }
+    };
+}
+
+noun! {
+    /// `gantry container`
+    Container(ContainerVerb)
+}
+noun! {
+    /// `gantry image`
+    Image(ImageVerb)
+}
+noun! {
+    /// `gantry network`
+    Network(NetworkVerb)
+}
+noun! {
+    /// `gantry system`
+    System(SystemVerb)
+}
+
+verbs! { ContainerVerb {
+    /// Open a window on a running container
+    Attach(attach::Attach) = "attach",
+    /// Create a container and do not start it
+    Create(create::Create) = "create",
+    /// Run one more program in a running container
+    Exec(exec::Exec) = "exec",
+    /// Show everything known of containers
+    Inspect(ContainerInspect) = "inspect",
+    /// Send a signal to containers
+    Kill(kill::Kill) = "kill",
+    /// Show what a container has written
+    Logs(logs::Logs) = "logs",
+    /// List containers
+    #[command(visible_alias = "list", alias = "ps")]
+    Ls(ps::Ps) = "ls",
+    /// Freeze all processes of containers
+    Pause(pause::Pause) = "pause",
+    /// Show where a container's ports are published
+    Port(port::Port) = "port",
+    /// Give a container another name
+    Rename(rename::Rename) = "rename",
+    /// Stop containers and start them again
+    Restart(restart::Restart) = "restart",
+    /// Remove containers
+    #[command(alias = "remove")]
+    Rm(rm::Rm) = "rm",
+    /// Create a container and run it
+    Run(run::Run) = "run",
+    /// Start containers
+    Start(start::Start) = "start",
+    /// Show what containers use
+    Stats(stats::Stats) = "stats",
+    /// End containers
+    Stop(stop::Stop) = "stop",
+    /// Show the processes of a container
+    Top(top::Top) = "top",
+    /// Show what the last start of a container did, and how long it took
+    Trace(trace::Trace) = "trace",
+    /// Let frozen containers go on
+    Unpause(unpause::Unpause) = "unpause",
+    /// Wait for containers to end, and print their exit codes
+    Wait(wait::Wait) = "wait",
+} }
+
+verbs! { ImageVerb {
+    /// Show how an image was built
+    History(history::History) = "history",
+    /// Make an image of a tar archive
+    Import(import::Import) = "import",
+    /// Show everything known of images
+    Inspect(ImageInspect) = "inspect",
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(images::Images) = "ls",
+    /// Fetch an image from a registry
+    Pull(pull::Pull) = "pull",
+    /// Upload an image to a registry
+    Push(push::Push) = "push",
+    /// Remove images
+    #[command(alias = "remove")]
+    Rm(rmi::Rmi) = "rm",
+    /// Give an image one more name
+    Tag(tag::Tag) = "tag",
+} }
+
+verbs! { NetworkVerb {
+    /// List networks
+    #[command(visible_alias = "list")]
+    Ls(network_ls::NetworkLs) = "ls",
+} }
+
+verbs! { SystemVerb {
+    /// Show what the engine is, holds and runs on
+    Info(info::Info) = "info",
+} }
+
+/// `inspect` of containers alone.
+#[derive(Debug, Args)]
+pub(crate) struct ContainerInspect {
+    #[command(flatten)]
+    inspect: inspect::Inspect,
+}
+
+impl ContainerInspect {
+    async fn run(self, session: &Session) -> Result<u8, Failure> {
+        self.inspect.only("container").run(session).await
+    }
+}
+
+/// `inspect` of images alone.
+#[derive(Debug, Args)]
+pub(crate) struct ImageInspect {
+    #[command(flatten)]
+    inspect: inspect::Inspect,
+}
+
+impl ImageInspect {
+    async fn run(self, session: &Session) -> Result<u8, Failure> {
+        self.inspect.only("image").run(session).await
+    }
+}

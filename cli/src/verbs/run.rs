@@ -1,0 +1,244 @@
+//! `gantry run`: create, attach and start on one stream.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+
+use clap::Args;
+use gantry_proto::gateway::v1::run_response::Message as Answer;
+use gantry_proto::gateway::v1::{PullPolicy, RunOpen, RunRequest, RunResponse, run_request};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::container_options::ContainerOptions;
+use crate::exit::{Failure, REFUSED};
+use crate::parse::keys;
+use crate::progress::{self, Channel, Progress};
+use crate::session::Session;
+use crate::stream::{Window, Wishes};
+use crate::terminal;
+use crate::watch::{self, End};
+
+/// Requests that wait for the gateway.
+const QUEUE: usize = 16;
+
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    options: ContainerOptions,
+    /// Run in the background, and print the container's id
+    #[arg(short, long)]
+    detach: bool,
+    /// Attach to stdin, stdout or stderr
+    #[arg(short, long, value_name = "STREAM", value_parser = ["stdin", "stdout", "stderr"], ignore_case = true)]
+    attach: Vec<String>,
+    /// Pass signals on to the program
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    sig_proxy: bool,
+    /// Keys that leave the container's terminal
+    #[arg(long, value_name = "KEYS", value_parser = DetachKeys::parse)]
+    detach_keys: Option<DetachKeys>,
+    /// Image to run
+    image: String,
+    /// Program and arguments, in place of the image's
+    #[arg(value_name = "COMMAND", allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// A newtype, since clap takes a `Vec` for many values.
+#[derive(Clone, Debug)]
+pub(crate) struct DetachKeys(pub(crate) Vec<u8>);
+
+impl DetachKeys {
+    pub(crate) fn parse(text: &str) -> Result<Self, crate::parse::ParseError> {
+        keys::keys(text).map(Self)
+    }
+
+    pub(crate) fn or_default(keys: Option<Self>) -> Vec<u8> {
+        keys.map_or_else(|| keys::DEFAULT.to_vec(), |keys| keys.0)
+    }
+}
+
+impl Run {
+    pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
+        let socket = session.engine.socket().to_owned();
+        self.start(session)
+            .await
+            .map_err(|failure| failure.settled(REFUSED, &socket))
+    }
+
+    async fn start(self, session: &Session) -> Result<u8, Failure> {
+        if self.detach && !self.attach.is_empty() {
+            return Err(Failure::usage(
+                "--detach and --attach contradict each other; give one of them",
+            ));
+        }
+        let mut config = self.options.config(&self.image, &self.command)?;
+        let attached = |stream: &str| {
+            !self.detach
+                && (self.attach.is_empty()
+                    || self
+                        .attach
+                        .iter()
+                        .any(|name| name.eq_ignore_ascii_case(stream)))
+        };
+        let types = attached("stdin")
+            && (self.options.interactive
+                || self
+                    .attach
+                    .iter()
+                    .any(|name| name.eq_ignore_ascii_case("stdin")));
+        config.stdin_open |= types;
+        let wishes = Wishes {
+            tty: self.options.tty,
+            stdin: types,
+            forward_signals: self.sig_proxy,
+            detach_keys: DetachKeys::or_default(self.detach_keys.clone()),
+        };
+        wishes.check()?;
+        let mut cidfile = self
+            .options
+            .cidfile
+            .as_deref()
+            .map(CidFile::create)
+            .transpose()?;
+
+        let open = RunOpen {
+            config: Some(config),
+            name: self.options.name.clone().unwrap_or_default(),
+            pull: self.options.pull().into(),
+            detach: self.detach,
+            attach_stdin: types,
+            attach_stdout: attached("stdout"),
+            attach_stderr: attached("stderr"),
+            terminal_size: wishes.terminal_size(),
+        };
+        let (requests, waiting) = mpsc::channel(QUEUE);
+        let first = RunRequest {
+            message: Some(run_request::Message::Run(open)),
+        };
+        // The queue is empty and its other end is here.
+        let _sent = requests.try_send(first);
+        let mut answers = session
+            .engine
+            .containers()
+            .run(ReceiverStream::new(waiting))
+            .await?
+            .into_inner();
+        let id = self.created(&mut answers, cidfile.as_mut()).await?;
+        if self.detach {
+            until_started(&mut answers).await?;
+            terminal::println(&id)?;
+            return Ok(0);
+        }
+        let tty = wishes.tty && wishes.stdin;
+        let window = Window::open(requests, wishes)?;
+        match watch::follow(window, answers).await? {
+            End::Exited(status) => watch::code(&status),
+            End::Detached => {
+                if tty {
+                    terminal::println("")?;
+                }
+                Ok(0)
+            }
+        }
+    }
+
+    /// Shows the pull, if there is one, up to the container's id.
+    async fn created(
+        &self,
+        answers: &mut Streaming<RunResponse>,
+        cidfile: Option<&mut CidFile>,
+    ) -> Result<String, Failure> {
+        let mut pull: Option<Progress> = None;
+        loop {
+            let answer = next(answers).await?;
+            match answer {
+                Answer::Pull(response) => {
+                    let progress = pull.get_or_insert_with(|| {
+                        if self.options.pull() != PullPolicy::Always && !self.options.quiet {
+                            eprintln!(
+                                "Unable to find image '{}' locally",
+                                progress::familiar(&self.image)
+                            );
+                        }
+                        Progress::new(&self.image, Channel::Stderr, self.options.quiet)
+                    });
+                    progress.pulled(response)?;
+                }
+                Answer::Created(created) => {
+                    for warning in &created.warnings {
+                        eprintln!("gantry: warning: {warning}");
+                    }
+                    if let Some(file) = cidfile {
+                        file.write(&created.container_id)?;
+                    }
+                    return Ok(created.container_id);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+async fn until_started(answers: &mut Streaming<RunResponse>) -> Result<(), Failure> {
+    loop {
+        if let Answer::Started(_) = next(answers).await? {
+            return Ok(());
+        }
+    }
+}
+
+async fn next(answers: &mut Streaming<RunResponse>) -> Result<Answer, Failure> {
+    loop {
+        match answers.message().await? {
+            Some(RunResponse {
+                message: Some(message),
+            }) => return Ok(message),
+            Some(_) => {}
+            None => {
+                return Err(Failure::usage(
+                    "the engine ended the call before the container was started",
+                ));
+            }
+        }
+    }
+}
+
+/// The file that `--cidfile` names: it must be new, and is taken away again
+/// where no container comes of it.
+#[derive(Debug)]
+pub(crate) struct CidFile {
+    path: std::path::PathBuf,
+    file: File,
+    written: bool,
+}
+
+impl CidFile {
+    pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
+        let file = File::create_new(path).map_err(|error| {
+            Failure::usage(format!("--cidfile {path:?} cannot be made: {error}"))
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            written: false,
+        })
+    }
+
+    pub(crate) fn write(&mut self, id: &str) -> Result<(), Failure> {
+        self.file.write_all(id.as_bytes())?;
+        self.written = true;
+        Ok(())
+    }
+}
+
+impl Drop for CidFile {
+    fn drop(&mut self) {
+        if !self.written {
+            let _gone = std::fs::remove_file(&self.path);
+        }
+    }
+}
