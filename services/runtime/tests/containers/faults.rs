@@ -1,0 +1,119 @@
+//! Services and shims that die, or stand still.
+
+use std::time::{Duration, Instant};
+
+use gantry_proto::runtime::v1 as runtime;
+use gantry_proto::shim::v1::Status;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::host::{Host, LIMIT};
+
+#[tokio::test]
+async fn containers_outlive_a_killed_service_with_output_and_status() {
+    let mut host = Host::start().await;
+    let script = "echo before; while ! test -e /tmp/go; do sleep 0.05; done; echo after; exit 5";
+    host.run(host.container("a", &["sh", "-c", script])).await;
+    host.run(host.container("b", &["sleep", "600"])).await;
+    let pid = host.get("a").await.unwrap().pid;
+    host.crash();
+    // It ends while nobody looks.
+    let root = format!("/proc/{pid}/root/tmp/go");
+    std::fs::write(root, b"").unwrap();
+    let begin = Instant::now();
+    while !host.bundle("a").join("exit.json").exists() {
+        assert!(begin.elapsed() < LIMIT);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    host.restart().await;
+    assert_eq!(host.wait("a").await.code, 5);
+    let adopted = host.get("b").await.unwrap();
+    assert_eq!(adopted.status(), Status::Running);
+    assert_eq!(adopted.sick, "");
+    assert!(adopted.started_at.is_some());
+    let log = std::fs::read_to_string(host.log("a").join("1.log")).unwrap();
+    assert!(log.contains("F before") && log.contains("F after"), "{log}");
+    let mut window = host
+        .exec("b", "x", &["echo", "still"], false)
+        .await
+        .unwrap();
+    assert_eq!(window.all().await.text(), "still\n");
+    host.delete("a").await;
+    host.delete("b").await;
+    assert_eq!(host.cgroups(), Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_dead_shim_is_reported_and_takes_its_container_with_it() {
+    let host = Host::start().await;
+    host.run(host.container("s", &["sleep", "600"])).await;
+    let mut window = host.attach("s", "", false).await;
+    let container = host.get("s").await.unwrap();
+    kill(Pid::from_raw(container.shim_pid), Signal::SIGKILL).unwrap();
+    let status = host.wait("s").await;
+    assert_eq!(status.code, 137);
+    assert!(status.error.contains("shim died"), "{status:?}");
+    let shown = window.all().await;
+    assert!(shown.exit.unwrap().error.contains("shim died"));
+    assert!(kill(Pid::from_raw(container.pid), None).is_err());
+    host.delete("s").await;
+    assert_eq!(host.cgroups(), Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_stopped_shim_is_marked_sick_and_slows_nobody() {
+    let mut host = Host::start().await;
+    host.run(host.container("well", &["sleep", "600"])).await;
+    host.run(host.container("sick", &["sleep", "600"])).await;
+    let shim = Pid::from_raw(host.get("sick").await.unwrap().shim_pid);
+    kill(shim, Signal::SIGSTOP).unwrap();
+    let mut client = host.client.clone();
+    let stats = client.stats(runtime::StatsRequest {
+        container_id: "sick".to_owned(),
+    });
+    let begin = Instant::now();
+    assert!(stats.await.is_err());
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    let begin = Instant::now();
+    let listed = client.list(runtime::ListRequest {}).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_millis(100));
+    let containers = listed.into_inner().containers;
+    let sick = |id: &str| {
+        let found = containers.iter().find(|c| c.container_id == id);
+        found.unwrap().sick.clone()
+    };
+    assert!(sick("sick").contains("is stopped"), "{}", sick("sick"));
+    assert_eq!(sick("well"), "");
+    // Also for a service that begins while it stands still.
+    host.crash();
+    host.restart().await;
+    let adopted = host.get("sick").await.unwrap();
+    assert!(adopted.sick.contains("is stopped"));
+    assert_eq!(adopted.status(), Status::Running);
+    // It recovers by itself, once it goes on.
+    kill(shim, Signal::SIGCONT).unwrap();
+    let begin = Instant::now();
+    while !host.get("sick").await.unwrap().sick.is_empty() {
+        assert!(begin.elapsed() < LIMIT);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // And what stands still can be deleted.
+    kill(shim, Signal::SIGSTOP).unwrap();
+    let begin = Instant::now();
+    host.delete("sick").await;
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    host.delete("well").await;
+    assert_eq!(host.cgroups(), Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_creation_that_was_cut_off_is_undone() {
+    let mut host = Host::start().await;
+    host.crash();
+    let bundle = host.bundle("half");
+    std::fs::create_dir_all(&bundle).unwrap();
+    std::fs::write(bundle.join("config.json"), b"{}").unwrap();
+    host.restart().await;
+    assert!(!bundle.exists());
+    assert!(host.get("half").await.is_none());
+}
