@@ -105,6 +105,9 @@ pub enum ImageError {
     /// A `--change` that is not understood.
     #[error("change {instruction:?} is not usable: {reason}")]
     Change { instruction: String, reason: String },
+    /// A stream whose messages come in the wrong order, or a field that must not be empty.
+    #[error("{field} is missing")]
+    Missing { field: &'static str },
     /// A filter that is not understood.
     #[error("filter {key}={value} is not usable: {reason}")]
     Filter {

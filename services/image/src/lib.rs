@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod catalogue;
+mod changes;
 pub mod config;
 mod disk;
 pub mod error;
@@ -23,10 +24,14 @@ mod fetch;
 mod flight;
 mod garbage;
 mod growing;
+pub mod grpc;
 pub mod image;
+pub mod import;
 mod layers;
-mod names;
+pub mod list;
+pub mod names;
 pub mod pull;
+pub mod push;
 pub mod registry_client;
 pub mod snapshots;
 mod store;
@@ -48,7 +53,7 @@ use flight::Flights;
 use garbage::Leases;
 use image::{Image, ImageRecord};
 use layers::Layers;
-use registry_client::Client;
+use registry_client::{Client, Credentials};
 use snapshots::Snapshots;
 use store::Records;
 
@@ -160,6 +165,11 @@ impl ImageStore {
             .into_iter()
             .map(|ingest| (ingest.key.to_string(), ingest.offset))
             .collect())
+    }
+
+    /// Checks a user's credentials with a registry. Empty: Docker Hub.
+    pub async fn login(&self, registry: &str, credentials: Credentials) -> Result<(), ImageError> {
+        Ok(self.shared.client.login(registry, credentials).await?)
     }
 
     pub(crate) fn empty_trash_behind(&self) {

@@ -1,0 +1,138 @@
+//! Errors of the store as `google.rpc` statuses: one match, with every case.
+
+use gantry_kit::fault::{Fault, chain};
+use tonic::{Code, Status};
+
+use crate::error::ImageError;
+use crate::registry_client::RegistryError;
+
+const DOMAIN: &str = "gantry.image";
+
+impl From<ImageError> for Status {
+    fn from(error: ImageError) -> Self {
+        let message = chain(&error);
+        let full = error.is_out_of_space();
+        let fault = |code: Code, reason: &str| Fault::new(code, DOMAIN, reason, message.clone());
+        if full {
+            return fault(Code::ResourceExhausted, "DISK_FULL").into();
+        }
+        match &error {
+            ImageError::Reference(_) => fault(Code::InvalidArgument, "INVALID_REFERENCE"),
+            ImageError::DigestAsName { reference } => {
+                fault(Code::InvalidArgument, "INVALID_REFERENCE").with("reference", reference)
+            }
+            ImageError::NotFound { reference } => {
+                fault(Code::NotFound, "IMAGE_NOT_FOUND").with("reference", reference)
+            }
+            ImageError::Ambiguous { reference } => {
+                fault(Code::InvalidArgument, "AMBIGUOUS_ID").with("reference", reference)
+            }
+            ImageError::NoPlatform {
+                reference,
+                platform,
+                ..
+            } => fault(Code::NotFound, "NO_SUCH_PLATFORM")
+                .with("reference", reference)
+                .with("platform", platform),
+            // The image that was asked for is not here, whatever else is.
+            ImageError::OtherPlatform {
+                reference, wanted, ..
+            } => fault(Code::NotFound, "IMAGE_NOT_FOUND")
+                .with("reference", reference)
+                .with("platform", wanted),
+            ImageError::Unusable { reference, .. } | ImageError::Config { reference, .. } => {
+                fault(Code::FailedPrecondition, "IMAGE_UNUSABLE").with("reference", reference)
+            }
+            ImageError::Registry(source) => registry(source, &message),
+            ImageError::Layer { digest, .. } => {
+                fault(Code::DataLoss, "LAYER_UNUSABLE").with("layer", digest)
+            }
+            ImageError::LayerContent { digest, .. } => {
+                fault(Code::DataLoss, "LAYER_UNUSABLE").with("layer", digest)
+            }
+            ImageError::Content(_) => fault(Code::Internal, "CONTENT_STORE"),
+            ImageError::Index(_) => fault(Code::Internal, "INDEX"),
+            ImageError::Io { path, .. } => {
+                fault(Code::Internal, "DISK").with("path", path.display())
+            }
+            ImageError::InUse {
+                reference,
+                container,
+            } => fault(Code::FailedPrecondition, "IMAGE_IN_USE")
+                .with("reference", reference)
+                .with("container", container),
+            ImageError::SeveralNames { id, .. } => {
+                fault(Code::FailedPrecondition, "IMAGE_HAS_SEVERAL_NAMES").with("id", id)
+            }
+            ImageError::SnapshotExists { container } => {
+                fault(Code::AlreadyExists, "SNAPSHOT_EXISTS").with("container", container)
+            }
+            ImageError::SnapshotNotFound { container } => {
+                fault(Code::NotFound, "SNAPSHOT_NOT_FOUND").with("container", container)
+            }
+            ImageError::ContainerId { text } => {
+                fault(Code::InvalidArgument, "INVALID_CONTAINER_ID").with("container", text)
+            }
+            ImageError::Change { instruction, .. } => {
+                fault(Code::InvalidArgument, "INVALID_CHANGE").with("instruction", instruction)
+            }
+            ImageError::Missing { field } => {
+                fault(Code::InvalidArgument, "MISSING_FIELD").with("field", field)
+            }
+            ImageError::Filter { key, value, .. } => fault(Code::InvalidArgument, "INVALID_FILTER")
+                .with("key", key)
+                .with("value", value),
+            ImageError::Stream { .. } => fault(Code::Aborted, "STREAM_BROKEN"),
+            ImageError::Cancelled { .. } => fault(Code::Cancelled, "CANCELLED"),
+            ImageError::TaskLost { .. } => fault(Code::Internal, "TASK_LOST"),
+        }
+        .into()
+    }
+}
+
+fn registry(error: &RegistryError, message: &str) -> Fault {
+    let fault = |code: Code, reason: &str| Fault::new(code, DOMAIN, reason, message);
+    match error {
+        RegistryError::NotFound { host, what, .. } => fault(Code::NotFound, "NOT_IN_REGISTRY")
+            .with("registry", host)
+            .with("object", what),
+        RegistryError::Denied { host, what, .. } => {
+            fault(Code::PermissionDenied, "REGISTRY_DENIED")
+                .with("registry", host)
+                .with("object", what)
+        }
+        RegistryError::Unreachable { host, .. } | RegistryError::NotHttps { host, .. } => {
+            fault(Code::Unavailable, "REGISTRY_UNREACHABLE").with("registry", host)
+        }
+        RegistryError::Broken { host, .. } | RegistryError::Stalled { host, .. } => {
+            fault(Code::Unavailable, "REGISTRY_CONNECTION_LOST").with("registry", host)
+        }
+        RegistryError::Busy { host, .. } => {
+            fault(Code::Unavailable, "REGISTRY_BUSY").with("registry", host)
+        }
+        RegistryError::Unexpected { host, status, .. } => {
+            fault(Code::FailedPrecondition, "REGISTRY_REFUSED")
+                .with("registry", host)
+                .with("status", status.as_u16())
+        }
+        RegistryError::Malformed { host, .. } | RegistryError::Size { host, .. } => {
+            fault(Code::DataLoss, "REGISTRY_ANSWER_UNUSABLE").with("registry", host)
+        }
+        RegistryError::Manifest { host, what, .. } => fault(Code::DataLoss, "MANIFEST_UNUSABLE")
+            .with("registry", host)
+            .with("object", what),
+        RegistryError::NotAnImage { what, kind } => fault(Code::FailedPrecondition, "NOT_AN_IMAGE")
+            .with("object", what)
+            .with("kind", kind),
+        RegistryError::Certificate { host, path, .. } => {
+            fault(Code::FailedPrecondition, "CERTIFICATE_UNUSABLE")
+                .with("registry", host)
+                .with("path", path)
+        }
+        RegistryError::Tls(_) => fault(Code::Internal, "TLS"),
+        RegistryError::Credentials { path, .. } => {
+            fault(Code::FailedPrecondition, "CREDENTIALS_UNREADABLE").with("path", path)
+        }
+        RegistryError::Local { .. } => fault(Code::Internal, "CONTENT_STORE"),
+    }
+}

@@ -1,0 +1,324 @@
+//! A tar stream becomes an image of one layer.
+//!
+//! The stream is kept packed, as a pulled layer is: as it comes if it is
+//! packed already, else with gzip, which every client of every registry reads.
+//! It is unpacked from there while it comes.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::write::GzEncoder;
+use gantry_oci::content::{Commit, Expected, IngestKey, Writer};
+use gantry_oci::{
+    Algorithm, Compression, ContainerConfig, Descriptor, History, ImageConfig, Manifest, MediaType,
+    Platform, RootFs,
+};
+use tokio::sync::mpsc;
+
+use crate::ImageStore;
+use crate::changes;
+use crate::error::ImageError;
+use crate::growing::{self, Growth};
+use crate::image::{Image, ImageRecord, LayerRecord};
+use crate::layers::NewLayer;
+use crate::pull::blocking;
+use crate::unpack::{self, Nothing, Unpacked};
+
+/// What an imported image is to be.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// Its name, if it gets one.
+    pub reference: Option<String>,
+    /// Dockerfile instructions for its configuration.
+    pub changes: Vec<String>,
+    /// A remark for its history.
+    pub message: String,
+    /// Absent: this machine's.
+    pub platform: Option<Platform>,
+}
+
+/// The bytes of an archive as they come; an error says why no more will.
+pub type Pieces = mpsc::Receiver<Result<Bytes, String>>;
+
+/// Bytes packed between two reports to the unpacker.
+const BATCH_BYTES: usize = 256 << 10;
+
+impl ImageStore {
+    /// Makes an image of a tar stream. What is wrong with the options is said
+    /// before a byte is taken.
+    pub async fn import(
+        &self,
+        options: &ImportOptions,
+        pieces: Pieces,
+    ) -> Result<Arc<Image>, ImageError> {
+        let name = match &options.reference {
+            Some(text) => Some(self.new_name(text)?),
+            None => None,
+        };
+        let mut container = ContainerConfig::default();
+        for change in &options.changes {
+            changes::apply(&mut container, change)?;
+        }
+        let (packed, new, unpacked) = self.import_layer(pieces).await?;
+        let platform = options.platform.clone().unwrap_or_else(Platform::host);
+        let created = jiff::Timestamp::now().to_string();
+        let config = ImageConfig {
+            created: Some(created.clone()),
+            architecture: platform.architecture,
+            variant: platform.variant,
+            os: platform.os,
+            config: container,
+            rootfs: RootFs {
+                diff_ids: vec![unpacked.diff_id.clone()],
+                ..RootFs::default()
+            },
+            history: vec![History {
+                created: Some(created),
+                comment: Some(if options.message.is_empty() {
+                    "Imported".to_owned()
+                } else {
+                    options.message.clone()
+                }),
+                ..History::default()
+            }],
+            ..ImageConfig::default()
+        };
+        let store = self.clone();
+        blocking("recording an image", move || {
+            // From here on nobody removes a layer of the same content that is there already.
+            let lease = store.lease(vec![
+                unpacked.diff_id.hex().to_owned(),
+                packed.digest.to_string(),
+            ]);
+            let layer = new.finish(&unpacked, &unpacked.diff_id)?;
+            let record = LayerRecord {
+                descriptor: packed,
+                diff_id: layer.meta.diff_id,
+                key: layer.key,
+                size: layer.meta.size,
+                root: layer.meta.root,
+            };
+            let image = store.keep_image(config, vec![record], name.into_iter().collect())?;
+            drop(lease);
+            Ok(image)
+        })
+        .await
+    }
+
+    /// Writes configuration and manifest, brings everything to the disk, and records it.
+    fn keep_image(
+        &self,
+        config: ImageConfig,
+        layers: Vec<LayerRecord>,
+        tags: BTreeSet<gantry_oci::Reference>,
+    ) -> Result<Arc<Image>, ImageError> {
+        let json = |value: serde_json::Result<Vec<u8>>| {
+            value.map_err(|error| ImageError::Stream {
+                reason: format!("its configuration cannot be written: {error}"),
+            })
+        };
+        let content = &self.shared.content;
+        let config_raw = json(serde_json::to_vec(&config))?;
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: Some(MediaType::OciManifest),
+            artifact_type: None,
+            config: Descriptor::of(MediaType::OciConfig, &config_raw),
+            layers: layers
+                .iter()
+                .map(|layer| layer.descriptor.clone())
+                .collect(),
+            subject: None,
+            annotations: None,
+        };
+        let id = manifest.config.digest.clone();
+        content.put_known(&id, &config_raw, Commit::Deferred)?;
+        let manifest = content.put(&json(serde_json::to_vec(&manifest))?, Commit::Deferred)?;
+        self.shared.syncer.sync()?;
+        content.sync_all_pending()?;
+        let image = Image {
+            record: ImageRecord {
+                id,
+                manifest,
+                manifest_media_type: MediaType::OciManifest,
+                index: None,
+                layers,
+                tags,
+                digests: BTreeSet::new(),
+            },
+            config,
+            config_raw: config_raw.into(),
+        };
+        self.record(image).map(|(image, _)| image)
+    }
+
+    /// Packs and unpacks the stream. On an error nothing is left.
+    async fn import_layer(
+        &self,
+        pieces: Pieces,
+    ) -> Result<(Descriptor, NewLayer, Unpacked), ImageError> {
+        let content = self.shared.content.clone();
+        let (writer, growth, reader) = blocking("opening an import", move || {
+            let key = IngestKey::random();
+            let writer = content.writer(&key)?;
+            let path = content.root().join("ingest").join(key.as_str());
+            let file = File::open(&path).map_err(ImageError::io("open", &path))?;
+            let (growth, reader) = growing::pair(file, 0);
+            Ok((writer, growth, reader))
+        })
+        .await?;
+        let packing = blocking("packing an import", move || pack(writer, growth, pieces));
+        let layers = self.shared.layers.clone();
+        let limits = self.shared.config.limits.clone();
+        let unpacking = blocking("unpacking an import", move || {
+            let new = layers.begin()?;
+            let unpacked = unpack::unpack(
+                reader,
+                new.open()?,
+                Algorithm::Sha256,
+                &limits,
+                &mut Nothing,
+            );
+            let unpacked = unpacked.map_err(|source| ImageError::Layer {
+                digest: "of the import".to_owned(),
+                source,
+            })?;
+            Ok((new, unpacked))
+        });
+        match tokio::join!(packing, unpacking) {
+            (Ok(packed), Ok((new, unpacked))) => Ok((packed, new, unpacked)),
+            (Err(error), unpacked) => {
+                drop_later(unpacked);
+                Err(error)
+            }
+            (Ok(packed), Err(error)) => {
+                let candidates = crate::garbage::Candidates {
+                    blobs: vec![packed.digest],
+                    layers: Vec::new(),
+                };
+                let store = self.clone();
+                blocking("removing what a failed import left", move || {
+                    store.collect(&candidates)
+                })
+                .await?;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn drop_later<T: Send + 'static>(value: T) {
+    // Its directory is removed, which blocks. Nobody waits for it.
+    drop(tokio::task::spawn_blocking(move || drop(value)));
+}
+
+/// Keeps the stream packed. On an error what was written is gone.
+fn pack(mut writer: Writer, growth: Growth, pieces: Pieces) -> Result<Descriptor, ImageError> {
+    let mut source = PieceReader {
+        pieces,
+        current: Bytes::new(),
+    };
+    let packed = pack_into(&mut writer, &growth, &mut source);
+    let media_type = match packed {
+        Ok(media_type) => media_type,
+        Err(error) => {
+            growth.fail(error.to_string());
+            writer.abort()?;
+            return Err(error);
+        }
+    };
+    match writer.commit(&Expected::anything(), Commit::Deferred) {
+        Ok(committed) => {
+            growth.finish();
+            Ok(Descriptor::new(
+                media_type,
+                committed.digest,
+                committed.size,
+            ))
+        }
+        Err(error) => {
+            growth.fail(error.to_string());
+            Err(error.into())
+        }
+    }
+}
+
+fn pack_into(
+    writer: &mut Writer,
+    growth: &Growth,
+    source: &mut PieceReader,
+) -> Result<MediaType, ImageError> {
+    let broken = |error: io::Error| ImageError::Stream {
+        reason: error.to_string(),
+    };
+    let mut head = Vec::new();
+    source.take(4).read_to_end(&mut head).map_err(broken)?;
+    let format = Compression::detect(&head);
+    let mut source = io::Cursor::new(head).chain(source);
+    match format {
+        Compression::Gzip | Compression::Zstd => {
+            copy(&mut source, writer, |writer| growth.wrote(writer.offset()))?;
+            Ok(match format {
+                Compression::Gzip => MediaType::OciLayerGzip,
+                _ => MediaType::OciLayerZstd,
+            })
+        }
+        Compression::None => {
+            // Without a name or a time in its header: the same tar gives the same layer.
+            let mut encoder = GzEncoder::new(&mut *writer, flate2::Compression::fast());
+            copy(&mut source, &mut encoder, |encoder| {
+                growth.wrote(encoder.get_ref().offset());
+            })?;
+            encoder.finish().map_err(broken)?;
+            growth.wrote(writer.offset());
+            Ok(MediaType::OciLayerGzip)
+        }
+    }
+}
+
+fn copy<W: Write>(
+    source: &mut impl Read,
+    target: &mut W,
+    mut wrote: impl FnMut(&W),
+) -> Result<(), ImageError> {
+    let broken = |error: io::Error| ImageError::Stream {
+        reason: error.to_string(),
+    };
+    let mut batch = Vec::with_capacity(BATCH_BYTES);
+    loop {
+        batch.clear();
+        source
+            .take(BATCH_BYTES as u64)
+            .read_to_end(&mut batch)
+            .map_err(broken)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        target.write_all(&batch).map_err(broken)?;
+        wrote(target);
+    }
+}
+
+/// The pieces of a channel as one stream.
+struct PieceReader {
+    pieces: Pieces,
+    current: Bytes,
+}
+
+impl Read for PieceReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(Ok(piece)) => self.current = piece,
+                Some(Err(reason)) => return Err(io::Error::other(reason)),
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.current.len());
+        buffer[..count].copy_from_slice(&self.current.split_to(count));
+        Ok(count)
+    }
+}
