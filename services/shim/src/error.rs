@@ -75,11 +75,11 @@ fn classify(error: &container::Error) -> (Code, &'static str) {
         E::Exec {
             failure: ExecFailure::NotFound,
             ..
-        } => (Code::FailedPrecondition, "EXEC_NOT_FOUND"),
+        } => (Code::FailedPrecondition, "COMMAND_NOT_FOUND"),
         E::Exec {
             failure: ExecFailure::NotExecutable,
             ..
-        } => (Code::FailedPrecondition, "EXEC_NOT_EXECUTABLE"),
+        } => (Code::FailedPrecondition, "COMMAND_NOT_EXECUTABLE"),
         E::UnknownUser { .. } => (Code::FailedPrecondition, "UNKNOWN_USER"),
         E::MissingSource { .. } => (Code::FailedPrecondition, "MISSING_MOUNT_SOURCE"),
         E::Hook { .. } => (Code::Aborted, "HOOK_FAILED"),

@@ -62,9 +62,9 @@ async fn a_running_container_is_deleted_only_by_force() {
 async fn a_program_that_is_not_there_is_127_and_one_that_is_none_is_126() {
     let host = Host::start().await;
     for (args, code, reason) in [
-        (["/nowhere"], 127, "EXEC_NOT_FOUND"),
-        (["nowhere"], 127, "EXEC_NOT_FOUND"),
-        (["/bin/data"], 126, "EXEC_NOT_EXECUTABLE"),
+        (["/nowhere"], 127, "COMMAND_NOT_FOUND"),
+        (["nowhere"], 127, "COMMAND_NOT_FOUND"),
+        (["/bin/data"], 126, "COMMAND_NOT_EXECUTABLE"),
     ] {
         let mut client = host.client.clone();
         let created = client.create(host.container("bad", &args)).await;
