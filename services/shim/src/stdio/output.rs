@@ -18,6 +18,9 @@ use crate::log::Log;
 /// an await in between.
 const READ_BYTES: usize = 64 << 10;
 
+/// How long output is held for a window that was announced.
+const HOLD_LIMIT: Duration = Duration::from_secs(10);
+
 static SCRATCH: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 /// An end that output is read from.
@@ -71,6 +74,15 @@ impl Output {
         for source in sources {
             tokio::spawn(output.clone().read(source));
         }
+        if hold {
+            let output = output.clone();
+            tokio::spawn(async move {
+                let mut phase = output.phase.subscribe();
+                let opened = phase.wait_for(|phase| *phase != Phase::Held);
+                drop(timeout(HOLD_LIMIT, opened).await);
+                output.release();
+            });
+        }
         output
     }
 
@@ -105,9 +117,11 @@ impl Output {
     }
 
     /// The process was reaped: returns once all that it wrote has been passed
-    /// on. Descendants of it that still hold the other ends are not waited for.
+    /// on. Descendants of it that still hold the other ends are not waited for;
+    /// a window that output is held for is.
     pub async fn drain(&self) {
-        self.release();
+        let mut phase = self.phase.subscribe();
+        drop(phase.wait_for(|phase| *phase != Phase::Held).await);
         self.phase.send_replace(Phase::Ended);
         let mut drained = self.drained.subscribe();
         // The sender lives as long as `self`: the wait cannot fail.
@@ -132,6 +146,13 @@ impl Output {
         drop(phase.wait_for(|phase| *phase != Phase::Held).await);
         let mut ended = false;
         loop {
+            if !ended && *phase.borrow_and_update() == Phase::Ended {
+                // Whatever the process wrote is in the buffer by now.
+                if !self.read_available(&source).await {
+                    break;
+                }
+                self.settle(&mut ended);
+            }
             tokio::select! {
                 ready = source.fd.readable() => {
                     let Ok(mut ready) = ready else { break };
@@ -141,13 +162,6 @@ impl Output {
                     ready.clear_ready();
                 }
                 _ = phase.changed(), if !ended => {}
-            }
-            if !ended && *phase.borrow_and_update() == Phase::Ended {
-                // Whatever the process wrote is in the buffer by now.
-                if !self.read_available(&source).await {
-                    break;
-                }
-                self.settle(&mut ended);
             }
         }
         if let Some(log) = &self.log {
