@@ -4,6 +4,7 @@
 
 mod archive;
 mod fixture;
+mod life;
 mod pull;
 mod registry;
 mod unpack;
