@@ -34,7 +34,9 @@
 //! **Blocking.** Every function here blocks on the disk. Async callers use
 //! `spawn_blocking`; for a long stream they give a whole writer to one blocking
 //! task and feed it through a channel, instead of a task for each chunk.
-//! [`Writer::write`] costs SHA-256 plus one `write(2)`: give it 64 KiB or more.
+//! [`Writer::write`] costs SHA-256 plus the write: give it 64 KiB or more. Large
+//! content goes past the page cache (`content/append.rs`), so that writing it
+//! costs little processor time and leaves little for the commit to wait for.
 //!
 //! Limits at present: one directory per algorithm without fan-out (ext4 and XFS
 //! index directories); no quota.
@@ -48,6 +50,7 @@ use std::time::SystemTime;
 
 use crate::digest::{Algorithm, Digest, Hasher};
 
+mod append;
 mod ingest;
 
 pub use ingest::{Committed, Expected, IngestKey, IngestStatus, Writer};

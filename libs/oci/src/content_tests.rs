@@ -222,3 +222,69 @@ fn names_that_could_leave_the_directory_are_refused() {
         assert!(IngestKey::parse(bad).is_err(), "{bad:?} was accepted");
     }
 }
+
+/// Bytes that differ in every block.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at ^ (at >> 11)) as u8).collect()
+}
+
+#[test]
+fn large_content_is_whole_whatever_the_pieces_it_came_in() {
+    let (_root, store) = store();
+    let bytes = pattern((9 << 20) + 1234);
+    for piece in [4096, 100_003, 1 << 20, (5 << 20) + 7, bytes.len()] {
+        let mut writer = store.writer(&IngestKey::random()).unwrap();
+        writer.reserve(bytes.len() as u64).unwrap();
+        for part in bytes.chunks(piece) {
+            writer.write(part).unwrap();
+        }
+        let size = bytes.len() as u64;
+        let done = writer
+            .commit(
+                &Expected::exactly(&Digest::sha256_of(&bytes), size),
+                Commit::Durable,
+            )
+            .unwrap();
+        store.verify(&done.digest).unwrap();
+        assert_eq!(store.delete(&done.digest).unwrap(), size);
+    }
+}
+
+#[test]
+fn large_content_is_whole_after_flushes_and_resumptions_at_odd_places() {
+    let (_root, store) = store();
+    let bytes = pattern(12 << 20);
+    let key = IngestKey::parse("odd").unwrap();
+    let mut at = 0;
+    for end in [4_194_305, 5_000_000, 5_000_001, 9_999_999, bytes.len()] {
+        let mut writer = store.writer(&key).unwrap();
+        assert_eq!(writer.offset(), at as u64);
+        let middle = (at + end) / 2;
+        writer.write(&bytes[at..middle]).unwrap();
+        writer.flush().unwrap();
+        assert_eq!(store.stat_ingest(&key).unwrap().offset, middle as u64);
+        writer.write(&bytes[middle..end]).unwrap();
+        at = end;
+    }
+    let done = store
+        .writer(&key)
+        .unwrap()
+        .commit(&Expected::anything(), Commit::Deferred)
+        .unwrap();
+    assert_eq!(done.digest, Digest::sha256_of(&bytes));
+    store.verify(&done.digest).unwrap();
+}
+
+#[test]
+fn large_content_can_begin_again_and_be_named_by_another_algorithm() {
+    let (_root, store) = store();
+    let bytes = pattern(6 << 20);
+    let mut writer = ingest(&store, &bytes[1..]);
+    writer.restart().unwrap();
+    writer.write(&bytes).unwrap();
+    let digest = Digest::of(Algorithm::Sha512, &bytes);
+    writer
+        .commit(&Expected::digest(&digest), Commit::Durable)
+        .unwrap();
+    store.verify(&digest).unwrap();
+}

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 
+use super::append::Appender;
 use super::{Commit, ContentError, Store, feed, hash_file, read_directory, remove_if_there};
 use crate::digest::{Algorithm, Digest, Hasher};
 
@@ -126,12 +127,14 @@ pub struct Committed {
 }
 
 /// Writes one ingest. Dropped without a commit, it leaves what it wrote to be resumed.
+/// Of large content up to a megabyte is in memory until [`Writer::flush`], the
+/// commit or the drop: what is to survive the end of the process is flushed first.
 #[derive(Debug)]
 pub struct Writer {
     store: Store,
     key: IngestKey,
     path: PathBuf,
-    file: File,
+    file: Appender,
     hasher: Hasher,
     offset: u64,
     broken: bool,
@@ -157,7 +160,7 @@ impl Store {
             store: self.clone(),
             key: key.clone(),
             path,
-            file,
+            file: Appender::new(file, offset),
             hasher,
             offset,
             broken: false,
@@ -261,7 +264,7 @@ impl Writer {
         if total <= self.offset {
             return Ok(());
         }
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, total) {
+        match rustix::fs::fallocate(self.file.file(), FallocateFlags::KEEP_SIZE, 0, total) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
             Err(errno) => Err(ContentError::io("reserve room for", &self.path)(
                 errno.into(),
@@ -276,7 +279,7 @@ impl Writer {
                 key: self.key.clone(),
             });
         }
-        if let Err(source) = self.file.write_all(bytes) {
+        if let Err(source) = self.file.append(bytes) {
             self.broken = true;
             return Err(ContentError::io("write", &self.path)(source));
         }
@@ -285,11 +288,21 @@ impl Writer {
         Ok(())
     }
 
+    /// Hands all bytes to the operating system, so that they survive this process.
+    pub fn flush(&mut self) -> Result<(), ContentError> {
+        if let Err(source) = self.file.flush() {
+            self.broken = true;
+            return Err(ContentError::io("write", &self.path)(source));
+        }
+        Ok(())
+    }
+
     /// Throws away what is there and begins again.
     pub fn restart(&mut self) -> Result<(), ContentError> {
         self.file
-            .set_len(0)
-            .and_then(|()| self.file.rewind())
+            .cut_to(0)
+            .and_then(|()| self.file.file().set_len(0))
+            .and_then(|()| self.file.file_mut().rewind())
             .map_err(ContentError::io("truncate", &self.path))?;
         self.hasher = Hasher::new(self.hasher.algorithm());
         self.offset = 0;
@@ -305,7 +318,9 @@ impl Writer {
         durability: Commit,
     ) -> Result<Committed, ContentError> {
         if self.broken {
-            return Err(ContentError::Broken { key: self.key });
+            return Err(ContentError::Broken {
+                key: self.key.clone(),
+            });
         }
         if let Some(size) = expected.size {
             if self.offset < size {
@@ -330,9 +345,10 @@ impl Writer {
         let found = if algorithm == self.hasher.algorithm() {
             self.hasher.clone().finish()
         } else {
-            self.file
-                .rewind()
-                .and_then(|()| hash_file(&mut self.file, algorithm))
+            self.flush()?;
+            let file = self.file.file_mut();
+            file.rewind()
+                .and_then(|()| hash_file(file, algorithm))
                 .map_err(ContentError::io("read", &self.path))?
         };
         if let Some(digest) = &expected.digest
@@ -350,12 +366,12 @@ impl Writer {
         if existed {
             self.abort()?;
         } else {
+            self.flush()?;
+            let file = self.file.file();
             // What reserve() took beyond the end goes back.
-            self.file
-                .set_len(size)
+            file.set_len(size)
                 .map_err(ContentError::io("truncate", &self.path))?;
-            self.store
-                .name_blob(&self.file, &self.path, &found, durability)?;
+            self.store.name_blob(file, &self.path, &found, durability)?;
         }
         Ok(Committed {
             digest: found,
@@ -365,8 +381,20 @@ impl Writer {
     }
 
     /// Removes the ingest.
-    pub fn abort(self) -> Result<(), ContentError> {
+    pub fn abort(mut self) -> Result<(), ContentError> {
+        // Nothing of it is worth writing any more.
+        self.broken = true;
         remove_if_there(&self.path)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.broken
+            && let Err(error) = self.file.flush()
+        {
+            tracing::debug!(key = %self.key, %error, "the end of unfinished content was lost");
+        }
     }
 }
 
@@ -381,6 +409,9 @@ impl Write for Writer {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        Self::flush(self).map_err(|error| match error {
+            ContentError::Io { source, .. } => source,
+            other => io::Error::other(other),
+        })
     }
 }
