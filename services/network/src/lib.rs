@@ -15,7 +15,7 @@
 //! | `namespace`, `link`, `netlink` | the kernel's side of it |
 //! | `firewall` | NAT and published ports, in an nftables table of our own |
 //! | `ports` | the host's ports, held while they are published |
-//! | [`network`] | creates, finds and deletes endpoints |
+//! | [`network`], `claim` | creates, finds and deletes endpoints |
 //! | `workers` | keep sandboxes ready, remove those that are not needed |
 //! | `reconcile` | a start: adopt what is there, clear what is left over |
 //! | `store` | the records |
@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod claim;
 pub mod config;
 pub mod endpoint;
 pub mod error;

@@ -29,8 +29,6 @@ pub(crate) const INSIDE: &str = "eth0";
 const LOOPBACK_INDEX: u32 = 1;
 /// `RT_TABLE_MAIN` and `RT_SCOPE_UNIVERSE` (rtnetlink(7)).
 const MAIN_TABLE: u8 = 254;
-/// Written on a bridge that we made, so that only such a one is ever removed.
-const ALIAS: &str = "gantry";
 
 /// A link of this namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +39,7 @@ pub(crate) struct Link {
     /// Index of the bridge that it is a port of.
     pub(crate) controller: Option<u32>,
     pub(crate) mtu: Option<u32>,
-    alias: Option<String>,
+    mac: Vec<u8>,
 }
 
 impl Link {
@@ -49,9 +47,10 @@ impl Link {
         self.kind == Some(InfoKind::Bridge)
     }
 
-    /// Whether it is a bridge that [`create_bridge`] made.
-    pub(crate) fn is_our_bridge(&self) -> bool {
-        self.is_bridge() && self.alias.as_deref() == Some(ALIAS)
+    /// Whether it is a bridge that [`create_bridge`] made: only such a one is
+    /// ever removed. Its hardware address tells, being there from its birth.
+    pub(crate) fn is_our_bridge(&self, gateway: Ipv4Addr) -> bool {
+        self.is_bridge() && self.mac == mac_of(gateway)
     }
 }
 
@@ -82,14 +81,14 @@ fn link_of(message: RouteNetlinkMessage) -> Option<Link> {
         kind: None,
         controller: None,
         mtu: None,
-        alias: None,
+        mac: Vec::new(),
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Controller(index) => link.controller = Some(index),
             LinkAttribute::Mtu(mtu) => link.mtu = Some(mtu),
-            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Address(mac) => link.mac = mac,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {
@@ -149,21 +148,10 @@ pub(crate) fn create_bridge(
         LinkAttribute::Mtu(mtu),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
     ];
-    let mut label = LinkMessage::default();
-    label.attributes = vec![
-        LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::IfAlias(ALIAS.to_owned()),
-    ];
     netlink.apply(vec![Request {
         step: "create the bridge",
         flags: NLM_F_CREATE | NLM_F_EXCL,
         payload: RouteNetlinkMessage::NewLink(message),
-    }])?;
-    // Only now: the bridge of somebody else must not be taken for ours.
-    netlink.apply(vec![Request {
-        step: "label the bridge",
-        flags: 0,
-        payload: RouteNetlinkMessage::NewLink(label),
     }])
 }
 

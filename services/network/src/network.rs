@@ -12,8 +12,8 @@
 //!
 //! # Locking
 //! `State` has one lock, never held over a call to the kernel or the disk. A
-//! container whose endpoint is being made or deleted is marked busy under it;
-//! others who mean the same container wait for the mark to go.
+//! container whose endpoint is being made or deleted is marked busy under it (see
+//! `claim`).
 
 use std::collections::{HashMap, VecDeque};
 use std::net::Ipv4Addr;
@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::addresses::{AddressPool, Refusal};
+use crate::claim::Claim;
 use crate::config::Settings;
 use crate::endpoint::{Assignment, ContainerId, Endpoint, EndpointRequest, PublishedPort};
 use crate::error::{NetworkError, StartError, chain};
@@ -35,8 +36,7 @@ use crate::store::Records;
 use crate::subnet::mac_of;
 use crate::workers;
 
-/// How long a caller waits for another's work on the same container, or for an
-/// address that is about to be free.
+/// How long a caller waits for an address that is about to be free.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One bridge, its addresses, its endpoints and its firewall table.
@@ -320,7 +320,8 @@ impl Shared {
                 return Err(NetworkError::Stopping);
             }
             if let Some(sandbox) = state.take_ready(wanted) {
-                self.changed.notify_all();
+                // The maker is woken when the caller is served: it would take
+                // the processor from it here.
                 return Ok(Reserved::Ready(sandbox));
             }
             let reserved = match wanted {
@@ -446,7 +447,7 @@ impl Shared {
         if let Err(error) = self.firewall.remove() {
             tracing::error!(error = %chain(&error), "the firewall table is left over");
         }
-        reconcile::remove_bridge(&mut host, &self.settings.bridge);
+        reconcile::remove_bridge(&mut host, &self.settings.bridge, self.settings.gateway);
     }
 }
 
@@ -466,88 +467,6 @@ impl State {
             .iter()
             .position(|sandbox| sandbox.address == wanted)?;
         self.ready.remove(index)
-    }
-}
-
-/// The mark on a container whose endpoint is being made or deleted. Dropped
-/// without [`Claim::fulfil`], the container has no endpoint.
-struct Claim<'a> {
-    shared: &'a Shared,
-    container: ContainerId,
-}
-
-impl<'a> Claim<'a> {
-    fn new(shared: &'a Shared, container: &ContainerId) -> Result<Self, NetworkError> {
-        let mut state = Self::at_rest(shared, container)?;
-        if state.stopping {
-            return Err(NetworkError::Stopping);
-        }
-        if state.endpoints.contains_key(container) {
-            return Err(NetworkError::EndpointExists {
-                container: container.clone(),
-            });
-        }
-        state.endpoints.insert(container.clone(), Slot::Busy);
-        drop(state);
-        Ok(Self {
-            shared,
-            container: container.clone(),
-        })
-    }
-
-    /// Marks a container that has an endpoint, and takes that.
-    fn of_live(
-        shared: &'a Shared,
-        container: &ContainerId,
-    ) -> Result<Option<(Self, Box<Live>)>, NetworkError> {
-        let mut state = Self::at_rest(shared, container)?;
-        let Some(slot) = state.endpoints.get_mut(container) else {
-            return Ok(None);
-        };
-        let Slot::Live(live) = std::mem::replace(slot, Slot::Busy) else {
-            return Ok(None);
-        };
-        drop(state);
-        let claim = Self {
-            shared,
-            container: container.clone(),
-        };
-        Ok(Some((claim, live)))
-    }
-
-    fn at_rest(
-        shared: &'a Shared,
-        container: &ContainerId,
-    ) -> Result<MutexGuard<'a, State>, NetworkError> {
-        let (state, waited) = shared
-            .changed
-            .wait_timeout_while(shared.state(), PATIENCE, |state| {
-                matches!(state.endpoints.get(container), Some(Slot::Busy))
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        if waited.timed_out() {
-            return Err(NetworkError::EndpointBusy {
-                container: container.clone(),
-            });
-        }
-        Ok(state)
-    }
-
-    fn fulfil(self, live: Live) {
-        let mut state = self.shared.state();
-        state
-            .endpoints
-            .insert(self.container.clone(), Slot::Live(Box::new(live)));
-    }
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        let mut state = self.shared.state();
-        if matches!(state.endpoints.get(&self.container), Some(Slot::Busy)) {
-            state.endpoints.remove(&self.container);
-        }
-        self.shared.changed.notify_all();
     }
 }
 

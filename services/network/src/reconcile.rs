@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use crate::addresses::AddressPool;
@@ -273,7 +274,7 @@ fn stray_pins(pins: &Path, known: &HashSet<SandboxId>) -> Vec<std::path::PathBuf
 }
 
 /// Removes the bridge if it is ours and has no port.
-pub(crate) fn remove_bridge(host: &mut Netlink, name: &str) {
+pub(crate) fn remove_bridge(host: &mut Netlink, name: &str, gateway: Ipv4Addr) {
     let links = match link::links(host) {
         Ok(links) => links,
         Err(error) => {
@@ -283,7 +284,7 @@ pub(crate) fn remove_bridge(host: &mut Netlink, name: &str) {
     };
     let Some(bridge) = links
         .iter()
-        .find(|link| link.name == name && link.is_our_bridge())
+        .find(|link| link.name == name && link.is_our_bridge(gateway))
     else {
         return;
     };

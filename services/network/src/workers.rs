@@ -8,11 +8,15 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::process::setpriority_process;
+
 use crate::error::{StartError, chain};
 use crate::netlink::Netlink;
 use crate::network::{Shared, State};
 use crate::sandbox::{self, Sandbox};
 
+/// Workers are woken by callers, who shall not lose the processor to them.
+const NICENESS: i32 = 5;
 /// After a failure: how long until the next attempt, at least and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -22,7 +26,12 @@ pub(crate) fn start(shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, StartEr
         let shared = Arc::clone(shared);
         thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || work(&shared))
+            .spawn(move || {
+                if let Err(errno) = setpriority_process(None, NICENESS) {
+                    tracing::debug!(error = %errno, "a worker keeps its priority");
+                }
+                work(&shared);
+            })
             .map_err(|source| StartError::Thread { source })
     };
     Ok(vec![

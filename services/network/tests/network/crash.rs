@@ -34,6 +34,14 @@ struct Service {
 
 impl Service {
     fn start(root: &Path, more: &[&str]) -> Self {
+        let mut service = Self::launch(root, more);
+        // It answers only when it is ready.
+        service.list();
+        service
+    }
+
+    /// Returns as soon as there is a socket; the service may still be starting.
+    fn launch(root: &Path, more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gantry-network"));
         command.arg("--root").arg(root);
         command.args(["--set", &format!("network.bridge={BRIDGE}")]);
@@ -174,7 +182,7 @@ fn containers_keep_their_network_while_the_service_is_killed_and_restarted() {
 fn a_kill_at_any_moment_leaves_nothing_that_the_next_start_does_not_clear() {
     on_a_host(|world| {
         for round in 0..6 {
-            let mut service = Service::start(&root(world), &["network.warm_pool=8"]);
+            let mut service = Service::launch(&root(world), &["network.warm_pool=8"]);
             // The pool is being filled, and endpoints are being deleted.
             for name in 0..round {
                 let name = format!("c{round}-{name}");

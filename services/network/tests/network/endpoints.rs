@@ -44,10 +44,15 @@ fn an_endpoint_has_what_it_says() {
         let endpoint = network.create(request("c")).unwrap();
         let link = within(&endpoint, || output("ip -o link show eth0"));
         assert!(link.contains("UP"), "{link}");
-        assert!(link.contains("02:42:0a:42:00:02"), "{link}");
-        assert_eq!(endpoint.mac, [0x02, 0x42, 10, 66, 0, 2]);
+        let last = endpoint.address.octets()[3];
+        assert!(
+            link.contains(&format!("02:42:0a:42:00:{last:02x}")),
+            "{link}"
+        );
+        assert_eq!(endpoint.mac, [0x02, 0x42, 10, 66, 0, last]);
         let addresses = within(&endpoint, || output("ip -o address"));
-        assert!(addresses.contains("inet 10.66.0.2/16"), "{addresses}");
+        let address = format!("inet {}/16", endpoint.address);
+        assert!(addresses.contains(&address), "{addresses}");
         assert!(!addresses.contains("inet6 fe80"), "{addresses}");
         let routes = within(&endpoint, || output("ip route"));
         assert!(
