@@ -46,11 +46,7 @@ pub(crate) async fn receive(
             Err(error) => break Err(error),
         }
     };
-    let settled = match disk.write(batch).await {
-        Ok(disk) => disk.idle().await,
-        Err(error) => Err(error),
-    };
-    match settled {
+    match disk.finish(batch).await {
         Ok(writer) => (Some(*writer), ended),
         Err(error) => (None, Err(error)),
     }
@@ -126,12 +122,22 @@ impl Disk {
         }
     }
 
+    /// Writes the last batch, and hands everything to the operating system.
+    async fn finish(self, batch: Vec<Bytes>) -> Result<Box<Writer>, RegistryError> {
+        let mut writer = self.idle().await?;
+        let flushed = tokio::task::spawn_blocking(move || {
+            for data in batch {
+                writer.write(&data)?;
+            }
+            writer.flush()?;
+            Ok::<_, ContentError>(writer)
+        });
+        Ok(flushed.await??)
+    }
+
     /// Waits for the batch before, and starts on this one.
     async fn write(self, batch: Vec<Bytes>) -> Result<Self, RegistryError> {
         let mut writer = self.idle().await?;
-        if batch.is_empty() {
-            return Ok(Self::Idle(writer));
-        }
         Ok(Self::Busy(tokio::task::spawn_blocking(move || {
             for data in batch {
                 writer.write(&data)?;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::stream;
 use tokio::task::JoinHandle;
 
-const PIECE: u64 = 512 << 10;
+const PIECE: u64 = 256 << 10;
 
 /// The bytes of a file from `start`, `length` of them.
 pub(crate) fn body(file: File, start: u64, length: u64) -> Body {
