@@ -8,7 +8,7 @@ use std::time::Duration;
 use gantry_proto::shim::v1 as wire;
 
 use crate::error::{Error, Result};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, check_id};
 use crate::shim::Shim;
 
 /// How long a shim may take to end its container and go.
@@ -25,6 +25,7 @@ impl Runtime {
     /// The container runs, or something of it can not be removed: then it stays
     /// in the list, and deleting can be tried again.
     pub async fn delete(self: &Arc<Self>, id: &str, force: bool, remove_log: bool) -> Result<bool> {
+        check_id(id)?;
         let Ok(shim) = self.roster.shim(id) else {
             if remove_log {
                 remove_tree(&self.paths.container_log(id)).await?;

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::life::{Container, ExitStatus, Status, unix_nanos};
 use crate::logs;
 use crate::roster::{Event, Happened};
-use crate::runtime::{Create, Runtime, Timed};
+use crate::runtime::{Create, Runtime, Timed, check_id};
 use crate::shim::CALL_LIMIT;
 
 /// Full name of the service.
@@ -237,14 +237,13 @@ impl wire::runtime_service_server::RuntimeService for Grpc {
     async fn logs(&self, request: Request<wire::LogsRequest>) -> Answer<Self::LogsStream> {
         let request = request.into_inner();
         let id = request.container_id;
+        check_id(&id)?;
         let shim = self.runtime.roster.shim(&id).ok();
         let directory = self.runtime.log_directory(&id);
-        if !directory.is_dir() {
-            return Err(match shim {
-                Some(_) => Error::NoLog { id },
-                None => Error::NotFound { id },
-            }
-            .into());
+        // Logs outlive their containers: of one that is gone, or was never
+        // here, nothing was logged, and that is no error.
+        if shim.is_some() && !directory.is_dir() {
+            return Err(Error::NoLog { id }.into());
         }
         let time = |time: Option<Timestamp>| time.and_then(|time| SystemTime::try_from(time).ok());
         let query = logs::Query {

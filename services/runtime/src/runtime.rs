@@ -341,7 +341,11 @@ fn text(path: PathBuf) -> Result<String> {
         })
 }
 
-fn check_id(id: &str) -> Result<()> {
+/// Whether `id` can be a container's, and so part of a path.
+///
+/// # Errors
+/// It can not.
+pub fn check_id(id: &str) -> Result<()> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     if id.is_empty()
         || id.len() > ID_MAX
