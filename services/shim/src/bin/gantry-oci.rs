@@ -1,4 +1,13 @@
-//! One process per container.
+//! `gantry-oci`: the OCI runtime as a command with runc's interface.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Before anything else, for nothing is open yet and one execve costs least now.
+    if let Err(error) = gantry_shim::container::protect_own_binary() {
+        eprintln!("gantry-oci: {error}");
+        return ExitCode::FAILURE;
+    }
+    gantry_shim::oci_cli::main()
+}

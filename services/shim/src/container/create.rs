@@ -150,7 +150,11 @@ fn attend(
                 run_hooks(setup, record)?;
                 tell(wire::HOOKS_DONE, "hooks")?;
             }
-            Some((Message::SeccompListener, _)) => {}
+            Some((Message::SeccompListener, fd)) => {
+                if let (Some(filter), Some(fd)) = (&setup.launch.filter, fd) {
+                    filter.hand_over(&fd, record, Status::Creating, pid)?;
+                }
+            }
             Some((Message::Failed(failure), _)) => return Err(failure.into()),
             None => {
                 return Err(Error::Died {

@@ -18,7 +18,8 @@ use super::init::become_root;
 use super::launch::{self, Clock, Plan};
 use super::namespaces::{self, Join, Lent};
 use super::options::Stdio;
-use super::record::Status;
+use super::record::{Record, Status};
+use super::seccomp::Filter;
 use super::timing::Timing;
 use super::wire::{self, Message};
 use super::{identity, rootfs};
@@ -114,7 +115,13 @@ impl Container {
         };
         drop(far);
         clock.lap("clone");
-        let heard = listen(near.as_fd(), &mut clock);
+        let heard = listen(
+            near.as_fd(),
+            plan.filter.as_ref(),
+            &self.record,
+            pid,
+            &mut clock,
+        );
         match heard {
             Ok(terminal) => {
                 clock.timings.sort_by_key(|timing| timing.start_ns);
@@ -138,7 +145,13 @@ impl Container {
 }
 
 /// Until the program is executed: the end of file.
-fn listen(socket: BorrowedFd<'_>, clock: &mut Clock) -> Result<Option<OwnedFd>> {
+fn listen(
+    socket: BorrowedFd<'_>,
+    filter: Option<&Filter>,
+    record: &Record,
+    pid: i32,
+    clock: &mut Clock,
+) -> Result<Option<OwnedFd>> {
     let mut terminal = None;
     let mut ready = false;
     loop {
@@ -148,7 +161,12 @@ fn listen(socket: BorrowedFd<'_>, clock: &mut Clock) -> Result<Option<OwnedFd>> 
                 ready = true;
             }
             Some((Message::Terminal, fd)) => terminal = fd,
-            Some((Message::Hooks | Message::SeccompListener, _)) => {}
+            Some((Message::SeccompListener, fd)) => {
+                if let (Some(filter), Some(fd)) = (filter, fd) {
+                    filter.hand_over(&fd, record, Status::Running, pid)?;
+                }
+            }
+            Some((Message::Hooks, _)) => {}
             Some((Message::Failed(failure), _)) => return Err(failure.into()),
             None if ready => return Ok(terminal),
             None => {
@@ -289,7 +307,7 @@ impl Entry<'_> {
         }
         launch::set_streams(self.stdio, terminal.as_ref().map(|(_, slave)| slave), &who)?;
         drop(terminal);
-        let ready = launch::prepare(self.plan, &who)?;
+        let ready = launch::prepare(self.plan, &who, self.parent)?;
         clock.lap("privileges");
         wire::send(
             self.parent,

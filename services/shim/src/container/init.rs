@@ -119,7 +119,7 @@ fn live(
         &who,
     )?;
     drop(terminal);
-    let ready = launch::prepare(&setup.launch, &who)?;
+    let ready = launch::prepare(&setup.launch, &who, lines.parent)?;
     clock.lap("privileges");
     wire::send(
         lines.parent,

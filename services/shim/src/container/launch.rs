@@ -17,6 +17,7 @@ use super::program;
 use super::seccomp::Filter;
 use super::terminal;
 use super::timing::Timing;
+use super::wire::{self, Message};
 
 /// Notes steps and their times.
 #[derive(Debug)]
@@ -137,6 +138,7 @@ impl<'a> Plan<'a> {
 #[derive(Debug)]
 pub(super) struct Ready<'a> {
     plan: &'a Plan<'a>,
+    parent: BorrowedFd<'a>,
     path: CString,
     environment: Vec<CString>,
 }
@@ -203,7 +205,11 @@ pub(super) fn set_streams(
 }
 
 /// Everything between the container's root being entered and the word to start.
-pub(super) fn prepare<'a>(plan: &'a Plan<'a>, identity: &Identity) -> Result<Ready<'a>> {
+pub(super) fn prepare<'a>(
+    plan: &'a Plan<'a>,
+    identity: &Identity,
+    parent: BorrowedFd<'a>,
+) -> Result<Ready<'a>> {
     let process = plan.process;
     if let Some(name) = &plan.new_keyring {
         match gantry_sys::process::join_session_keyring(name) {
@@ -251,10 +257,9 @@ pub(super) fn prepare<'a>(plan: &'a Plan<'a>, identity: &Identity) -> Result<Rea
     } else {
         rustix::process::umask(Mode::from_raw_mode(0o022));
     }
-    let early = !loads_late(plan);
-    if early {
+    if !loads_late(plan) {
         // Without no_new_privs loading a filter is a privilege, which is about to go.
-        load(plan)?;
+        load(plan, parent)?;
     }
     privileges::reduce(plan.capabilities)?;
     if denied {
@@ -263,19 +268,30 @@ pub(super) fn prepare<'a>(plan: &'a Plan<'a>, identity: &Identity) -> Result<Rea
     let variables = plan.environment(identity);
     Ok(Ready {
         plan,
+        parent,
         path: program::find(plan.program(), &variables)?,
         environment: program::c_strings(&variables, "process.env")?,
     })
 }
 
-/// The best moment for the filter is the last; it needs no_new_privs, or a right that the program has anyway.
+/// The best moment for the filter is the last; it needs no_new_privs, or a right that the program has anyway. One that
+/// notifies is loaded while the parent still listens.
 fn loads_late(plan: &Plan<'_>) -> bool {
-    plan.process.no_new_privileges() == Some(true) || plan.capabilities.allow_filters()
+    let notifies = plan
+        .filter
+        .as_ref()
+        .is_some_and(|filter| filter.listener.is_some());
+    !notifies
+        && (plan.process.no_new_privileges() == Some(true) || plan.capabilities.allow_filters())
 }
 
-fn load(plan: &Plan<'_>) -> Result<()> {
-    match &plan.filter {
-        Some(filter) => filter.load(),
+fn load(plan: &Plan<'_>, parent: BorrowedFd<'_>) -> Result<()> {
+    let Some(filter) = &plan.filter else {
+        return Ok(());
+    };
+    match filter.load()? {
+        Some(listener) => wire::send(parent, &Message::SeccompListener, Some(listener.as_fd()))
+            .during("send", "seccomp listener"),
         None => Ok(()),
     }
 }
@@ -309,7 +325,7 @@ impl Ready<'_> {
     /// Becomes the program. Returns only with the failure.
     pub(super) fn execute(&self) -> Error {
         if loads_late(self.plan)
-            && let Err(error) = load(self.plan)
+            && let Err(error) = load(self.plan, self.parent)
         {
             return error;
         }

@@ -217,7 +217,15 @@ pub(super) fn send(
     message: &Message,
     descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    let bytes = serde_json::to_vec(message)?;
+    send_bytes(socket, &serde_json::to_vec(message)?, descriptor)
+}
+
+/// Sends bytes, with a descriptor if there is one.
+pub(super) fn send_bytes(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let rights = descriptor.map(|fd| [fd]);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -226,7 +234,7 @@ pub(super) fn send(
     }
     rustix::net::sendmsg(
         socket,
-        &[IoSlice::new(&bytes)],
+        &[IoSlice::new(bytes)],
         &mut control,
         SendFlags::NOSIGNAL,
     )?;
