@@ -73,6 +73,8 @@ impl Launcher {
         let words = last_words(bundle.path()).map_err(failed)?;
         let child = self
             .command()
+            .arg("serve")
+            .arg(bundle.path())
             .stdin(OwnedFd::from(listener))
             .stdout(Stdio::null())
             .stderr(words)

@@ -26,6 +26,8 @@ const OOM_SCORE: &str = "-999";
 pub fn run() -> Result<()> {
     let failed = |step| move |source: io::Error| Error::Io { step, source };
     let listener = take_listener().map_err(failed("standard input must be a listening socket"))?;
+    // Executed through a descriptor, it would be named by the descriptor's number.
+    let _unnamed = rustix::thread::set_name(c"gantry-shim");
     // A group leader cannot make a session, but is in nobody's way either.
     let _leader = rustix::process::setsid();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))

@@ -1,7 +1,9 @@
 //! `gantry-shim`: one process per container.
 //!
 //! ```text
-//! gantry-shim                  serves on the listening socket at descriptor 0
+//! gantry-shim serve BUNDLE     serves on the listening socket at descriptor 0;
+//!                              the bundle is there to be seen by whoever lists
+//!                              processes
 //! gantry-shim sweep BUNDLE     cleans up after a shim that died
 //! ```
 #![forbid(unsafe_code)]
@@ -27,11 +29,11 @@ fn run() -> Result<()> {
     container::protect_own_binary()?;
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     match arguments.as_slice() {
-        [] => daemon::run(),
+        [verb, _bundle] if verb == "serve" => daemon::run(),
         [verb, bundle] if verb == "sweep" => sweep::sweep(Path::new(bundle)),
         _ => Err(Error::Invalid {
             field: "arguments",
-            problem: "say nothing, or: sweep BUNDLE".to_owned(),
+            problem: "say: serve BUNDLE, or: sweep BUNDLE".to_owned(),
         }),
     }
 }

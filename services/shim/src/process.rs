@@ -218,19 +218,16 @@ impl Process {
     ///
     /// # Errors
     /// The process has ended, or there is no such signal.
-    pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
+    pub fn signal(&self, signal: i32) -> Result<()> {
         let Some(pidfd) = &self.pidfd else {
             return Err(Error::NotRunning);
         };
-        if self.exit.borrow().is_some() {
-            return Err(Error::NotRunning);
-        }
-        match rustix::process::pidfd_send_signal(pidfd.as_fd(), signal) {
+        match gantry_sys::process::send_signal_to(pidfd.as_fd(), signal) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::SRCH) => Err(Error::NotRunning),
-            Err(errno) => Err(Error::Io {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(Error::NotRunning),
+            Err(source) => Err(Error::Io {
                 step: "cannot send the signal",
-                source: errno.into(),
+                source,
             }),
         }
     }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tonic::codegen::Service as _;
 
 use crate::grpc::Grpc;
-use crate::shim::Shim;
+use crate::shim::{Shim, Status};
 
 /// What one window may type ahead of the program.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -25,6 +25,8 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 const STREAMS_MAX: u32 = 100_000;
 /// Largest request; a specification may be long.
 const MESSAGE_LIMIT: usize = 64 << 20;
+/// How long a shim waits for the runtime that started it.
+const CLAIM_LIMIT: Duration = Duration::from_secs(30);
 /// How long the last answers may take to leave.
 const DRAIN_LIMIT: Duration = Duration::from_millis(200);
 /// Pause after a failure to accept (no descriptors left).
@@ -40,16 +42,25 @@ pub async fn serve(shim: Arc<Shim>, listener: UnixListener) -> io::Result<()> {
         .max_encoding_message_size(MESSAGE_LIMIT);
     let ending = watch::Sender::new(false);
     let mut connections = JoinSet::new();
+    let mut unclaimed = std::pin::pin!(tokio::time::sleep(CLAIM_LIMIT));
+    let mut claimed = false;
     loop {
         tokio::select! {
             () = shim.ending.notified() => break,
+            () = &mut unclaimed, if !claimed => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
+                    claimed = true;
                     connections.spawn(converse(stream, service.clone(), ending.subscribe()));
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
-            Some(_) = connections.join_next() => {}
+            Some(_) = connections.join_next() => {
+                // Whoever was to create a container here died before it could.
+                if connections.is_empty() && shim.report().status == Status::Empty {
+                    break;
+                }
+            }
         }
     }
     ending.send_replace(true);

@@ -338,11 +338,6 @@ impl Shim {
             if exec_id.is_empty() {
                 return Ok(created.container.kill(signal, Target::Init)?);
             }
-            let signal =
-                rustix::process::Signal::from_named_raw(signal).ok_or_else(|| Error::Invalid {
-                    field: "signal",
-                    problem: format!("{signal} is no signal that has a name"),
-                })?;
             process.signal(signal)
         })
     }
