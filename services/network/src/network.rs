@@ -13,9 +13,10 @@
 //! # Locking
 //! `State` has one lock, never held over a call to the kernel or the disk. A
 //! container whose endpoint is being made or deleted is marked busy under it (see
-//! `claim`).
+//! `claim`). The bridge has another, taken before the state's where both are
+//! needed, and held while a bridge that somebody removed is made again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -51,7 +52,7 @@ pub struct Network {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
-    pub(crate) bridge: Bridge,
+    bridge: Mutex<Bridge>,
     pub(crate) records: Box<dyn Records>,
     pub(crate) firewall: Arc<Firewall>,
     pub(crate) ports: HostPorts,
@@ -215,12 +216,13 @@ impl Network {
     #[must_use]
     pub fn overview(&self) -> Overview {
         let settings = &self.shared.settings;
+        let mtu = self.shared.bridge().mtu;
         let state = self.shared.state();
         Overview {
             bridge: settings.bridge.clone(),
             subnet: settings.subnet,
             gateway: settings.gateway,
-            mtu: self.shared.bridge.mtu,
+            mtu,
             addresses_used: state.endpoints.len() as u64,
             addresses_total: state.addresses.total(),
         }
@@ -290,7 +292,7 @@ impl Shared {
     ) -> Self {
         Self {
             settings,
-            bridge,
+            bridge: Mutex::new(bridge),
             records,
             firewall: Arc::new(firewall),
             ports: HostPorts::default(),
@@ -376,11 +378,51 @@ impl Shared {
             self.release(address);
             return Err(error.into());
         }
-        if let Err(error) = sandbox::build(&sandbox, &self.settings, self.bridge) {
+        let mut built = sandbox::build(&sandbox, &self.settings, self.bridge());
+        if built.is_err() && self.bridge_was_replaced() {
+            // What was made of it is gone: a failed build leaves no pin.
+            built = sandbox::build(&sandbox, &self.settings, self.bridge());
+        }
+        if let Err(error) = built {
             self.doom(sandbox);
             return Err(error.into());
         }
         Ok(sandbox.at(Life::Ready))
+    }
+
+    fn bridge(&self) -> Bridge {
+        *self.bridge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the bridge was gone, and is there again with all its ports. The
+    /// lock is held meanwhile, so that it is made once.
+    fn bridge_was_replaced(&self) -> bool {
+        let mut bridge = self.bridge.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours: HashSet<SandboxId> = {
+            let state = self.state();
+            let live = state.endpoints.values().filter_map(|slot| match slot {
+                Slot::Live(live) => Some(&live.sandbox),
+                Slot::Busy => None,
+            });
+            live.chain(&state.ready)
+                .map(|sandbox| sandbox.id.clone())
+                .collect()
+        };
+        match reconcile::replace_bridge(&self.settings, *bridge, &ours) {
+            Ok(Some(new)) => {
+                tracing::warn!(
+                    name = self.settings.bridge,
+                    "somebody removed the bridge; it is there again"
+                );
+                *bridge = new;
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "the bridge cannot be looked after");
+                false
+            }
+        }
     }
 
     /// Records that a sandbox is to be removed, and has it removed.

@@ -141,6 +141,36 @@ fn raise_bridge(settings: &Settings, host: &mut Netlink, mtu: u32) -> Result<Bri
     Ok(Bridge { index, mtu })
 }
 
+/// Makes the bridge again where it is gone, with `ours` as its ports. None: it
+/// is there.
+pub(crate) fn replace_bridge(
+    settings: &Settings,
+    former: Bridge,
+    ours: &HashSet<SandboxId>,
+) -> Result<Option<Bridge>, StartError> {
+    let failed = |source| StartError::Bridge {
+        name: settings.bridge.clone(),
+        source,
+    };
+    let mut host = Netlink::route().map_err(failed)?;
+    let links = link::links(&mut host).map_err(failed)?;
+    if links
+        .iter()
+        .any(|link| link.name == settings.bridge && link.index == former.index)
+    {
+        return Ok(None);
+    }
+    let bridge = raise_bridge(settings, &mut host, former.mtu)?;
+    let cut_off = links.iter().filter(|link| {
+        SandboxId::of_link(&link.name).is_some_and(|id| ours.contains(&id))
+            && link.controller != Some(bridge.index)
+    });
+    for link in cut_off {
+        link::attach(&mut host, link.index, bridge.index).map_err(failed)?;
+    }
+    Ok(Some(bridge))
+}
+
 fn set_parameter(path: &str) -> std::io::Result<()> {
     // A file system that is mounted read-only is no hindrance to a value that
     // is right already.

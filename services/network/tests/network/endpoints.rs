@@ -279,6 +279,25 @@ fn a_bridge_that_was_there_is_adopted_and_stays() {
 }
 
 #[test]
+fn a_bridge_that_somebody_removes_comes_back_with_the_next_endpoint() {
+    on_a_host(|world| {
+        let network = world.network();
+        let endpoint = network.create(request("c")).unwrap();
+        serve_tcp(&endpoint, 80);
+        assert!(network.settled(LIMIT));
+        run(&format!("ip link del {BRIDGE}"));
+        network.create(request("d")).unwrap();
+        assert!(network.settled(LIMIT));
+        let peer = network.get(&container("d")).unwrap();
+        let seen = within(&peer, || ask_tcp(endpoint.address, 80).unwrap());
+        assert_eq!(seen, peer.address.to_string());
+        for name in ["c", "d"] {
+            network.delete(&container(name)).unwrap();
+        }
+    });
+}
+
+#[test]
 fn many_at_once_get_different_addresses_and_leave_nothing() {
     on_a_host(|world| {
         let network = world.network();
