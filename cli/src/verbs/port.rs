@@ -5,6 +5,7 @@ use gantry_proto::gateway::v1::InspectRequest;
 
 use crate::display;
 use crate::exit::Failure;
+use crate::parse::ParseError;
 use crate::parse::ports::{self, protocol_name};
 use crate::session::Session;
 use crate::terminal;
@@ -14,8 +15,18 @@ pub(crate) struct Port {
     /// Container
     container: String,
     /// Only this port of the container: PORT[/PROTOCOL]
-    #[arg(value_parser = ports::exposed)]
-    port: Option<Vec<String>>,
+    #[arg(value_parser = Wanted::parse)]
+    port: Option<Wanted>,
+}
+
+/// A newtype, since clap takes a `Vec` for many values.
+#[derive(Clone, Debug)]
+struct Wanted(Vec<String>);
+
+impl Wanted {
+    fn parse(text: &str) -> Result<Self, ParseError> {
+        ports::exposed(text).map(Self)
+    }
 }
 
 impl Port {
@@ -38,13 +49,13 @@ impl Port {
             let inside = format!("{}/{}", port.container_port, protocol_name(port.protocol()));
             match &self.port {
                 None => text.push_str(&format!("{inside} -> {}\n", display::host_side(port))),
-                Some(wanted) if wanted.contains(&inside) => {
+                Some(Wanted(wanted)) if wanted.contains(&inside) => {
                     text.push_str(&format!("{}\n", display::host_side(port)));
                 }
                 Some(_) => {}
             }
         }
-        if let (Some(wanted), true) = (&self.port, text.is_empty()) {
+        if let (Some(Wanted(wanted)), true) = (&self.port, text.is_empty()) {
             return Err(Failure::new(format!(
                 "container {} does not publish port {}",
                 self.container,
