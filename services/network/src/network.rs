@@ -27,6 +27,7 @@ use crate::claim::Claim;
 use crate::config::Settings;
 use crate::endpoint::{Assignment, ContainerId, Endpoint, EndpointRequest, PublishedPort};
 use crate::error::{NetworkError, StartError, chain};
+use crate::firewall::flows::{self, Published};
 use crate::firewall::{Firewall, Watch};
 use crate::link;
 use crate::netlink::Netlink;
@@ -73,6 +74,8 @@ pub(crate) struct State {
     pub(crate) doomed: Vec<Sandbox>,
     /// Sandboxes that the workers are removing.
     pub(crate) dying: usize,
+    /// Ports that were just published: older flows to them are forgotten.
+    pub(crate) published: Vec<Published>,
     pub(crate) addresses: AddressPool,
     pub(crate) stopping: bool,
 }
@@ -155,6 +158,10 @@ impl Network {
             _held: held,
         };
         let endpoint = shared.endpoint(&live);
+        shared.state().published.extend(
+            targets(&live.assignment.ports, live.sandbox.address)
+                .filter(|(port, _)| flows::concerns(port)),
+        );
         claim.fulfil(live);
         Ok(endpoint)
     }

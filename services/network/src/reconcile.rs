@@ -198,6 +198,7 @@ fn adopt(
         building: 0,
         doomed: Vec::new(),
         dying: 0,
+        published: Vec::new(),
         addresses: AddressPool::new(settings.subnet, settings.gateway),
         stopping: false,
     };

@@ -1,7 +1,8 @@
 //! The threads that work ahead of and behind the callers.
 //!
 //! *maker* keeps `warm_pool` sandboxes ready. *reaper* removes sandboxes that
-//! nobody has any more. Both hold the kernel's lock over all links (RTNL) for
+//! nobody has any more, and has the kernel forget flows that a newly published
+//! port makes stale. Both hold the kernel's lock over all links (RTNL) for
 //! milliseconds at a time, which is why no caller does their work.
 
 use std::sync::{Arc, PoisonError};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use rustix::process::setpriority_process;
 
 use crate::error::{StartError, chain};
+use crate::firewall::flows::{self, Published};
 use crate::netlink::Netlink;
 use crate::network::{Shared, State};
 use crate::sandbox::{self, Sandbox};
@@ -102,8 +104,10 @@ fn reap(shared: &Shared) {
     let mut host = None;
     let mut pause = PAUSE_MIN;
     loop {
-        let mut doomed = {
-            let idle = |state: &mut State| state.doomed.is_empty() && !state.stopping;
+        let (mut doomed, published) = {
+            let idle = |state: &mut State| {
+                state.doomed.is_empty() && state.published.is_empty() && !state.stopping
+            };
             let mut state = shared
                 .changed
                 .wait_while(shared.state(), idle)
@@ -114,8 +118,9 @@ fn reap(shared: &Shared) {
             }
             let doomed = std::mem::take(&mut state.doomed);
             state.dying += doomed.len();
-            doomed
+            (doomed, std::mem::take(&mut state.published))
         };
+        forget_flows(&published);
         let count = doomed.len();
         let left = match host.take().map_or_else(Netlink::route, Ok) {
             Ok(mut netlink) => {
@@ -144,6 +149,19 @@ fn reap(shared: &Shared) {
                 .unwrap_or_else(PoisonError::into_inner),
         );
         pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn forget_flows(published: &[Published]) {
+    if published.is_empty() {
+        return;
+    }
+    match flows::forget(published) {
+        Ok(count) => tracing::debug!(count, "older flows to published ports are forgotten"),
+        Err(error) => tracing::warn!(
+            error = %chain(&error),
+            "older UDP flows to a published port may still lead elsewhere"
+        ),
     }
 }
 

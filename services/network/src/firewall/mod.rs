@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`expression`] | the words of a rule |
 //! | [`ruleset`] | the table: maps, chains, rules, as messages |
+//! | [`flows`] | flows from before a port was published |
 //! | [`watch`] | notices when somebody else removes a part of it |
 //!
 //! A published port is an element of a map, so that the number of ports costs a
@@ -20,6 +21,7 @@
 //! batch (tens of microseconds).
 
 mod expression;
+pub(crate) mod flows;
 mod ruleset;
 mod watch;
 

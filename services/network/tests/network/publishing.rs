@@ -1,6 +1,7 @@
 //! Published ports and the firewall.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::time::Duration;
 
 use gantry_network::NetworkError;
 use gantry_network::endpoint::Protocol::{Tcp, Udp};
@@ -67,6 +68,34 @@ fn a_udp_port_is_published_beside_the_tcp_port_of_the_same_number() {
             assert_eq!(ask_udp(HOST, 53, "pong").unwrap(), "pong");
         });
         network.delete(&container("c")).unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_goes_on_sending_reaches_the_next_container_with_the_port() {
+    on_a_host(|world| {
+        let network = world.network();
+        let client = inside(&world.outside, || UdpSocket::bind((OUTSIDE, 5000)).unwrap());
+        client.connect((HOST, 53)).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        let mut buffer = [0; 8];
+        for name in ["first", "second"] {
+            // Nobody has the port yet: this begins a flow that leads to the host.
+            let _ = client.send(b"lost");
+            let mut wanted = request(name);
+            wanted.ports = vec![port(Udp, Some(53), 53)];
+            let endpoint = network.create(wanted).unwrap();
+            serve_udp(&endpoint, 53);
+            eventually("an answer", || {
+                let _ = client.send(name.as_bytes());
+                client
+                    .recv(&mut buffer)
+                    .is_ok_and(|length| &buffer[..length] == name.as_bytes())
+            });
+            network.delete(&container(name)).unwrap();
+        }
     });
 }
 
