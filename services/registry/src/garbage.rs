@@ -80,7 +80,14 @@ impl Store {
                 sizes.insert(blob.digest, blob.size);
             }
         }
-        self.remove_content(&sizes, dry_run)
+        let collected = self.remove_content(&sizes, dry_run)?;
+        tracing::info!(
+            blobs = collected.blobs,
+            bytes = collected.bytes,
+            dry_run,
+            "garbage collected"
+        );
+        Ok(collected)
     }
 
     /// The manifests of a repository and all that they are made of.

@@ -167,7 +167,7 @@ where
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
-        .max_buf_size(512 << 10);
+        .max_buf_size(128 << 10);
     builder
         .http2()
         .timer(TokioTimer::new())

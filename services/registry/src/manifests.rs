@@ -149,6 +149,8 @@ impl Store {
             let path = self.tag_path(name, tag);
             durable::write(&self.aside_path(), &path, digest.as_str().as_bytes())?;
         }
+        let tags: Vec<&str> = tags.iter().map(Tag::as_str).collect();
+        tracing::info!(repository = %name, %digest, tags = tags.join(","), "manifest stored");
         Ok(())
     }
 
@@ -198,6 +200,7 @@ impl Store {
     /// Removes a tag. What it stood for stays.
     pub fn delete_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<(), RegistryError> {
         if durable::remove(&self.tag_path(name, tag))? {
+            tracing::info!(repository = %name, %tag, "tag removed");
             Ok(())
         } else {
             Err(RegistryError::ManifestUnknown {
@@ -238,6 +241,7 @@ impl Store {
             // Fails while others are in it, and that is well.
             fs::remove_dir(&directory).ok();
         }
+        tracing::info!(repository = %name, %digest, "manifest removed");
         Ok(())
     }
 

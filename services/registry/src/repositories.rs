@@ -89,6 +89,7 @@ impl Store {
             let Some(parent) = empty.parent() else { break };
             empty = parent;
         }
+        tracing::info!(repository = %name, "repository removed");
         Ok(())
     }
 }
