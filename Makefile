@@ -56,6 +56,11 @@ interop: peers ## Images that Docker and Podman pushed pull and run (root; insta
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --test system -- --ignored pushed
 
+.PHONY: test-cgroup-v2
+test-cgroup-v2: ## The engine on a cgroup v2 machine, emulated with QEMU (root; fetches Debian's cloud kernel)
+	$(CARGO) build --workspace --bins
+	integration-tests/cgroup-v2/run.sh $(TARGET)/debug $(TARGET)/cgroup-v2
+
 .PHONY: bench
 bench: build ## Compare with Docker and Podman where they are installed; prints medians and ratios (root)
 	$(CARGO) build --release -p gantry-integration-tests --bin bench
