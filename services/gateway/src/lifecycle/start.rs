@@ -225,7 +225,10 @@ impl ProcessStep<'_> {
             rootfs: record.rootfs.clone().unwrap_or_default(),
             user: process::user(record),
             stdin: record.wanted.stdin_open,
-            stdin_once: record.wanted.stdin_open && window.is_some_and(|window| window.stdin),
+            // A terminal outlives its windows: whoever leaves may come back.
+            stdin_once: record.wanted.stdin_open
+                && !record.wanted.tty
+                && window.is_some_and(|window| window.stdin),
             terminal_size: window.and_then(|window| window.terminal_size),
             log: Some(record.wanted.log.unwrap_or_else(|| engine.settings.log())),
             etc_files: etc_files::files(record, endpoint.or(shared.as_ref()))?,
