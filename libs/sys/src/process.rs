@@ -15,9 +15,21 @@ pub fn exit_now(code: i32) -> ! {
 
 /// Sets every signal to its default action, also those that were ignored, and empties the mask.
 pub fn reset_signals() -> io::Result<()> {
+    // struct sigaction as the kernel has it, all zero: SIG_DFL, no flags, an empty mask. glibc's own function would refuse
+    // the two signals that it keeps to itself, which may be inherited as ignored.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL installs no code. The two that can not be changed, and those that libc keeps, fail harmlessly.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads one sigaction with a mask of 8 bytes, which `default` has room for and outlives the call.
+        // SIG_DFL installs no code. SIGKILL and SIGSTOP can not be changed, and fail harmlessly.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                8,
+            );
+        }
     }
     let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set that sigprocmask then reads; both outlive the calls.

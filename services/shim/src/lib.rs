@@ -23,6 +23,7 @@ pub mod exit;
 pub mod grpc;
 pub mod interfaces;
 pub mod log;
+pub mod oci_cli;
 pub mod process;
 pub mod reaper;
 pub mod serve;
