@@ -176,10 +176,16 @@ impl<R: From<Input> + Send + 'static> Window<R> {
 
     /// Says what this window was too slow for.
     pub(crate) async fn missed(&mut self, missed: Missed) -> Result<(), Failure> {
-        let line = format!(
-            "\r\ngantry: this window was too slow and missed {} bytes\r\n",
-            missed.bytes
-        );
+        let line = match missed.bytes {
+            // The runtime was restarted: nobody knows how many.
+            0 => {
+                "\r\ngantry: this window was cut off for a moment; `gantry logs` has all output\r\n"
+                    .to_owned()
+            }
+            bytes => {
+                format!("\r\ngantry: this window was too slow and missed {bytes} bytes\r\n")
+            }
+        };
         self.writer.write(Stream::Stderr, line.into()).await
     }
 

@@ -1,0 +1,527 @@
+//! The image, network and runtime services as the gateway sees them: what they
+//! hold is in one [`World`] that a test looks at, and any of their calls can be
+//! told to fail, or to stop before or after it has had its effect.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use futures::{Stream, StreamExt as _, stream};
+use gantry_kit::fault::Fault;
+use gantry_kit::paths::Paths;
+use gantry_kit::service::{self, Service};
+use gantry_proto::image::v1 as image;
+use gantry_proto::network::v1 as network;
+use gantry_proto::runtime::v1 as runtime;
+use gantry_proto::shim::v1 as shim;
+use gantry_proto::types::v1 as types;
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+type Answer<T> = Result<Response<T>, Status>;
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What the services hold.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) snapshots: Mutex<BTreeSet<String>>,
+    pub(crate) endpoints: Mutex<BTreeMap<String, Vec<network::PortMapping>>>,
+    pub(crate) containers: Mutex<BTreeMap<String, runtime::Container>>,
+    /// Images that are in the store.
+    pub(crate) images: Mutex<BTreeSet<String>>,
+    /// Calls in the order they came.
+    pub(crate) calls: Mutex<Vec<String>>,
+    /// Calls that fail, and with which reason.
+    pub(crate) failing: Mutex<BTreeMap<&'static str, &'static str>>,
+    /// A call that stops for ever, before (false) or after (true) its effect.
+    pub(crate) stuck: Mutex<Option<(&'static str, bool)>>,
+    /// Told when a call got stuck.
+    pub(crate) reached: Notify,
+    events: broadcast::Sender<runtime::EventsResponse>,
+    exits: watch::Sender<BTreeMap<String, types::ExitStatus>>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            snapshots: Mutex::default(),
+            endpoints: Mutex::default(),
+            containers: Mutex::default(),
+            images: Mutex::new(["debian".to_owned()].into()),
+            calls: Mutex::default(),
+            failing: Mutex::default(),
+            stuck: Mutex::default(),
+            reached: Notify::new(),
+            events: broadcast::Sender::new(256),
+            exits: watch::Sender::default(),
+        }
+    }
+}
+
+impl World {
+    /// Whether no service holds anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.snapshots.lock().unwrap().is_empty()
+            && self.endpoints.lock().unwrap().is_empty()
+            && self.containers.lock().unwrap().is_empty()
+    }
+
+    pub(crate) fn fail(&self, call: &'static str, reason: &'static str) {
+        self.failing.lock().unwrap().insert(call, reason);
+    }
+
+    pub(crate) fn heal(&self) {
+        self.failing.lock().unwrap().clear();
+        *self.stuck.lock().unwrap() = None;
+    }
+
+    pub(crate) fn called(&self, call: &str) -> usize {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|made| *made == call).count()
+    }
+
+    async fn before(&self, call: &'static str) -> Result<(), Status> {
+        self.calls.lock().unwrap().push(call.to_owned());
+        let reason = self.failing.lock().unwrap().get(call).copied();
+        if let Some(reason) = reason {
+            return Err(Fault::new(Code::FailedPrecondition, "fake", reason, "told to").into());
+        }
+        self.stop(call, false).await;
+        Ok(())
+    }
+
+    async fn stop(&self, call: &'static str, after: bool) {
+        let stuck = *self.stuck.lock().unwrap() == Some((call, after));
+        if stuck {
+            self.reached.notify_one();
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn tell(&self, kind: runtime::EventType, container: &runtime::Container) {
+        let _nobody_listens = self.events.send(runtime::EventsResponse {
+            r#type: kind.into(),
+            container: Some(container.clone()),
+            time: None,
+        });
+    }
+
+    /// Ends a container's program.
+    pub(crate) fn exit(&self, id: &str, code: i32, signal: i32) {
+        let now = std::time::SystemTime::now();
+        let status = types::ExitStatus {
+            code,
+            signal,
+            exited_at: Some(now.into()),
+            ..Default::default()
+        };
+        let told = {
+            let mut containers = self.containers.lock().unwrap();
+            let Some(container) = containers.get_mut(id) else {
+                return;
+            };
+            container.status = shim::Status::Stopped.into();
+            container.exit = Some(status.clone());
+            container.clone()
+        };
+        self.exits.send_modify(|exits| {
+            exits.insert(id.to_owned(), status);
+        });
+        self.tell(runtime::EventType::Exited, &told);
+    }
+}
+
+/// Serves all three on their sockets until `stopping`.
+pub(crate) async fn serve(paths: &Paths, world: &Arc<World>, stopping: &CancellationToken) {
+    std::fs::create_dir_all(&paths.run).unwrap();
+    let fake = || Fake(Arc::clone(world));
+    let images = Routes::new(image::image_service_server::ImageServiceServer::new(fake()))
+        .add_service(image::snapshot_service_server::SnapshotServiceServer::new(
+            fake(),
+        ));
+    let networks = Routes::new(network::network_service_server::NetworkServiceServer::new(
+        fake(),
+    ));
+    let runtimes = Routes::new(runtime::runtime_service_server::RuntimeServiceServer::new(
+        fake(),
+    ));
+    for (name, routes) in [
+        ("image", images),
+        ("network", networks),
+        ("runtime", runtimes),
+    ] {
+        let listener = UnixListener::bind(paths.socket(name)).unwrap();
+        tokio::spawn(service::serve(
+            Service::new(routes, &[]),
+            listener,
+            stopping.clone(),
+            std::time::Duration::ZERO,
+        ));
+    }
+}
+
+struct Fake(Arc<World>);
+
+fn unused<T>() -> Answer<T> {
+    Err(Status::unimplemented("no test calls this"))
+}
+
+#[tonic::async_trait]
+impl image::image_service_server::ImageService for Fake {
+    type PullStream = BoxStream<image::PullResponse>;
+    type PushStream = BoxStream<image::PushResponse>;
+
+    async fn pull(&self, request: Request<image::PullRequest>) -> Answer<Self::PullStream> {
+        self.0.before("pull").await?;
+        let reference = request.into_inner().reference;
+        self.0.images.lock().unwrap().insert(reference);
+        let done = image::PullResponse {
+            event: Some(image::pull_response::Event::Done(image::PullDone::default())),
+        };
+        Ok(Response::new(stream::iter([Ok(done)]).boxed()))
+    }
+
+    async fn push(&self, _: Request<image::PushRequest>) -> Answer<Self::PushStream> {
+        unused()
+    }
+
+    async fn import(
+        &self,
+        _: Request<Streaming<image::ImportRequest>>,
+    ) -> Answer<image::ImportResponse> {
+        unused()
+    }
+
+    async fn list(&self, _: Request<image::ListRequest>) -> Answer<image::ListResponse> {
+        Ok(Response::new(image::ListResponse {
+            images: vec![image::Image::default()],
+        }))
+    }
+
+    async fn inspect(&self, _: Request<image::InspectRequest>) -> Answer<image::InspectResponse> {
+        unused()
+    }
+
+    async fn tag(&self, _: Request<image::TagRequest>) -> Answer<image::TagResponse> {
+        unused()
+    }
+
+    async fn remove(&self, _: Request<image::RemoveRequest>) -> Answer<image::RemoveResponse> {
+        unused()
+    }
+
+    async fn login(&self, _: Request<image::LoginRequest>) -> Answer<image::LoginResponse> {
+        unused()
+    }
+}
+
+#[tonic::async_trait]
+impl image::snapshot_service_server::SnapshotService for Fake {
+    async fn prepare(
+        &self,
+        request: Request<image::PrepareRequest>,
+    ) -> Answer<image::PrepareResponse> {
+        self.0.before("prepare").await?;
+        let request = request.into_inner();
+        if !self.0.images.lock().unwrap().contains(&request.image) {
+            let reason = "IMAGE_NOT_FOUND";
+            return Err(Fault::new(Code::NotFound, "gantry.image", reason, "no image").into());
+        }
+        self.0
+            .snapshots
+            .lock()
+            .unwrap()
+            .insert(request.container_id);
+        self.0.stop("prepare", true).await;
+        Ok(Response::new(image::PrepareResponse {
+            image: Some(image::Image {
+                id: "sha256:1".to_owned(),
+                ..Default::default()
+            }),
+            config: br#"{"config":{"Cmd":["true"],"ExposedPorts":{"80/tcp":{}}}}"#[..].into(),
+            rootfs: Some(types::Rootfs::default()),
+        }))
+    }
+
+    async fn get(&self, _: Request<image::GetRequest>) -> Answer<image::GetResponse> {
+        unused()
+    }
+
+    async fn delete(
+        &self,
+        request: Request<image::DeleteRequest>,
+    ) -> Answer<image::DeleteResponse> {
+        self.0.before("delete_snapshot").await?;
+        let id = request.into_inner().container_id;
+        let deleted = self.0.snapshots.lock().unwrap().remove(&id);
+        self.0.stop("delete_snapshot", true).await;
+        Ok(Response::new(image::DeleteResponse { deleted }))
+    }
+
+    async fn list_snapshots(
+        &self,
+        _: Request<image::ListSnapshotsRequest>,
+    ) -> Answer<image::ListSnapshotsResponse> {
+        let snapshots = self.0.snapshots.lock().unwrap();
+        let snapshots = snapshots.iter().map(|id| image::Snapshot {
+            container_id: id.clone(),
+            ..Default::default()
+        });
+        Ok(Response::new(image::ListSnapshotsResponse {
+            snapshots: snapshots.collect(),
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl network::network_service_server::NetworkService for Fake {
+    async fn create_endpoint(
+        &self,
+        request: Request<network::CreateEndpointRequest>,
+    ) -> Answer<network::CreateEndpointResponse> {
+        self.0.before("create_endpoint").await?;
+        let request = request.into_inner();
+        let id = request.container_id;
+        let mut ports = request.ports;
+        for port in ports.iter_mut().filter(|port| port.host_port == 0) {
+            port.host_port = 32768;
+        }
+        self.0
+            .endpoints
+            .lock()
+            .unwrap()
+            .insert(id.clone(), ports.clone());
+        self.0.stop("create_endpoint", true).await;
+        Ok(Response::new(network::CreateEndpointResponse {
+            endpoint: Some(network::Endpoint {
+                container_id: id,
+                network: request.network,
+                netns_path: "/run/netns/fake".to_owned(),
+                address: "10.66.0.5/16".to_owned(),
+                ports,
+                ..Default::default()
+            }),
+        }))
+    }
+
+    async fn delete_endpoint(
+        &self,
+        request: Request<network::DeleteEndpointRequest>,
+    ) -> Answer<network::DeleteEndpointResponse> {
+        self.0.before("delete_endpoint").await?;
+        let id = request.into_inner().container_id;
+        let deleted = self.0.endpoints.lock().unwrap().remove(&id).is_some();
+        self.0.stop("delete_endpoint", true).await;
+        Ok(Response::new(network::DeleteEndpointResponse { deleted }))
+    }
+
+    async fn get_endpoint(
+        &self,
+        _: Request<network::GetEndpointRequest>,
+    ) -> Answer<network::GetEndpointResponse> {
+        unused()
+    }
+
+    async fn list_endpoints(
+        &self,
+        _: Request<network::ListEndpointsRequest>,
+    ) -> Answer<network::ListEndpointsResponse> {
+        let endpoints = self.0.endpoints.lock().unwrap();
+        let endpoints = endpoints.keys().map(|id| network::Endpoint {
+            container_id: id.clone(),
+            ..Default::default()
+        });
+        Ok(Response::new(network::ListEndpointsResponse {
+            endpoints: endpoints.collect(),
+        }))
+    }
+
+    async fn list_networks(
+        &self,
+        _: Request<network::ListNetworksRequest>,
+    ) -> Answer<network::ListNetworksResponse> {
+        Ok(Response::new(network::ListNetworksResponse {
+            networks: vec![network::Network {
+                name: "bridge".to_owned(),
+                ..Default::default()
+            }],
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl runtime::runtime_service_server::RuntimeService for Fake {
+    type AttachStream = BoxStream<shim::AttachResponse>;
+    type LogsStream = BoxStream<runtime::LogsResponse>;
+    type EventsStream = BoxStream<runtime::EventsResponse>;
+
+    async fn create(
+        &self,
+        request: Request<runtime::CreateRequest>,
+    ) -> Answer<runtime::CreateResponse> {
+        self.0.before("create").await?;
+        let request = request.into_inner();
+        let container = runtime::Container {
+            container_id: request.container_id.clone(),
+            status: shim::Status::Created.into(),
+            pid: 4242,
+            ..Default::default()
+        };
+        self.0.exits.send_modify(|exits| {
+            exits.remove(&request.container_id);
+        });
+        self.0
+            .containers
+            .lock()
+            .unwrap()
+            .insert(request.container_id, container);
+        self.0.stop("create", true).await;
+        Ok(Response::new(runtime::CreateResponse {
+            pid: 4242,
+            steps: Vec::new(),
+        }))
+    }
+
+    async fn start(
+        &self,
+        request: Request<runtime::StartRequest>,
+    ) -> Answer<runtime::StartResponse> {
+        self.0.before("start").await?;
+        let id = request.into_inner().container_id;
+        let now = std::time::SystemTime::now();
+        if let Some(container) = self.0.containers.lock().unwrap().get_mut(&id) {
+            container.status = shim::Status::Running.into();
+            container.started_at = Some(now.into());
+        }
+        self.0.stop("start", true).await;
+        Ok(Response::new(runtime::StartResponse {
+            started_at: Some(now.into()),
+            steps: Vec::new(),
+        }))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<runtime::AttachRequest>>,
+    ) -> Answer<Self::AttachStream> {
+        self.0.before("attach").await?;
+        let first = request.into_inner().message().await?;
+        let Some(runtime::attach_request::Message::Open(open)) =
+            first.and_then(|first| first.message)
+        else {
+            return Err(Status::invalid_argument("not opened"));
+        };
+        let message = |message| shim::AttachResponse {
+            message: Some(message),
+        };
+        use shim::attach_response::Message;
+        let attached = message(Message::Attached(shim::Attached { terminal: false }));
+        let hello = message(Message::Output(shim::Output {
+            stream: types::Stream::Stdout.into(),
+            data: b"hello\n"[..].into(),
+        }));
+        let mut exits = self.0.exits.subscribe();
+        let last = async move {
+            let found = exits.wait_for(|exits| exits.contains_key(&open.container_id));
+            let exits = found.await.map_err(|_| Status::unavailable("gone"))?;
+            Ok(message(Message::Exited(exits[&open.container_id].clone())))
+        };
+        let outputs = stream::iter([Ok(attached), Ok(hello)]).chain(stream::once(last));
+        Ok(Response::new(outputs.boxed()))
+    }
+
+    async fn exec(&self, _: Request<runtime::ExecRequest>) -> Answer<runtime::ExecResponse> {
+        self.0.before("exec").await?;
+        Ok(Response::new(runtime::ExecResponse { pid: 4343 }))
+    }
+
+    async fn kill(&self, request: Request<runtime::KillRequest>) -> Answer<runtime::KillResponse> {
+        self.0.before("kill").await?;
+        let runtime::KillRequest {
+            container_id,
+            signal,
+            ..
+        } = request.into_inner();
+        // These programs die of SIGKILL and SIGTERM, and of no other signal.
+        if matches!(signal, 9 | 15) {
+            let signal = i32::try_from(signal).unwrap();
+            self.0.exit(&container_id, 128 + signal, signal);
+        }
+        Ok(Response::new(runtime::KillResponse {}))
+    }
+
+    async fn wait(&self, _: Request<runtime::WaitRequest>) -> Answer<runtime::WaitResponse> {
+        unused()
+    }
+
+    async fn resize(&self, _: Request<runtime::ResizeRequest>) -> Answer<runtime::ResizeResponse> {
+        unused()
+    }
+
+    async fn pause(&self, _: Request<runtime::PauseRequest>) -> Answer<runtime::PauseResponse> {
+        self.0.before("pause").await?;
+        Ok(Response::new(runtime::PauseResponse {}))
+    }
+
+    async fn resume(&self, _: Request<runtime::ResumeRequest>) -> Answer<runtime::ResumeResponse> {
+        self.0.before("resume").await?;
+        Ok(Response::new(runtime::ResumeResponse {}))
+    }
+
+    async fn update(&self, _: Request<runtime::UpdateRequest>) -> Answer<runtime::UpdateResponse> {
+        unused()
+    }
+
+    async fn stats(&self, _: Request<runtime::StatsRequest>) -> Answer<runtime::StatsResponse> {
+        unused()
+    }
+
+    async fn pids(&self, _: Request<runtime::PidsRequest>) -> Answer<runtime::PidsResponse> {
+        unused()
+    }
+
+    async fn delete(
+        &self,
+        request: Request<runtime::DeleteRequest>,
+    ) -> Answer<runtime::DeleteResponse> {
+        self.0.before("delete").await?;
+        let id = request.into_inner().container_id;
+        self.0.exit(&id, 137, 9);
+        let deleted = self.0.containers.lock().unwrap().remove(&id).is_some();
+        self.0.stop("delete", true).await;
+        Ok(Response::new(runtime::DeleteResponse { deleted }))
+    }
+
+    async fn get(&self, _: Request<runtime::GetRequest>) -> Answer<runtime::GetResponse> {
+        unused()
+    }
+
+    async fn list(&self, _: Request<runtime::ListRequest>) -> Answer<runtime::ListResponse> {
+        unused()
+    }
+
+    async fn logs(&self, _: Request<runtime::LogsRequest>) -> Answer<Self::LogsStream> {
+        unused()
+    }
+
+    async fn events(&self, _: Request<runtime::EventsRequest>) -> Answer<Self::EventsStream> {
+        let live = BroadcastStream::new(self.0.events.subscribe())
+            .map(|event| event.map_err(|_| Status::data_loss("too slow")));
+        let containers = self.0.containers.lock().unwrap();
+        let event = |kind: runtime::EventType, container| runtime::EventsResponse {
+            r#type: kind.into(),
+            container,
+            time: None,
+        };
+        let mut snapshot: Vec<_> = containers
+            .values()
+            .map(|container| Ok(event(runtime::EventType::Snapshot, Some(container.clone()))))
+            .collect();
+        snapshot.push(Ok(event(runtime::EventType::SnapshotEnd, None)));
+        Ok(Response::new(stream::iter(snapshot).chain(live).boxed()))
+    }
+}

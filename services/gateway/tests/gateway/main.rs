@@ -1,0 +1,11 @@
+//! The gateway on its socket, over fake image, network and runtime services.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how tests fail"
+)]
+
+mod fakes;
+mod faults;
+mod life;
+mod workbench;
