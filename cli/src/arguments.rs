@@ -13,12 +13,7 @@ use crate::verbs::Verb;
 
 /// The Gantry container engine
 #[derive(Debug, Parser)]
-#[command(
-    name = "gantry",
-    version,
-    disable_help_subcommand = true,
-    max_term_width = 100
-)]
+#[command(name = "gantry", version, max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     options: Options,

@@ -21,9 +21,17 @@ pub(crate) enum Channel {
     Stderr,
 }
 
+/// Which way an image goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Pull,
+    Push,
+}
+
 /// The display of one transfer.
 #[derive(Debug)]
 pub(crate) struct Progress {
+    way: Way,
     channel: Channel,
     quiet: bool,
     bars: Option<MultiProgress>,
@@ -39,7 +47,15 @@ struct Layer {
 }
 
 impl Progress {
-    pub(crate) fn new(reference: &str, channel: Channel, quiet: bool) -> Self {
+    pub(crate) fn of_pull(reference: &str, channel: Channel, quiet: bool) -> Self {
+        Self::new(Way::Pull, reference, channel, quiet)
+    }
+
+    pub(crate) fn of_push(reference: &str, quiet: bool) -> Self {
+        Self::new(Way::Push, reference, Channel::Stdout, quiet)
+    }
+
+    fn new(way: Way, reference: &str, channel: Channel, quiet: bool) -> Self {
         let terminal = match channel {
             Channel::Stdout => io::stdout().is_terminal(),
             Channel::Stderr => io::stderr().is_terminal(),
@@ -51,6 +67,7 @@ impl Progress {
             })
         });
         Self {
+            way,
             channel,
             quiet,
             bars,
@@ -109,7 +126,7 @@ impl Progress {
         self.line(&format!("The push refers to repository [{repository}]"))
     }
 
-    /// Takes the bars away, leaving what they last showed.
+    /// Lets go of the bars, leaving what they last showed.
     pub(crate) fn finish(&mut self) {
         for layer in self.layers.values() {
             if let Some(bar) = &layer.bar
@@ -118,6 +135,7 @@ impl Progress {
                 bar.abandon();
             }
         }
+        self.bars = None;
     }
 
     fn resolved(&mut self, resolved: &Resolved) -> io::Result<()> {
@@ -133,6 +151,10 @@ impl Progress {
             None => (String::new(), resolved.reference.clone()),
         };
         self.line(&format!("{tag}: Pulling from {repository}"))?;
+        // Plain lines wait until it is known which of them are there already.
+        if self.bars.is_none() {
+            return Ok(());
+        }
         for layer in &resolved.layers {
             self.layer(&LayerProgress {
                 digest: layer.digest.clone(),
@@ -164,14 +186,17 @@ impl Progress {
             return Ok(());
         };
         layer.state = state;
-        let word = match state {
-            LayerState::Waiting | LayerState::Unspecified => "Waiting",
-            LayerState::Downloading => "Downloading",
-            LayerState::Unpacking => "Extracting",
-            LayerState::Complete => "Pull complete",
-            LayerState::Exists => "Already exists",
-            LayerState::Mounted => "Mounted",
-            LayerState::Uploading => "Pushing",
+        let word = match (state, self.way) {
+            (LayerState::Waiting | LayerState::Unspecified, Way::Pull) => "Waiting",
+            (LayerState::Waiting | LayerState::Unspecified, Way::Push) => "Preparing",
+            (LayerState::Downloading, _) => "Downloading",
+            (LayerState::Unpacking, _) => "Extracting",
+            (LayerState::Complete, Way::Pull) => "Pull complete",
+            (LayerState::Complete, Way::Push) => "Pushed",
+            (LayerState::Exists, Way::Pull) => "Already exists",
+            (LayerState::Exists, Way::Push) => "Layer already exists",
+            (LayerState::Mounted, _) => "Mounted from another repository",
+            (LayerState::Uploading, _) => "Pushing",
         };
         if let Some(bar) = &layer.bar {
             bar.set_message(word);
@@ -195,11 +220,17 @@ impl Progress {
             return Ok(());
         }
         let line = match state {
-            LayerState::Waiting | LayerState::Unspecified => "Pulling fs layer",
+            // The first that is heard of it, whichever it is.
+            LayerState::Waiting | LayerState::Unspecified | LayerState::Downloading
+                if before.is_none() && self.way == Way::Pull =>
+            {
+                "Pulling fs layer"
+            }
+            LayerState::Waiting | LayerState::Unspecified if before.is_none() => word,
             LayerState::Unpacking => "Download complete",
+            LayerState::Complete | LayerState::Exists | LayerState::Mounted => word,
             // Plain lines tell ends, not ways.
-            LayerState::Downloading | LayerState::Uploading => return Ok(()),
-            _ => word,
+            _ => return Ok(()),
         };
         self.line(&format!("{short}: {line}"))
     }

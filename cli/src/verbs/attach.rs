@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::run::DetachKeys;
 use crate::exit::Failure;
 use crate::session::Session;
-use crate::stream::{Window, Wishes};
+use crate::stream::{Input, Window, Wishes};
 use crate::terminal;
 use crate::watch::{self, End};
 
@@ -80,20 +80,30 @@ pub(super) async fn window(
     start: bool,
 ) -> Result<u8, Failure> {
     wishes.check()?;
-    let open = AttachOpen {
+    let size = wishes.terminal_size();
+    let mut open = AttachOpen {
         container: container.to_owned(),
         stdin: wishes.stdin,
         stdout: true,
         stderr: true,
-        terminal_size: wishes.terminal_size(),
+        terminal_size: size,
         start,
     };
+    // A program that runs has drawn its screen already, and draws it again when
+    // the size changes: so it has to.
+    let redraw = size.filter(|_| !start);
+    if let (Some(_), Some(other)) = (redraw, &mut open.terminal_size) {
+        other.rows += 1;
+    }
     let (requests, waiting) = mpsc::channel(QUEUE);
     let first = AttachRequest {
         message: Some(attach_request::Message::Open(open)),
     };
     // The queue is empty and its other end is here.
     let _sent = requests.try_send(first);
+    if let Some(size) = redraw {
+        let _sent = requests.try_send(Input::Resize(size).into());
+    }
     let answers = session
         .engine
         .containers()

@@ -76,7 +76,7 @@ impl Create {
             platform: self.options.platform(),
             auth: None,
         };
-        let mut progress = Progress::new(&self.image, Channel::Stderr, self.options.quiet);
+        let mut progress = Progress::of_pull(&self.image, Channel::Stderr, self.options.quiet);
         let mut steps = session.engine.images().pull(request).await?.into_inner();
         while let Some(step) = steps.message().await? {
             progress.pulled(step)?;

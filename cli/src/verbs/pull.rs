@@ -33,13 +33,11 @@ impl Pull {
             platform: self.platform,
             auth: None,
         };
-        let mut progress = Progress::new(&self.image, Channel::Stdout, self.quiet);
+        let mut progress = Progress::of_pull(&self.image, Channel::Stdout, self.quiet);
         let mut steps = session.engine.images().pull(request).await?.into_inner();
         while let Some(step) = steps.message().await? {
             progress.pulled(step)?;
         }
-        progress.finish();
-        drop(progress);
         terminal::println(&progress::canonical(&self.image))?;
         Ok(0)
     }

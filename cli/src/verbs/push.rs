@@ -4,7 +4,7 @@ use clap::Args;
 use gantry_proto::image::v1::PushRequest;
 
 use crate::exit::Failure;
-use crate::progress::{self, Channel, Progress};
+use crate::progress::{self, Progress};
 use crate::session::Session;
 use crate::terminal;
 
@@ -24,7 +24,7 @@ impl Push {
             reference: self.image.clone(),
             auth: None,
         };
-        let mut progress = Progress::new(&self.image, Channel::Stdout, self.quiet);
+        let mut progress = Progress::of_push(&self.image, self.quiet);
         let mut steps = session.engine.images().push(request).await?.into_inner();
         progress.push_begins()?;
         while let Some(step) = steps.message().await? {

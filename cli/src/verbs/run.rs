@@ -164,7 +164,7 @@ impl Run {
                                 progress::familiar(&self.image)
                             );
                         }
-                        Progress::new(&self.image, Channel::Stderr, self.options.quiet)
+                        Progress::of_pull(&self.image, Channel::Stderr, self.options.quiet)
                     });
                     progress.pulled(response)?;
                 }
