@@ -23,7 +23,8 @@ use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
 
 use gantry_oci::content::IngestKey;
 use rustix::fs::{Mode, OFlags};
@@ -185,7 +186,18 @@ pub(crate) fn remove_file(path: &Path) -> Result<(), ImageError> {
 pub(crate) struct Syncer {
     directory: Arc<File>,
     path: PathBuf,
-    ahead: Arc<AtomicBool>,
+}
+
+/// How long a [`Flow`] pauses between two rounds.
+const FLOW_PAUSE: Duration = Duration::from_millis(250);
+
+/// Keeps what is written flowing to the disk while it lives, so that
+/// [`Syncer::sync`] has less to wait for at the end: left alone, the kernel
+/// begins to write only after seconds or gigabytes.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    /// Dropped with the flow, which ends the thread.
+    _stop: SyncSender<()>,
 }
 
 impl Syncer {
@@ -194,7 +206,6 @@ impl Syncer {
         Ok(Self {
             directory: Arc::new(directory),
             path: path.to_owned(),
-            ahead: Arc::default(),
         })
     }
 
@@ -204,22 +215,20 @@ impl Syncer {
             .map_err(|error| ImageError::io("bring to the disk", &self.path)(error.into()))
     }
 
-    /// Begins to bring what was written to the disk, unless that is under way,
-    /// so that [`Syncer::sync`] has less to wait for.
-    pub(crate) fn begin(&self) {
-        if self.ahead.swap(true, Ordering::AcqRel) {
-            return;
-        }
+    /// Begins a flow. Without a thread for it there is just more to do at the end.
+    pub(crate) fn flow(&self) -> Option<Flow> {
+        let (stop, stopped) = sync_channel(0);
         let syncer = self.clone();
-        let begun = std::thread::Builder::new()
+        let flowing = std::thread::Builder::new()
             .name("sync".into())
             .spawn(move || {
-                // Whoever needs it to have worked calls `sync`, and hears of it there.
-                let _ = syncer.sync();
-                syncer.ahead.store(false, Ordering::Release);
+                while stopped.recv_timeout(FLOW_PAUSE) == Err(RecvTimeoutError::Timeout) {
+                    // Whoever needs it to have worked calls `sync`, and hears of it there.
+                    if syncer.sync().is_err() {
+                        return;
+                    }
+                }
             });
-        if begun.is_err() {
-            self.ahead.store(false, Ordering::Release);
-        }
+        flowing.ok().map(|_| Flow { _stop: stop })
     }
 }

@@ -42,8 +42,6 @@ const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// How often a download reports.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
-/// Bytes after which writing to the disk is begun.
-const SYNC_EVERY: u64 = 64 << 20;
 
 /// The directories of a pull's layers, as far as they are there.
 #[derive(Debug)]
@@ -287,9 +285,7 @@ impl LayerJob {
         let (growth, reader) = growing::pair(file, offset);
         let mut unpacking = tokio::spawn(self.unpack(reader, leader));
         let (sender, receiver) = mpsc::channel(CHANNEL_PIECES);
-        let syncer = self.store.shared.syncer.clone();
-        let sink =
-            spawn_blocking(move || write_pieces(writer, growth, receiver, || syncer.begin()));
+        let sink = spawn_blocking(move || write_pieces(writer, growth, receiver));
         let mut early = None;
         let downloaded = tokio::select! {
             downloaded = self.download(offset, &sender) => downloaded,
@@ -520,10 +516,8 @@ fn write_pieces(
     mut writer: Writer,
     growth: Growth,
     mut receiver: mpsc::Receiver<Bytes>,
-    begin_sync: impl Fn(),
 ) -> (Writer, Growth, Result<(), ContentError>) {
     let mut gathered = Vec::new();
-    let mut next_sync = writer.offset() + SYNC_EVERY;
     while let Some(first) = receiver.blocking_recv() {
         let written = if first.len() >= GATHER_BYTES / 4 {
             writer.write(&first)
@@ -541,10 +535,6 @@ fn write_pieces(
             return (writer, growth, Err(error));
         }
         growth.wrote(writer.offset());
-        if writer.offset() >= next_sync {
-            next_sync = writer.offset() + SYNC_EVERY;
-            begin_sync();
-        }
     }
     (writer, growth, Ok(()))
 }

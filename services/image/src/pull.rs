@@ -27,6 +27,9 @@ use crate::image::{Image, ImageRecord, LayerRecord};
 use crate::layers::Layer;
 use crate::registry_client::{Credentials, RegistryError, Repository};
 
+/// Packed bytes from which on a pull is written to the disk while it runs.
+const FLOW_FROM: u64 = 32 << 20;
+
 /// What a pull or a push tells while it runs.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -342,6 +345,8 @@ impl ImageStore {
         let chain = Arc::new(Chain::new(count));
         let sources = Arc::new(resolved.sources.clone());
         let chain_ids = resolved.config.chain_ids();
+        let packed: u64 = resolved.parts.layers.iter().map(|layer| layer.size).sum();
+        let _flow = (packed > FLOW_FROM).then(|| self.shared.syncer.flow());
         let mut tasks = JoinSet::new();
         for (position, descriptor) in resolved.parts.layers.iter().enumerate() {
             // In this order: a layer that waits for one below must not hold the place that one needs.

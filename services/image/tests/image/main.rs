@@ -4,6 +4,7 @@
 
 mod archive;
 mod fixture;
+mod grpc;
 mod life;
 mod pull;
 mod registry;

@@ -123,6 +123,15 @@ impl Registry {
         self.content().redirect_blobs = true;
     }
 
+    /// Whether a blob was asked for.
+    pub(crate) fn asked_for(&self, digest: &Digest) -> bool {
+        let content = self.content();
+        content
+            .requests
+            .iter()
+            .any(|request| request.ends_with(digest.as_str()))
+    }
+
     /// "GET /v2/…" of all requests so far; the list begins anew.
     pub(crate) fn take_requests(&self) -> Vec<String> {
         std::mem::take(&mut self.content().requests)

@@ -1,0 +1,306 @@
+//! The service as its callers see it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gantry_image::grpc::{ImageGrpc, SERVICES};
+use gantry_kit::client::{Client, connect};
+use gantry_kit::fault::Fault;
+use gantry_kit::service::{Service, serve};
+use gantry_proto::image::v1::image_service_client::ImageServiceClient;
+use gantry_proto::image::v1::snapshot_service_client::SnapshotServiceClient;
+use gantry_proto::image::v1::{self as proto, import_request::Part, pull_response::Event};
+use gantry_proto::types::v1::Platform;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+
+use crate::archive::Archive;
+use crate::fixture::{Fixture, TestLayer, publish};
+use crate::registry::{Fault as Misbehaviour, Registry};
+
+/// Serves a fixture's store on a socket beside it.
+fn start(fixture: &Fixture) -> Client {
+    let socket = fixture.root.path().join("image.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let stopping = CancellationToken::new();
+    let services = ImageGrpc::new(fixture.store.clone(), stopping.clone());
+    let routes = Routes::new(services.image_server()).add_service(services.snapshot_server());
+    let service = Service::new(routes, SERVICES);
+    tokio::spawn(serve(service, listener, stopping, Duration::from_secs(1)));
+    connect(&socket)
+}
+
+fn reason(status: &Status) -> (Code, String) {
+    (status.code(), Fault::from_status(status).reason)
+}
+
+fn layer(n: u32) -> TestLayer {
+    TestLayer::gzip(Archive::new().file("f", n.to_string()).finish())
+}
+
+async fn pull(client: &Client, reference: &str) -> Result<Vec<Event>, Status> {
+    let request = proto::PullRequest {
+        reference: reference.into(),
+        ..Default::default()
+    };
+    let mut stream = ImageServiceClient::new(client.clone())
+        .pull(request)
+        .await?
+        .into_inner();
+    let mut events = Vec::new();
+    while let Some(message) = stream.message().await? {
+        events.push(message.event.unwrap());
+    }
+    Ok(events)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_streams_its_progress_and_a_container_gets_its_root() {
+    let registry = Registry::start().await;
+    publish(&registry, "v1", &[layer(1), layer(2)]);
+    let fixture = Fixture::new();
+    let client = start(&fixture);
+    let reference = format!("{}/x:v1", registry.host);
+    let mut snapshots = SnapshotServiceClient::new(client.clone());
+    let prepare = |platform: Option<&str>| proto::PrepareRequest {
+        container_id: "c1".into(),
+        image: reference.clone(),
+        platform: platform.map(|architecture| Platform {
+            os: "linux".into(),
+            architecture: architecture.into(),
+            variant: String::new(),
+        }),
+        ephemeral: true,
+    };
+    let status = snapshots.prepare(prepare(None)).await.unwrap_err();
+    assert_eq!(reason(&status), (Code::NotFound, "IMAGE_NOT_FOUND".into()));
+
+    let events = pull(&client, &reference).await.unwrap();
+    let Some(Event::Resolved(resolved)) = events.first() else {
+        panic!("{events:?}")
+    };
+    assert_eq!(
+        (resolved.layers.len(), &resolved.reference),
+        (2, &reference)
+    );
+    let Some(Event::Done(done)) = events.last() else {
+        panic!("{events:?}")
+    };
+    let image = done.image.clone().unwrap();
+    assert_eq!(
+        (image.tags.as_slice(), done.updated),
+        (&[reference.clone()][..], true)
+    );
+    assert_eq!(image.created.unwrap().seconds, 1_714_979_289);
+
+    let status = snapshots
+        .prepare(prepare(Some("riscv64")))
+        .await
+        .unwrap_err();
+    assert_eq!(reason(&status), (Code::NotFound, "IMAGE_NOT_FOUND".into()));
+    let prepared = snapshots
+        .prepare(prepare(Some("amd64")))
+        .await
+        .unwrap()
+        .into_inner();
+    let rootfs = prepared.rootfs.unwrap();
+    assert_eq!(
+        std::fs::read(Path::new(&rootfs.lower_dirs[0]).join("f")).unwrap(),
+        b"2"
+    );
+    assert_eq!(rootfs.lower_dirs.len(), 2);
+    let status = snapshots.prepare(prepare(None)).await.unwrap_err();
+    assert_eq!(
+        reason(&status),
+        (Code::AlreadyExists, "SNAPSHOT_EXISTS".into())
+    );
+    let listed = snapshots
+        .list_snapshots(proto::ListSnapshotsRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(listed.snapshots[0].image_id, image.id);
+
+    let mut images = ImageServiceClient::new(client);
+    let remove = |force| proto::RemoveRequest {
+        reference: reference.clone(),
+        force,
+    };
+    let status = images.remove(remove(false)).await.unwrap_err();
+    assert_eq!(
+        reason(&status),
+        (Code::FailedPrecondition, "IMAGE_IN_USE".into())
+    );
+    assert!(status.message().contains("c1"), "{}", status.message());
+    let delete = proto::DeleteRequest {
+        container_id: "c1".into(),
+    };
+    assert!(
+        snapshots
+            .delete(delete.clone())
+            .await
+            .unwrap()
+            .into_inner()
+            .deleted
+    );
+    assert!(!snapshots.delete(delete).await.unwrap().into_inner().deleted);
+    let inspect = proto::InspectRequest {
+        reference: image.id.clone(),
+        platform: None,
+    };
+    let inspected = images.inspect(inspect).await.unwrap().into_inner();
+    assert!(inspected.manifest.starts_with(b"{") && inspected.config.starts_with(b"{"));
+    let tag = proto::TagRequest {
+        source: image.id[7..15].into(),
+        target: "short".into(),
+    };
+    assert_eq!(
+        images.tag(tag).await.unwrap().into_inner().tag,
+        "short:latest"
+    );
+    images.remove(remove(false)).await.unwrap();
+    let last = proto::RemoveRequest {
+        reference: "short".into(),
+        force: false,
+    };
+    assert_eq!(
+        images
+            .remove(last)
+            .await
+            .unwrap()
+            .into_inner()
+            .deleted
+            .len(),
+        3
+    );
+    assert_eq!(fixture.content_files(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_say_in_one_line_what_and_where() {
+    let registry = Registry::start().await;
+    let fixture = Fixture::new();
+    let client = start(&fixture);
+    let host = &registry.host;
+    let escape = TestLayer::gzip(Archive::new().file("../evil", b"x").finish());
+    publish(&registry, "evil", &[escape]);
+    for (reference, code, expected, part) in [
+        (
+            format!("{host}/x:none"),
+            Code::NotFound,
+            "NOT_IN_REGISTRY",
+            "x:none",
+        ),
+        (
+            "127.0.0.1:1/x".into(),
+            Code::Unavailable,
+            "REGISTRY_UNREACHABLE",
+            "refused",
+        ),
+        (
+            "no-such-host.invalid/x".into(),
+            Code::Unavailable,
+            "REGISTRY_UNREACHABLE",
+            "no-such-host.invalid",
+        ),
+        (
+            "x/Y".into(),
+            Code::InvalidArgument,
+            "INVALID_REFERENCE",
+            "x/Y",
+        ),
+        (
+            format!("{host}/x:evil"),
+            Code::DataLoss,
+            "LAYER_UNUSABLE",
+            "../evil",
+        ),
+    ] {
+        let status = pull(&client, &reference).await.unwrap_err();
+        assert_eq!(
+            reason(&status),
+            (code, expected.to_owned()),
+            "{}",
+            status.message()
+        );
+        assert!(status.message().contains(part), "{}", status.message());
+        assert!(!status.message().contains('\n'), "{}", status.message());
+    }
+    assert_eq!(fixture.content_files(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_takes_a_header_and_then_the_archive() {
+    let fixture = Fixture::new();
+    let mut images = ImageServiceClient::new(start(&fixture));
+    let part = |part| proto::ImportRequest { part: Some(part) };
+    let header = Part::Header(proto::ImportHeader {
+        reference: "imported:1".into(),
+        changes: vec!["ENTRYPOINT [\"/init\"]".into()],
+        ..Default::default()
+    });
+    let tar = Archive::new().file("init", vec![1; 100_000]).finish();
+    let chunks = tar
+        .chunks(30_000)
+        .map(|chunk| part(Part::Chunk(Bytes::copy_from_slice(chunk))));
+    let messages: Vec<_> = std::iter::once(part(header)).chain(chunks).collect();
+    let image = images
+        .import(futures::stream::iter(messages.clone()))
+        .await
+        .unwrap()
+        .into_inner()
+        .image
+        .unwrap();
+    assert_eq!(image.tags, ["imported:1"]);
+    let status = images
+        .import(futures::stream::iter(messages[1..].to_vec()))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        reason(&status),
+        (Code::InvalidArgument, "MISSING_FIELD".into())
+    );
+    let listed = images
+        .list(proto::ListRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(listed.images, [image]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_goes_away_ends_its_pull() {
+    let registry = Registry::start().await;
+    let slow = layer(1);
+    let digest = slow.digest();
+    let endless = Misbehaviour {
+        delay: Duration::from_secs(600),
+        ..Misbehaviour::default()
+    };
+    registry.fault(&digest, endless);
+    publish(&registry, "v1", &[slow, layer(2)]);
+    let fixture = Fixture::new();
+    let client = start(&fixture);
+    let reference = format!("{}/x:v1", registry.host);
+    let request = proto::PullRequest {
+        reference: reference.clone(),
+        ..Default::default()
+    };
+    let mut stream = ImageServiceClient::new(client)
+        .pull(request)
+        .await
+        .unwrap()
+        .into_inner();
+    // Until the layer that never comes is asked for.
+    while !registry.asked_for(&digest) {
+        stream.message().await.unwrap().unwrap();
+    }
+    drop(stream);
+    // The next pull of the same layer would wait for one that still ran.
+    registry.fault(&digest, Misbehaviour::default());
+    let again = tokio::time::timeout(Duration::from_secs(60), fixture.pull(&reference));
+    again.await.unwrap().unwrap();
+}
