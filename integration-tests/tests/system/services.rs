@@ -175,10 +175,15 @@ fn one_run_is_one_trace_over_all_services() -> Result<()> {
     })?;
     let image = engine.busybox()?;
     engine.ok(&["run", "--rm", &image, "true"])?;
-    let wanted: BTreeSet<String> = ["cli", "gateway", "image", "network", "runtime"]
-        .iter()
-        .map(|part| format!("gantry-{part}"))
-        .collect();
+    let wanted: BTreeSet<String> = [
+        "gantry",
+        "gantry-gateway",
+        "gantry-image",
+        "gantry-network",
+        "gantry-runtime",
+    ]
+    .map(str::to_owned)
+    .into();
     // The trace of the run is the one that the runtime has a part in.
     let of_run = |spans: &[gantry_integration_tests::otlp::Span]| {
         let traces: BTreeSet<String> = spans
@@ -213,7 +218,7 @@ fn one_run_is_one_trace_over_all_services() -> Result<()> {
         .filter(|span| span.trace == trace && span.parent.trim_matches('0').is_empty())
         .collect();
     ensure!(
-        roots.len() == 1 && roots[0].service == "gantry-cli",
+        roots.len() == 1 && roots[0].service == "gantry",
         "{roots:?}"
     );
     engine.finish()

@@ -1,9 +1,27 @@
 //! A person at a real terminal.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
+use gantry_integration_tests::audit;
 use gantry_integration_tests::command::command_line;
 use gantry_integration_tests::engine::with_engine;
 use gantry_integration_tests::terminal::Terminal;
+
+/// Waits until the machine runs `command`: keys that are typed before belong to
+/// the shell.
+fn wait_for_process(command: &str) -> Result<()> {
+    audit::nothing_left("the wait for a process", Duration::from_secs(20), || {
+        let runs = audit::all_processes()?
+            .into_iter()
+            .any(|pid| audit::command_of(pid) == command);
+        Ok(if runs {
+            Vec::new()
+        } else {
+            vec![format!("no {command:?} runs")]
+        })
+    })
+}
 
 #[test]
 fn a_shell_in_a_terminal_has_job_control_resizes_and_ends_with_its_code() -> Result<()> {
@@ -38,18 +56,22 @@ fn a_shell_in_a_terminal_has_job_control_resizes_and_ends_with_its_code() -> Res
 
         // Ctrl-C ends the program, not the shell.
         terminal.enter("sleep 500; echo code $?")?;
-        terminal.wait_for("sleep 500; echo code")?;
+        wait_for_process("sleep 500")?;
         terminal.key("C-c")?;
         terminal.enter("echo still $((40+2))")?;
         terminal.wait_for("still 42")?;
 
         // Ctrl-Z, jobs, fg: job control.
         terminal.enter("sleep 501")?;
+        wait_for_process("sleep 501")?;
         terminal.key("C-z")?;
         terminal.wait_until("a stopped job", |screen| screen.contains("Stopped"))?;
         terminal.enter("jobs | grep -c 501; bg; jobs")?;
         terminal.wait_until("a running job", |screen| screen.contains("Running"))?;
         terminal.enter("fg")?;
+        terminal.wait_until("fg's echo", |screen| {
+            screen.lines().rev().take(2).any(|line| line == "sleep 501")
+        })?;
         terminal.key("C-c")?;
         terminal.enter("echo $(jobs | wc -l) jobs")?;
         terminal.wait_for("0 jobs")?;
@@ -76,7 +98,7 @@ fn a_window_is_left_by_its_keys_and_opened_again() -> Result<()> {
         let gantry = format!("{program} --root {}", engine.root().display());
         let terminal = Terminal::open(100, 30)?;
         terminal.enter(&format!("{gantry} run -it --name box {image} sh"))?;
-        terminal.wait_for("/ # ")?;
+        terminal.wait_for("/ #")?;
         terminal.enter("word=kept")?;
         terminal.key("C-p")?;
         terminal.key("C-q")?;
@@ -107,7 +129,7 @@ fn exec_gives_a_terminal_too() -> Result<()> {
         let gantry = format!("{program} --root {}", engine.root().display());
         let terminal = Terminal::open(90, 20)?;
         terminal.enter(&format!("{gantry} exec -it {id} sh; echo ended with $?"))?;
-        terminal.wait_for("/ # ")?;
+        terminal.wait_for("/ #")?;
         terminal.enter("stty size")?;
         terminal.wait_for("20 90")?;
         terminal.enter("exit 6")?;
