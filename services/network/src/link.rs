@@ -1,23 +1,30 @@
-//! Links, addresses and routes, by rtnetlink.
+//! Links, addresses and routes: rtnetlink's messages, sent in batches.
+//!
+//! The messages are built by the crate rtnetlink. They travel over our own
+//! blocking socket (see [`crate::netlink`]) and not over that crate's async
+//! connection, since a step is one datagram, and half of the steps take place in
+//! a thread that is inside another namespace.
 //!
 //! A veth pair is one message: the host's end is born as a port of the bridge,
 //! up, and its peer is born inside the other namespace. So there is no
 //! moment at which a link of ours is not a port of our bridge, and being such a
 //! port is how a link is known as ours after a crash.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    LinkInfo, LinkMessage,
 };
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use rtnetlink::{
+    AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    RouteMessageBuilder,
+};
 
 use crate::netlink::{Netlink, NetlinkError, Request};
 use crate::subnet::{Subnet, mac_of};
@@ -139,15 +146,12 @@ pub(crate) fn create_bridge(
     gateway: Ipv4Addr,
     mtu: u32,
 ) -> Result<(), NetlinkError> {
-    let mut message = LinkMessage::default();
-    message.attributes = vec![
-        LinkAttribute::IfName(name.to_owned()),
-        // A bridge without an address of its own takes the lowest of its
-        // ports', and changes it as they come and go.
-        LinkAttribute::Address(mac_of(gateway).to_vec()),
-        LinkAttribute::Mtu(mtu),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
-    ];
+    // A bridge without an address of its own takes the lowest of its ports',
+    // and changes it as they come and go.
+    let message = LinkBridge::new(name)
+        .address(mac_of(gateway).to_vec())
+        .mtu(mtu)
+        .build();
     netlink.apply(vec![Request {
         step: "create the bridge",
         flags: NLM_F_CREATE | NLM_F_EXCL,
@@ -187,38 +191,27 @@ pub(crate) fn create_pair(
     namespace: BorrowedFd<'_>,
 ) -> Result<(), NetlinkError> {
     // The peer cannot be born up: at that moment it is no pair yet (ENOTCONN).
-    let mut peer = LinkMessage::default();
-    peer.attributes = vec![
-        LinkAttribute::IfName(INSIDE.to_owned()),
-        LinkAttribute::Address(mac_of(address).to_vec()),
-        LinkAttribute::Mtu(mtu),
-        LinkAttribute::NetNsFd(namespace.as_raw_fd()),
-    ];
-    let mut message = LinkMessage::default();
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    message.attributes = vec![
-        LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::Mtu(mtu),
-        LinkAttribute::Controller(bridge),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-        ]),
-    ];
+    let peer = LinkUnspec::new_with_name(INSIDE)
+        .address(mac_of(address).to_vec())
+        .mtu(mtu)
+        .setns_by_fd(namespace.as_raw_fd())
+        .build();
+    let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .name(name)
+        .mtu(mtu)
+        .controller(bridge)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .up()
+        .build();
     // A container that meets itself through a published port: where bridged
     // packets pass the firewall (br_netfilter), they go back by the port they
     // came from, which a bridge does only if told so.
-    let mut port = LinkMessage::default();
-    port.attributes = vec![
-        LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-                true,
-            )])),
-        ]),
-    ];
+    let port = LinkUnspec::new_with_name(name)
+        .set_port_kind(InfoPortKind::Bridge)
+        .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
+            true,
+        )]))
+        .build();
     netlink.apply(vec![
         Request {
             step: "create the endpoint's link",
@@ -241,16 +234,13 @@ pub(crate) fn furnish(
     subnet: Subnet,
 ) -> Result<(), NetlinkError> {
     let index = index_of(netlink, INSIDE)?;
-    let mut route = RouteMessage::default();
-    route.header.address_family = AddressFamily::Inet;
-    route.header.table = MAIN_TABLE;
-    route.header.protocol = RouteProtocol::Boot;
-    route.header.scope = RouteScope::Universe;
-    route.header.kind = RouteType::Unicast;
-    route.attributes = vec![
-        RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
-        RouteAttribute::Oif(index),
-    ];
+    // Nothing else is said: a unicast route of the main table, for all
+    // destinations.
+    let route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .protocol(RouteProtocol::Boot)
+        .gateway(gateway)
+        .output_interface(index)
+        .build();
     netlink.apply(vec![
         Request {
             step: "take the endpoint's link up",
@@ -277,11 +267,10 @@ pub(crate) fn furnish(
 
 /// Makes a link a port of the bridge again.
 pub(crate) fn attach(netlink: &mut Netlink, link: u32, bridge: u32) -> Result<(), NetlinkError> {
-    let mut message = LinkMessage::default();
-    message.header.index = link;
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    message.attributes = vec![LinkAttribute::Controller(bridge)];
+    let message = LinkUnspec::new_with_index(link)
+        .controller(bridge)
+        .up()
+        .build();
     netlink.apply(vec![Request {
         step: "attach the endpoint's link to the bridge",
         flags: 0,
@@ -293,8 +282,7 @@ pub(crate) fn attach(netlink: &mut Netlink, link: u32, bridge: u32) -> Result<()
 pub(crate) fn remove(netlink: &mut Netlink, names: &[String]) -> Result<(), NetlinkError> {
     let mut outcome = Ok(());
     for name in names {
-        let mut message = LinkMessage::default();
-        message.attributes = vec![LinkAttribute::IfName(name.clone())];
+        let message = LinkUnspec::new_with_name(name).build();
         let removed = netlink.apply(vec![Request {
             step: "remove the link",
             flags: 0,
@@ -311,8 +299,7 @@ pub(crate) fn remove(netlink: &mut Netlink, names: &[String]) -> Result<(), Netl
 
 pub(crate) fn index_of(netlink: &mut Netlink, name: &str) -> Result<u32, NetlinkError> {
     let step = "find the link";
-    let mut query = LinkMessage::default();
-    query.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+    let query = LinkUnspec::new_with_name(name).build();
     match netlink.get(step, RouteNetlinkMessage::GetLink(query))? {
         Some(RouteNetlinkMessage::NewLink(link)) => Ok(link.header.index),
         _ => Err(NetlinkError::Decode {
@@ -323,22 +310,13 @@ pub(crate) fn index_of(netlink: &mut Netlink, name: &str) -> Result<u32, Netlink
 }
 
 fn up_message(index: u32) -> RouteNetlinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    RouteNetlinkMessage::SetLink(message)
+    RouteNetlinkMessage::SetLink(LinkUnspec::new_with_index(index).up().build())
 }
 
 fn address_message(index: u32, address: Ipv4Addr, subnet: Subnet) -> RouteNetlinkMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
-    message.header.prefix_len = subnet.prefix();
-    message.header.index = index;
-    message.attributes = vec![
-        AddressAttribute::Local(IpAddr::V4(address)),
-        AddressAttribute::Address(IpAddr::V4(address)),
-        AddressAttribute::Broadcast(subnet.broadcast()),
-    ];
+    let message = AddressMessageBuilder::<Ipv4Addr>::new()
+        .index(index)
+        .address(address, subnet.prefix())
+        .build();
     RouteNetlinkMessage::NewAddress(message)
 }
