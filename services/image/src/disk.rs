@@ -30,7 +30,7 @@ use gantry_oci::content::IngestKey;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::ImageError;
-use crate::unpack::tree;
+use crate::unpack::removal;
 
 /// Where everything is.
 #[derive(Clone, Debug)]
@@ -103,7 +103,7 @@ impl Places {
         loop {
             let mut removed = false;
             for name in names_in(&self.trash).unwrap_or_default() {
-                match tree::remove_deep_tree(trash.as_fd(), name.as_bytes()) {
+                match removal::remove_deep_tree(trash.as_fd(), name.as_bytes()) {
                     Ok(()) => removed = true,
                     Err(error) => {
                         tracing::warn!(name, %error, "the trash cannot be emptied");

@@ -12,9 +12,8 @@
 //! same layers in different order can then not wait for each other.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,13 +24,14 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::ImageStore;
+use crate::chain::{BelowInChain, Chain};
 use crate::error::ImageError;
 use crate::flight::{Leader, Role};
 use crate::growing::{self, GrowingFile, Growth};
 use crate::layers::{Layer, NewLayer};
 use crate::pull::{Event, LayerState, Watcher, blocking};
 use crate::registry_client::{RegistryError, Repository};
-use crate::unpack::{self, Lower, UnpackError, Unpacked};
+use crate::unpack::{self, UnpackError, Unpacked};
 
 /// Pieces of a download between the task that receives and the thread that writes.
 const CHANNEL_PIECES: usize = 16;
@@ -42,84 +42,6 @@ const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// How often a download reports.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
-
-/// The directories of a pull's layers, as far as they are there.
-#[derive(Debug)]
-pub(crate) struct Chain {
-    state: Mutex<ChainState>,
-    changed: Condvar,
-}
-
-#[derive(Debug)]
-struct ChainState {
-    directories: Vec<Option<PathBuf>>,
-    given_up: bool,
-}
-
-impl Chain {
-    pub(crate) fn new(count: usize) -> Self {
-        Self {
-            state: Mutex::new(ChainState {
-                directories: vec![None; count],
-                given_up: false,
-            }),
-            changed: Condvar::new(),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ChainState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, position: usize, directory: PathBuf) {
-        self.lock().directories[position] = Some(directory);
-        self.changed.notify_all();
-    }
-
-    /// One layer will not come: who waits need not.
-    pub(crate) fn give_up(&self) {
-        self.lock().given_up = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits for all layers below one; the top-most first.
-    fn below(&self, position: usize) -> Result<Vec<PathBuf>, UnpackError> {
-        let mut state = self.lock();
-        loop {
-            let below: Option<Vec<PathBuf>> = state.directories[..position]
-                .iter()
-                .rev()
-                .cloned()
-                .collect();
-            match below {
-                Some(below) => return Ok(below),
-                None if state.given_up => {
-                    return Err(UnpackError::LowerMissing {
-                        reason: "the pull failed".into(),
-                    });
-                }
-                None => {
-                    let waited = self.changed.wait(state);
-                    state = waited.unwrap_or_else(PoisonError::into_inner);
-                }
-            }
-        }
-    }
-}
-
-/// The layers below, for one layer.
-struct BelowInChain {
-    chain: Arc<Chain>,
-    position: usize,
-    leader: Option<Leader>,
-}
-
-impl Lower for BelowInChain {
-    fn wait(&mut self) -> Result<Vec<PathBuf>, UnpackError> {
-        self.leader = None;
-        self.chain.below(self.position)
-    }
-}
 
 /// One layer to get.
 pub(crate) struct LayerJob {

@@ -180,7 +180,7 @@ impl Drop for NewLayer {
 
 /// Removes a directory that nobody knows of, and is not stopped by failure.
 fn remove_now(places: &Places, path: &Path) {
-    if let Err(error) = crate::unpack::tree::remove_path(path) {
+    if let Err(error) = crate::unpack::removal::remove_path(path) {
         tracing::warn!(path = %path.display(), %error, "a failed layer cannot be removed; it goes at the next start");
         places.discard(path).ok();
     }

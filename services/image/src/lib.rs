@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod catalogue;
+mod chain;
 mod changes;
 pub mod config;
 mod disk;
@@ -33,6 +34,7 @@ pub mod names;
 pub mod pull;
 pub mod push;
 pub mod registry_client;
+mod remote;
 pub mod snapshots;
 mod store;
 pub mod unpack;

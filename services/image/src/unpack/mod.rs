@@ -23,6 +23,7 @@ mod inflate;
 mod limits;
 mod lower;
 mod path;
+pub(crate) mod removal;
 mod sparse;
 pub(crate) mod tree;
 
