@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::state::State;
+use crate::store::Written;
 use crate::wanted::{PortMapping, Wanted};
 
 /// Length of an id, in hexadecimal digits.
@@ -221,6 +222,9 @@ pub struct Record {
     /// Why it cannot be relied on now. Not kept.
     #[serde(skip)]
     pub sick: String,
+    /// What of it is on the disk.
+    #[serde(skip)]
+    pub written: Written,
 }
 
 impl Record {
@@ -246,6 +250,7 @@ impl Record {
             stopped_by_user: false,
             steps: Vec::new(),
             sick: String::new(),
+            written: Written::default(),
         }
     }
 

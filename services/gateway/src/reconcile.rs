@@ -83,7 +83,6 @@ async fn undo_creation(
     engine.discard(record).await?;
     let _creating = entry.change(Event::Removed, |_| {});
     engine.roster.remove(entry);
-    engine.store.forget(&record.id);
     Ok(())
 }
 

@@ -21,18 +21,19 @@
 //!
 //! # Locking
 //! Writers of one record may overlap: each writes a file of its own, and the
-//! rename, under a lock held for that rename only, is left out where a newer
-//! revision is there already.
+//! rename, under a lock of that record held for that rename only, is left out
+//! where a newer revision is there already, or the record was removed. What is
+//! there is remembered by the record itself ([`Written`]), as long as anybody
+//! has it to write.
 //!
 //! # Damage
 //! A file that does not parse is moved aside and reported; all others are used.
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_kit::paths::Paths;
 
@@ -68,14 +69,19 @@ pub struct Loaded {
     pub damaged: Vec<PathBuf>,
 }
 
+/// Which revision of a record is on the disk; shared by all copies of it.
+#[derive(Clone, Debug, Default)]
+pub struct Written(Arc<Mutex<u64>>);
+
+/// A removed record: newer than any.
+const REMOVED: u64 = u64::MAX;
+
 /// The records on disk.
 #[derive(Debug)]
 pub struct Store {
     lasting: PathBuf,
     ephemeral: PathBuf,
     damaged: PathBuf,
-    /// The newest revision that has its name, by container; u64::MAX: removed.
-    renamed: Mutex<HashMap<ContainerId, u64>>,
 }
 
 impl Store {
@@ -89,7 +95,6 @@ impl Store {
             lasting: state.join("containers"),
             ephemeral: paths.run.join(SERVICE),
             damaged: state.join("damaged"),
-            renamed: Mutex::default(),
         };
         for directory in [&store.lasting, &store.ephemeral] {
             fs::create_dir_all(directory).map_err(failed("make", directory))?;
@@ -158,15 +163,14 @@ impl Store {
             file.sync_data().map_err(failed("sync", &draft))?;
         }
         {
-            let mut renamed = self.renamed.lock().unwrap_or_else(PoisonError::into_inner);
-            let newest = renamed.get(&record.id).copied();
-            if newest.is_some_and(|newest| newest > record.revision) {
-                drop(renamed);
+            let mut written = record.written.lock();
+            if *written > record.revision {
+                drop(written);
                 fs::remove_file(&draft).map_err(failed("remove", &draft))?;
                 return if synced { self.sync(&path) } else { Ok(()) };
             }
             fs::rename(&draft, &path).map_err(failed("rename", &draft))?;
-            renamed.insert(record.id.clone(), record.revision);
+            *written = record.revision;
         }
         if synced {
             sync_directory(&self.lasting)?;
@@ -193,13 +197,12 @@ impl Store {
         let ephemeral = record.wanted.auto_remove;
         let path = self.path(&record.id, ephemeral);
         {
-            let mut renamed = self.renamed.lock().unwrap_or_else(PoisonError::into_inner);
-            renamed.insert(record.id.clone(), u64::MAX);
+            let mut written = record.written.lock();
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(failed("remove", &path)(error));
                 }
-                _ => {}
+                _ => *written = REMOVED,
             }
         }
         if !ephemeral {
@@ -207,12 +210,11 @@ impl Store {
         }
         Ok(())
     }
+}
 
-    /// Lets go of what is remembered of a removed container, once nobody can
-    /// write its record any more.
-    pub fn forget(&self, id: &ContainerId) {
-        let mut renamed = self.renamed.lock().unwrap_or_else(PoisonError::into_inner);
-        renamed.remove(id);
+impl Written {
+    fn lock(&self) -> std::sync::MutexGuard<'_, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

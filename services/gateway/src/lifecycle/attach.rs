@@ -92,7 +92,12 @@ impl Line {
             let entry = Arc::clone(&self.entry);
             let over = move || entry.record().exits > exits;
             let changes = self.entry.watch();
-            match carry(&mut outputs, reader, over, changes).await {
+            let carried = tokio::select! {
+                carried = carry(&mut outputs, reader, over, changes) => carried,
+                // The container goes on; whoever watches can attach again.
+                () = self.engine.stopping.cancelled() => return Err(Error::Stopping),
+            };
+            match carried {
                 Carried::Unread => return Ok(None),
                 Carried::Exited { exit, rest } => {
                     self.held = None;
@@ -171,6 +176,7 @@ impl Line {
                 () = tokio::time::sleep(wait) => {}
                 _ = self.entry.wait_until(|record| record.exits > exits), if first => {}
                 () = reader.closed() => return Ok(Reopened::Unread),
+                () = self.engine.stopping.cancelled() => return Err(Error::Stopping),
             }
             wait = (wait * 2).min(REOPEN.1);
         }

@@ -127,7 +127,6 @@ pub(super) async fn never_happened(engine: &Arc<Engine>, entry: &Arc<Entry>, und
     if let Err(error) = engine.discard(&record).await {
         tracing::error!(%error, "the record of an undone creation stays");
     }
-    engine.store.forget(&record.id);
 }
 
 /// Refuses what cannot be created, before anything is changed.

@@ -66,7 +66,6 @@ pub(crate) async fn go_on(engine: &Arc<Engine>, entry: &Arc<Entry>, runs: bool) 
         record.endpoint = None;
         record.pid = 0;
     })?;
-    engine.store.forget(&record.id);
     engine.journal.note(&record, "destroy", &[]);
     Ok(())
 }

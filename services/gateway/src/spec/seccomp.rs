@@ -1,6 +1,8 @@
 //! The spec's `linux.seccomp`: the default profile for a set of capabilities,
 //! or a person's own profile in Docker's form.
 
+use std::sync::{Mutex, PoisonError};
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -25,9 +27,24 @@ fn allow_where(name: &str, op: &str, value: u64, masked: Option<u64>) -> Value {
     json!({"names": [name], "action": "SCMP_ACT_ALLOW", "args": [argument]})
 }
 
+/// The profile that was made last: most containers want the same.
+static LAST: Mutex<Option<(Set, Value)>> = Mutex::new(None);
+
 /// The default profile for a container with these capabilities.
 #[must_use]
 pub fn default_profile(capabilities: Set) -> Value {
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*last {
+        Some((set, profile)) if *set == capabilities => profile.clone(),
+        _ => {
+            let profile = make_default(capabilities);
+            *last = Some((capabilities, profile.clone()));
+            profile
+        }
+    }
+}
+
+fn make_default(capabilities: Set) -> Value {
     let mut names: Vec<&str> = ALWAYS
         .iter()
         .flat_map(|topic| topic.split_whitespace())

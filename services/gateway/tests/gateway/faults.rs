@@ -268,3 +268,19 @@ async fn orphans_with_an_engines_id_are_removed_and_others_are_not() {
     assert_eq!(bench.world.endpoints.lock().unwrap().len(), 1);
     assert_eq!(bench.world.containers.lock().unwrap().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_stopped_ends_its_windows_and_no_container() {
+    let mut bench = Bench::new().await;
+    let mut run = bench.run(open(true, false)).await;
+    let id = run.started().await;
+    bench.terminate();
+    let (_, outcome) = run.all().await;
+    assert!(outcome.unwrap_err().is("STOPPING"));
+    bench.kill();
+    assert!(bench.world.containers.lock().unwrap().contains_key(&id));
+    bench.start().await;
+    assert_eq!(bench.list().await[0].state(), wire::ContainerState::Running);
+    bench.world.exit(&id, 0, 0);
+    bench.until_nothing_is_left().await;
+}

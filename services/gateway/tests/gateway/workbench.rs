@@ -75,10 +75,17 @@ impl Bench {
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
             let built = gantry_gateway::build(context).await.unwrap();
-            tokio::spawn(service::serve(built, listener, token, Duration::ZERO));
+            tokio::spawn(service::serve(built, listener, token, LIMIT));
         });
         serving.await.unwrap();
         self.gateway = Some((runtime, stopping));
+    }
+
+    /// Asks the gateway to end, as SIGTERM does.
+    pub(crate) fn terminate(&self) {
+        if let Some((_, stopping)) = &self.gateway {
+            stopping.cancel();
+        }
     }
 
     /// Ends the gateway as SIGKILL would: at once, whatever it is doing.
