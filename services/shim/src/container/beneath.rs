@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 
-const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+const PROC_SUPER_MAGIC: rustix::fs::FsWord = 0x9fa0;
 /// As many as the kernel follows.
 const MAX_LINKS: usize = 40;
 
@@ -141,7 +141,7 @@ pub(super) fn is_directory(object: impl AsFd) -> io::Result<bool> {
 
 /// Whether an open object is on a procfs.
 pub(super) fn is_on_proc(object: impl AsFd) -> io::Result<bool> {
-    Ok(rustix::fs::fstatfs(object)?.f_type as i64 == PROC_SUPER_MAGIC)
+    Ok(rustix::fs::fstatfs(object)?.f_type == PROC_SUPER_MAGIC)
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ use super::record::Status;
 use super::setup::Setup;
 use super::wire::{self, Message};
 use super::{
-    beneath, devices, hide, hooks, identity, loopback, namespaces, rootfs, sysctl, terminal,
+    beneath, devices, hide, hooks, identity, loopback, namespaces, rootfs, stand_in, sysctl,
+    terminal,
 };
 
 /// The two ways to the parent.
@@ -138,7 +139,11 @@ fn live(
         let state = hooks::state(&setup.record(), Status::Created, own_pid());
         hooks::run("startContainer", hooks, &state, None)?;
     }
-    Err(ready.execute())
+    Err(if stand_in::wanted(setup.spec) {
+        ready.stay()
+    } else {
+        ready.execute()
+    })
 }
 
 fn own_pid() -> i32 {

@@ -15,6 +15,7 @@ use super::options::{Stdio, TerminalSize};
 use super::privileges::{self, CapabilitySets};
 use super::program;
 use super::seccomp::Filter;
+use super::stand_in;
 use super::terminal;
 use super::timing::Timing;
 use super::wire::{self, Message};
@@ -330,6 +331,21 @@ impl Ready<'_> {
             return error;
         }
         program::execute(
+            self.plan.program(),
+            &self.path,
+            &self.plan.arguments,
+            &self.environment,
+        )
+    }
+
+    /// Starts the program as a child and stays with it as init. Returns only with the failure.
+    pub(super) fn stay(&self) -> Error {
+        if loads_late(self.plan)
+            && let Err(error) = load(self.plan, self.parent)
+        {
+            return error;
+        }
+        stand_in::stay(
             self.plan.program(),
             &self.path,
             &self.plan.arguments,

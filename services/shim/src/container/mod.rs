@@ -63,6 +63,7 @@ mod record;
 mod rootfs;
 mod seccomp;
 mod setup;
+mod stand_in;
 mod start;
 mod stats;
 mod sysctl;

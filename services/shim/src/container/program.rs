@@ -104,11 +104,16 @@ pub(super) fn execute(
         Err(errno) => errno as i32,
         Ok(never) => match never {},
     };
+    refused(program, io::Error::from_raw_os_error(errno))
+}
+
+/// The failure to execute a program that was found.
+pub(super) fn refused(program: &str, source: io::Error) -> Error {
     Error::Exec {
         program: program.to_owned(),
         // The file was there a moment ago: what is absent is its interpreter.
-        failure: failure_of(errno),
-        source: io::Error::from_raw_os_error(errno),
+        failure: failure_of(source.raw_os_error().unwrap_or(libc::EIO)),
+        source,
     }
 }
 

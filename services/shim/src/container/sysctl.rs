@@ -73,8 +73,10 @@ mod tests {
 
     #[test]
     fn a_parameter_of_the_host_is_refused() {
-        let mut own = Namespaces::default();
-        own.new = super::super::namespaces::flag(LinuxNamespaceType::Network);
+        let own = Namespaces {
+            new: super::super::namespaces::flag(LinuxNamespaceType::Network),
+            ..Namespaces::default()
+        };
         let one = |name: &str| HashMap::from([(name.to_owned(), "1".to_owned())]);
         assert!(check(&one("net.ipv4.ip_forward"), &own).is_ok());
         assert!(check(&one("net/ipv4/conf/eth0.1/forwarding"), &own).is_ok());

@@ -30,7 +30,7 @@ use oci_spec::runtime::LinuxResources;
 use super::context::During;
 use super::error::{Error, Result};
 
-const CGROUP2_MAGIC: i64 = 0x6367_7270;
+const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// A v1 hierarchy.
@@ -61,7 +61,7 @@ impl Layout {
     /// Looks at /sys/fs/cgroup, and at the mount table only where that is not v2.
     pub(super) fn detect() -> Result<Self> {
         if let Ok(statfs) = rustix::fs::statfs(ROOT)
-            && statfs.f_type as i64 == CGROUP2_MAGIC
+            && statfs.f_type == CGROUP2_MAGIC
         {
             return Ok(Self {
                 v1: Vec::new(),

@@ -91,10 +91,13 @@ fn every_call_gets_what_the_profile_says() {
     assert_eq!(run(&filter, AUDIT_AARCH64, 0, none), KILL_PROCESS);
 }
 
+/// An operator, and whether it holds for a value.
+type Case = (&'static str, fn(u64) -> bool);
+
 #[test]
 fn conditions_compare_all_64_bits() {
     let big = 0x1_0000_0005_u64;
-    let cases: [(&str, fn(u64) -> bool); 6] = [
+    let cases: [Case; 6] = [
         ("SCMP_CMP_EQ", |x| x == 0x1_0000_0005),
         ("SCMP_CMP_NE", |x| x != 0x1_0000_0005),
         ("SCMP_CMP_GT", |x| x > 0x1_0000_0005),
