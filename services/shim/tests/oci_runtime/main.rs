@@ -5,6 +5,13 @@
 //! functions one after the other. Arguments that are no options choose tests by a part of their name.
 //! After every test, nothing of it may be left: process, cgroup, mount or file.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a test fails by panicking; its modules are nobody's interface"
+)]
+
 mod bundle;
 mod command;
 mod escape;
