@@ -9,6 +9,7 @@ use gantry_proto::runtime::v1 as wire;
 use gantry_proto::shim::v1 as shim_wire;
 use shim_wire::attach_request::Message as ToShim;
 use shim_wire::attach_response::Message as FromShim;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, Streaming};
 use wire::attach_request::Message as FromCaller;
 
@@ -41,7 +42,11 @@ impl Runtime {
             return ended(&shim, first);
         }
         let opening = stream::once(async { ToShim::Open(window) });
+        // HTTP/2 ends a call when both its directions have: what is typed must
+        // not outlive what is shown.
+        let shown = CancellationToken::new();
         let typed = inbound
+            .take_until(shown.clone().cancelled_owned())
             // The window's end shows in its other direction.
             .take_while(|message| std::future::ready(message.is_ok()))
             .filter_map(|message| {
@@ -52,6 +57,7 @@ impl Runtime {
             .map(|message| shim_wire::AttachRequest {
                 message: Some(message),
             });
+        let shown = shown.drop_guard();
         let mut client = shim.client();
         let answers = tokio::select! {
             answer = client.attach(requests) => match answer {
@@ -72,20 +78,29 @@ impl Runtime {
             }
         };
         Ok(Box::pin(stream::unfold(
-            Some((answers, shim)),
+            Some((answers, shim, self.stopping.clone(), shown)),
             move |state| pass_on(state, first),
         )))
     }
 }
 
-type Answers = Option<(Streaming<shim_wire::AttachResponse>, Arc<Shim>)>;
+type Answers = Option<(
+    Streaming<shim_wire::AttachResponse>,
+    Arc<Shim>,
+    CancellationToken,
+    DropGuard,
+)>;
 type Answer = std::result::Result<shim_wire::AttachResponse, Status>;
 
 /// The next message; in place of a broken connection, how the container ended.
 async fn pass_on(state: Answers, first: bool) -> Option<(Answer, Answers)> {
-    let (mut answers, shim) = state?;
-    match answers.message().await {
-        Ok(Some(answer)) => Some((Ok(answer), Some((answers, shim)))),
+    let (mut answers, shim, stopping, shown) = state?;
+    let answer = tokio::select! {
+        answer = answers.message() => answer,
+        () = stopping.cancelled() => return Some((Err(Error::Stopping.into()), None)),
+    };
+    match answer {
+        Ok(Some(answer)) => Some((Ok(answer), Some((answers, shim, stopping, shown)))),
         Ok(None) => None,
         Err(status) => {
             let exit = if first {

@@ -55,6 +55,8 @@ pub enum Error {
     NoLog { id: String },
     #[error("events were produced faster than they were read; ask again")]
     Lagged,
+    #[error("the runtime service stops; ask again when it is back")]
+    Stopping,
     /// A shim's own error, passed on as it is.
     #[error("{}", .0.message())]
     Shim(Box<RpcStatus>),
@@ -91,6 +93,7 @@ impl From<Error> for RpcStatus {
             Error::Sweep { .. } => (Code::Internal, "NOT_SWEPT"),
             Error::NoLog { .. } => (Code::NotFound, "NO_LOG"),
             Error::Lagged => (Code::DataLoss, "EVENTS_LOST"),
+            Error::Stopping => (Code::Unavailable, "STOPPING"),
             Error::Shim(status) => return (**status).clone(),
         };
         let mut fault = Fault::new(code, DOMAIN, reason, chain(&error));
@@ -110,7 +113,7 @@ impl From<Error> for RpcStatus {
             }
             Error::Invalid { field, .. } => fault = fault.with("field", field),
             Error::File { path, .. } => fault = fault.with("path", path.display()),
-            Error::Lagged | Error::Shim(_) => {}
+            Error::Lagged | Error::Stopping | Error::Shim(_) => {}
         }
         fault.into()
     }

@@ -11,7 +11,6 @@ use gantry_proto::shim::v1 as shim_wire;
 use gantry_proto::types::v1 as types;
 use prost_types::Timestamp;
 use tokio::sync::broadcast::error::RecvError;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status as RpcStatus, Streaming};
 
 use crate::bundle::EtcFile;
@@ -265,10 +264,19 @@ impl wire::runtime_service_server::RuntimeService for Grpc {
                 tokio::task::spawn_blocking(move || logs::read(&directory, &query, &batches));
             }
         }
-        let answers = ReceiverStream::new(received).map(|batch| {
-            Ok(wire::LogsResponse {
-                entries: batch?.into_iter().map(Into::into).collect(),
-            })
+        let state = Some((received, self.runtime.stopping.clone()));
+        let answers = futures::stream::unfold(state, |state| async {
+            let (mut received, stopping) = state?;
+            let batch = tokio::select! {
+                batch = received.recv() => batch?,
+                () = stopping.cancelled() => return Some((Err(Error::Stopping.into()), None)),
+            };
+            let answer = batch
+                .map(|entries| wire::LogsResponse {
+                    entries: entries.into_iter().map(Into::into).collect(),
+                })
+                .map_err(RpcStatus::from);
+            Some((answer, Some((received, stopping))))
         });
         Ok(Response::new(Box::pin(answers)))
     }

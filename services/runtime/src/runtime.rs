@@ -314,7 +314,10 @@ impl Runtime {
     pub async fn wait(&self, id: &str, exec_id: &str) -> Result<ExitStatus> {
         let shim = self.roster.shim(id)?;
         if exec_id.is_empty() {
-            return shim.exited().await.ok_or_else(|| shim.lost());
+            return tokio::select! {
+                exit = shim.exited() => exit.ok_or_else(|| shim.lost()),
+                () = self.stopping.cancelled() => Err(Error::Stopping),
+            };
         }
         let request = wire::WaitRequest {
             exec_id: exec_id.to_owned(),
@@ -323,6 +326,7 @@ impl Runtime {
         let answer = tokio::select! {
             answer = client.wait(request) => answer.map_err(|status| shim.failed(status))?,
             () = shim.gone() => return Err(shim.lost()),
+            () = self.stopping.cancelled() => return Err(Error::Stopping),
         };
         answer
             .into_inner()

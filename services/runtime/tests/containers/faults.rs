@@ -126,3 +126,18 @@ async fn a_creation_that_was_cut_off_is_undone() {
     assert!(!bundle.exists());
     assert!(host.get("half").await.is_none());
 }
+
+#[tokio::test]
+async fn a_service_that_stops_does_not_wait_for_windows() {
+    let mut host = Host::start().await;
+    host.run(host.container("w", &["sleep", "600"])).await;
+    let mut window = host.attach("w", "", false).await;
+    let begin = Instant::now();
+    host.stop().await;
+    // The drain's limit is five seconds.
+    assert!(begin.elapsed() < Duration::from_secs(3));
+    assert!(window.answers.message().await.is_err());
+    host.restart().await;
+    assert_eq!(host.get("w").await.unwrap().status(), Status::Running);
+    host.delete("w").await;
+}

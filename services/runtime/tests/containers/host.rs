@@ -104,6 +104,18 @@ impl Host {
         self.service.wait().unwrap();
     }
 
+    /// Ends the service as its manager would, and waits for its end.
+    pub(crate) async fn stop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.service.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let begin = Instant::now();
+        while self.service.try_wait().unwrap().is_none() {
+            assert!(begin.elapsed() < LIMIT, "the service does not stop");
+            // The clients' connections live on this thread: it must not block.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Starts the service anew.
     pub(crate) async fn restart(&mut self) {
         self.service = Self::spawn(self.root.path());
