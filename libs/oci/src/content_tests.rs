@@ -288,3 +288,22 @@ fn large_content_can_begin_again_and_be_named_by_another_algorithm() {
         .unwrap();
     store.verify(&digest).unwrap();
 }
+
+#[test]
+fn a_reader_beside_the_writer_finds_all_that_is_written() {
+    let (_root, store) = store();
+    let bytes = pattern((9 << 20) + 1234);
+    let key = IngestKey::parse("growing").unwrap();
+    let mut writer = store.writer(&key).unwrap();
+    let mut held_back = 0;
+    for part in bytes.chunks(100_003) {
+        writer.write(part).unwrap();
+        let found = store.stat_ingest(&key).unwrap().offset;
+        assert_eq!(writer.written(), found);
+        held_back = held_back.max(writer.offset() - found);
+    }
+    assert!(held_back > 0, "nothing was in memory, so nothing was shown");
+    writer.flush().unwrap();
+    assert_eq!(writer.written(), bytes.len() as u64);
+    assert_eq!(store.stat_ingest(&key).unwrap().offset, bytes.len() as u64);
+}

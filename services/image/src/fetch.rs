@@ -456,7 +456,12 @@ fn write_pieces(
         if let Err(error) = written {
             return (writer, growth, Err(error));
         }
-        growth.wrote(writer.offset());
+        growth.wrote(writer.written());
     }
+    // The reader has to find what is still in memory, too.
+    if let Err(error) = writer.flush() {
+        return (writer, growth, Err(error));
+    }
+    growth.wrote(writer.written());
     (writer, growth, Ok(()))
 }

@@ -221,7 +221,12 @@ fn pack(mut writer: Writer, growth: Growth, pieces: Pieces) -> Result<Descriptor
         pieces,
         current: Bytes::new(),
     };
-    let packed = pack_into(&mut writer, &growth, &mut source);
+    let packed = pack_into(&mut writer, &growth, &mut source).and_then(|media_type| {
+        // The reader has to find what is still in memory, too.
+        writer.flush()?;
+        growth.wrote(writer.written());
+        Ok(media_type)
+    });
     let media_type = match packed {
         Ok(media_type) => media_type,
         Err(error) => {
@@ -260,7 +265,7 @@ fn pack_into(
     let mut source = io::Cursor::new(head).chain(source);
     match format {
         Compression::Gzip | Compression::Zstd => {
-            copy(&mut source, writer, |writer| growth.wrote(writer.offset()))?;
+            copy(&mut source, writer, |writer| growth.wrote(writer.written()))?;
             Ok(match format {
                 Compression::Gzip => MediaType::OciLayerGzip,
                 _ => MediaType::OciLayerZstd,
@@ -270,10 +275,9 @@ fn pack_into(
             // Without a name or a time in its header: the same tar gives the same layer.
             let mut encoder = GzEncoder::new(&mut *writer, flate2::Compression::fast());
             copy(&mut source, &mut encoder, |encoder| {
-                growth.wrote(encoder.get_ref().offset());
+                growth.wrote(encoder.get_ref().written());
             })?;
             encoder.finish().map_err(broken)?;
-            growth.wrote(writer.offset());
             Ok(MediaType::OciLayerGzip)
         }
     }

@@ -53,6 +53,11 @@ impl Appender {
         &self.file
     }
 
+    /// How many bytes the file has: what is still in memory comes after them.
+    pub(super) const fn written(&self) -> u64 {
+        self.end
+    }
+
     /// For reading; the position must be at the end again before the next write.
     pub(super) const fn file_mut(&mut self) -> &mut File {
         &mut self.file

@@ -257,6 +257,13 @@ impl Writer {
         self.offset
     }
 
+    /// How many bytes another reader of the file finds: less than
+    /// [`Writer::offset`] while some are in memory. After [`Writer::flush`] all.
+    #[must_use]
+    pub const fn written(&self) -> u64 {
+        self.file.written()
+    }
+
     /// Reserves room on the disk for the whole content, so that a full disk is
     /// found out first and the file lies in one piece. Where the file system
     /// can not, nothing happens.
