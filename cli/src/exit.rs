@@ -140,8 +140,14 @@ fn explain(status: &Status, socket: &Path) -> String {
         };
     }
     let message = status.message();
+    let by_a_service = !Fault::from_status(status).reason.is_empty();
     match status.code() {
-        Code::Unavailable if Fault::from_status(status).reason.is_empty() => {
+        // What came over the wire has no source: this was found out here.
+        _ if !by_a_service && status.source().is_some() => format!(
+            "lost the connection to the engine at {} ({message}); containers run on: see `gantry ps`",
+            socket.display()
+        ),
+        Code::Unavailable if !by_a_service => {
             format!("the engine at {} went away: {message}", socket.display())
         }
         Code::Unimplemented if message.is_empty() => format!(
@@ -149,9 +155,7 @@ fn explain(status: &Status, socket: &Path) -> String {
             socket.display()
         ),
         Code::Cancelled if message.is_empty() => "the engine ended the call".to_owned(),
-        Code::DeadlineExceeded if Fault::from_status(status).reason.is_empty() => {
-            "the engine did not answer in time".to_owned()
-        }
+        Code::DeadlineExceeded if !by_a_service => "the engine did not answer in time".to_owned(),
         code if message.is_empty() => format!("the engine answered: {}", code.description()),
         _ => message.to_owned(),
     }
@@ -162,10 +166,7 @@ fn connect_error(status: &Status) -> Option<&io::Error> {
     let mut error: Option<&(dyn Error + 'static)> = status.source();
     let mut connecting = false;
     while let Some(this) = error {
-        connecting |= this
-            .downcast_ref::<tonic::transport::Error>()
-            .is_some_and(|_| true)
-            && this.to_string().contains("transport");
+        connecting |= this.is::<tonic::transport::Error>();
         if let Some(found) = this.downcast_ref::<io::Error>()
             && connecting
         {
