@@ -58,8 +58,7 @@ fn files(engine: &Engine) -> Result<BTreeSet<String>> {
         "lib/image",
         "lib/gateway",
         "run/containers",
-        "run/netns",
-        "log",
+        "log/containers",
     ] {
         let directory = engine.root().join(below);
         if directory.exists() {
@@ -106,9 +105,9 @@ fn a_wrong_run_says_what_is_wrong_and_leaves_nothing() -> Result<()> {
                 &["taken", "in use"],
             ),
             (
-                &["run", "--rm", "--name", "-bad-", &image, "true"],
+                &["run", "--rm", "--name", "bad/name", &image, "true"],
                 125,
-                &["-bad-"],
+                &["bad/name"],
             ),
             (
                 &["run", "--rm", "-p", &publish, &image, "true"],

@@ -106,11 +106,10 @@ fn a_window_is_left_by_its_keys_and_opened_again() -> Result<()> {
         terminal.wait_for("out 2")?;
         let state = engine.ok(&["inspect", "--format", "{{.State.Status}}", "box"])?;
         ensure!(state == "running", "{state}");
-        terminal.enter(&format!("{gantry} attach box"))?;
+        terminal.enter(&format!("{gantry} attach box; echo code $?"))?;
         terminal.enter("echo $word $((2+1))")?;
         terminal.wait_for("kept 3")?;
         terminal.enter("exit 3")?;
-        terminal.enter("echo code $?")?;
         terminal.wait_for("code 3")?;
         Ok(())
     })
