@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -68,8 +69,11 @@ fn keepers(contestant: &Contestant) -> Result<Vec<i32>> {
     Ok(audit::all_processes()?
         .into_iter()
         .filter(|pid| {
-            fs::read_link(format!("/proc/{pid}/exe"))
-                .is_ok_and(|path| path.ends_with(contestant.keeper()))
+            // Its file may be a copy or a view without a name: argv[0] has it.
+            audit::command_of(*pid)
+                .split(' ')
+                .next()
+                .is_some_and(|word| Path::new(word).ends_with(contestant.keeper()))
         })
         .collect())
 }
