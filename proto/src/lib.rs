@@ -5,7 +5,12 @@
 //! `grpc.rs`; domain code never sees them.
 #![forbid(unsafe_code)]
 // Generated code follows its generator's style, not ours.
-#![allow(clippy::all, missing_debug_implementations, unreachable_pub)]
+#![allow(
+    clippy::all,
+    missing_debug_implementations,
+    rustdoc::all,
+    unreachable_pub
+)]
 
 /// All interfaces as an encoded `google.protobuf.FileDescriptorSet`, with their
 /// dependencies: what server reflection answers from.
