@@ -1,5 +1,7 @@
 //! `gantry`: the command line of the Gantry container engine.
 #![forbid(unsafe_code)]
+// Comments on flags are their help text, which shows brackets as they are.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 mod arguments;
 mod connection;

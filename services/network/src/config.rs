@@ -27,7 +27,7 @@ pub struct Config {
     /// Largest packet in bytes. 0: that of the host's default route.
     pub mtu: u32,
     /// Name of the nftables table. Empty: "gantry" for the bridge gantry0,
-    /// "gantry-<bridge>" for any other.
+    /// `gantry-<bridge>` for any other.
     pub table: String,
     /// Number of endpoints that are kept ready.
     pub warm_pool: usize,

@@ -1,7 +1,7 @@
 //! The distribution API: requests in, domain calls, responses out.
 //!
 //! Repository names have slashes in them, and come before the fixed part of a
-//! path, so paths are read from their end by [`Route`] and not by the router.
+//! path, so paths are read from their end by `Route` and not by the router.
 
 use std::time::Instant;
 

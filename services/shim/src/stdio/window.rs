@@ -21,7 +21,7 @@ pub const RING_BYTES: usize = 1 << 20;
 const SEGMENT_BYTES: usize = 64 << 10;
 
 /// How long, in all, a program may be held up for one window. Reading earns it
-/// back at [`EARN_BYTES_PER_SECOND`]: a window that reads at least so fast gets
+/// back at `EARN_BYTES_PER_SECOND`: a window that reads at least so fast gets
 /// every byte, and one that stopped costs this much once.
 pub const PATIENCE: Duration = Duration::from_millis(500);
 
