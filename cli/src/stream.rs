@@ -295,7 +295,8 @@ impl Signals {
 #[derive(Debug)]
 struct Writer {
     queue: mpsc::Sender<(Stream, Bytes)>,
-    outcome: oneshot::Receiver<io::Result<()>>,
+    /// How the writing ended; taken by whoever asks first.
+    outcome: Option<oneshot::Receiver<io::Result<()>>>,
 }
 
 impl Writer {
@@ -319,24 +320,31 @@ impl Writer {
         thread::Builder::new()
             .name("stdout".to_owned())
             .spawn(write)?;
-        Ok(Self { queue, outcome })
+        Ok(Self {
+            queue,
+            outcome: Some(outcome),
+        })
     }
 
     async fn write(&mut self, stream: Stream, bytes: Bytes) -> Result<(), Failure> {
         if self.queue.send((stream, bytes)).await.is_ok() {
             return Ok(());
         }
-        match (&mut self.outcome).await {
-            Ok(Err(error)) => Err(error.into()),
-            Ok(Ok(())) | Err(_) => Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
-        }
+        let error = match self.outcome.take() {
+            Some(outcome) => outcome.await.unwrap_or(Ok(())).err(),
+            None => None,
+        };
+        Err(error
+            .unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+            .into())
     }
 
+    /// Waits until all is written. What [`Writer::write`] said is not said again.
     async fn finish(self) -> Result<(), Failure> {
         drop(self.queue);
-        match self.outcome.await {
-            Ok(result) => Ok(result?),
-            Err(_) => Ok(()),
+        match self.outcome {
+            Some(outcome) => Ok(outcome.await.unwrap_or(Ok(()))?),
+            None => Ok(()),
         }
     }
 }

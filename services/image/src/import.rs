@@ -63,7 +63,7 @@ impl ImageStore {
             changes::apply(&mut container, change)?;
         }
         let (packed, new, unpacked) = self.import_layer(pieces).await?;
-        let platform = options.platform.clone().unwrap_or_else(Platform::host);
+        let platform = options.platform.clone().unwrap_or_else(any_such_host);
         let created = jiff::Timestamp::now().to_string();
         let config = ImageConfig {
             created: Some(created.clone()),
@@ -324,5 +324,18 @@ impl Read for PieceReader {
         let count = buffer.len().min(self.current.len());
         buffer[..count].copy_from_slice(&self.current.split_to(count));
         Ok(count)
+    }
+}
+
+/// The host's platform without the level of its CPU, which says nothing of what
+/// an archive needs: an image that names it is refused by lesser machines.
+fn any_such_host() -> Platform {
+    let host = Platform::host();
+    match host.architecture.as_str() {
+        "amd64" => Platform {
+            variant: None,
+            ..host
+        },
+        _ => host,
     }
 }

@@ -76,8 +76,14 @@ pub async fn create(engine: &Arc<Engine>, wanted: Wanted, name: String) -> Resul
 
 /// Checks everything, then records the intent: from here on the container has
 /// its id and its name.
-pub(super) fn begin(engine: &Engine, wanted: Wanted, name: String) -> Result<Arc<Entry>> {
+pub(super) fn begin(engine: &Engine, mut wanted: Wanted, name: String) -> Result<Arc<Entry>> {
     check(engine, &wanted)?;
+    if wanted.hostname.is_empty() && wanted.network() == NetworkMode::Host {
+        // On the host's network a container has the host's name, as in Docker.
+        // Where it cannot be read, the container gets its short id as any other.
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        wanted.hostname = name.trim_end().to_owned();
+    }
     let record = Record::new(ContainerId::random()?, name, wanted);
     let entry = engine.roster.add(record)?;
     if let Err(error) = engine.note(&entry.record()) {
