@@ -97,12 +97,14 @@ fn a_window_is_left_by_its_keys_and_opened_again() -> Result<()> {
             .into_owned();
         let gantry = format!("{program} --root {}", engine.root().display());
         let terminal = Terminal::open(100, 30)?;
-        terminal.enter(&format!("{gantry} run -it --name box {image} sh"))?;
+        // What is typed while the command is on its way out is nobody's.
+        terminal.enter(&format!(
+            "{gantry} run -it --name box {image} sh; echo out $((1+1))"
+        ))?;
         terminal.wait_for("/ #")?;
         terminal.enter("word=kept")?;
         terminal.key("C-p")?;
         terminal.key("C-q")?;
-        terminal.enter("echo out $((1+1))")?;
         terminal.wait_for("out 2")?;
         let state = engine.ok(&["inspect", "--format", "{{.State.Status}}", "box"])?;
         ensure!(state == "running", "{state}");

@@ -2,8 +2,9 @@
 //!
 //! What does not depend on each other is done at the same time: the image's
 //! writable layer and the network's endpoint; the record's way to the disk and
-//! the start. A container that is created and cannot be started stays, with its
-//! error, unless it is one with `--rm`.
+//! the start. A run is whole or did not happen: where the container cannot be
+//! started, it is removed again, and nothing of it is left. (Docker leaves one in
+//! the state Created. `create` and `start` keep theirs, with the error.)
 
 use std::sync::Arc;
 
@@ -108,7 +109,7 @@ pub async fn run(
         Ok(outputs) => outputs,
         Err(error) => {
             drop(line);
-            if auto_remove && let Err(left) = super::remove::remove(&engine, &entry, true).await {
+            if let Err(left) = super::remove::remove(&engine, &entry, true).await {
                 tracing::error!(container = %entry.id, error = %left, "a failed run is not removed");
                 engine.untidy.notify_one();
             }
@@ -156,20 +157,9 @@ async fn created(
     let endpoint = EndpointStep(start);
     let (prepared, connected) =
         join(prepare(engine, entry, &layer, pull, events), endpoint.act()).await;
-    let stays = !entry.record().wanted.auto_remove;
     let undo: &[&[&dyn steps::Step]] = &[&[&layer, &endpoint]];
     match (prepared, connected) {
         (Ok(()), Ok(())) => create::made(engine, entry, &layer).await.map(|_record| ()),
-        (Ok(()), Err(error)) if stays => {
-            let undone = endpoint.undo().await;
-            create::made(engine, entry, &layer).await?;
-            let record = entry.update(|record| record.error = error.to_string());
-            engine.keep(&record).await?;
-            if undone.is_err() {
-                engine.untidy.notify_one();
-            }
-            Err(error)
-        }
         (Err(error), _) | (_, Err(error)) => {
             let left = steps::undo(undo).await;
             create::never_happened(engine, entry, left.is_empty()).await;

@@ -1,30 +1,40 @@
 //! Lives of containers in which something fails: every step in turn, before and
 //! after it has had its effect, and the gateway itself in the middle of each.
 
+use gantry_kit::fault::Fault;
 use gantry_proto::gateway::v1 as wire;
 
 use crate::workbench::{Bench, LIMIT, open};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whichever_call_fails_a_run_with_rm_leaves_nothing() {
-    for call in ["prepare", "create_endpoint", "create", "attach", "start"] {
-        let bench = Bench::new().await;
-        bench.world.fail(call, "TOLD_TO_FAIL");
-        let (_, outcome) = bench.run(open(true, false)).await.all().await;
-        assert!(outcome.unwrap_err().is("TOLD_TO_FAIL"), "{call}");
-        assert!(bench.world.is_empty(), "{call}: {:?}", bench.world);
-        assert_eq!(bench.records(), 0, "{call}");
-        assert!(bench.list().await.is_empty(), "{call}");
+async fn whichever_call_fails_a_run_leaves_nothing() {
+    for auto_remove in [true, false] {
+        for call in ["prepare", "create_endpoint", "create", "attach", "start"] {
+            let bench = Bench::new().await;
+            bench.world.fail(call, "TOLD_TO_FAIL");
+            let (_, outcome) = bench.run(open(auto_remove, false)).await.all().await;
+            assert!(outcome.unwrap_err().is("TOLD_TO_FAIL"), "{call}");
+            assert!(bench.world.is_empty(), "{call}: {:?}", bench.world);
+            assert_eq!(bench.records(), 0, "{call}");
+            assert!(bench.list().await.is_empty(), "{call}");
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_cannot_start_stays_created_with_its_error() {
+async fn a_container_that_cannot_start_stays_created_with_its_error() {
     for call in ["create_endpoint", "create", "start"] {
         let bench = Bench::new().await;
+        let create = wire::CreateRequest {
+            config: open(false, true).config,
+            name: String::new(),
+        };
+        let created = bench.client().create(create).await.unwrap();
+        let container = created.into_inner().container_id;
         bench.world.fail(call, "TOLD_TO_FAIL");
-        let (_, outcome) = bench.run(open(false, true)).await.all().await;
-        assert!(outcome.unwrap_err().is("TOLD_TO_FAIL"), "{call}");
+        let start = wire::StartRequest { container };
+        let refused = bench.client().start(start).await.unwrap_err();
+        assert!(Fault::from_status(&refused).is("TOLD_TO_FAIL"), "{call}");
         let summary = &bench.list().await[0];
         assert_eq!(summary.state(), wire::ContainerState::Created, "{call}");
         let inspect = wire::InspectRequest {
