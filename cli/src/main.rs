@@ -9,6 +9,7 @@ mod container_options;
 mod detach;
 mod display;
 mod each;
+mod ending;
 mod exit;
 mod filters;
 mod format;

@@ -7,23 +7,14 @@ use futures::future::join_all;
 use gantry_proto::gateway::v1::StopRequest;
 
 use crate::each::Each;
+use crate::ending::Ending;
 use crate::exit::Failure;
 use crate::session::Session;
 
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
-    /// Seconds until they are killed; -1 for never
-    #[arg(
-        short = 't',
-        long = "timeout",
-        alias = "time",
-        value_name = "SECONDS",
-        allow_negative_numbers = true
-    )]
-    timeout: Option<i32>,
-    /// Signal in place of the container's own
-    #[arg(short, long, default_value = "", hide_default_value = true)]
-    signal: String,
+    #[command(flatten)]
+    ending: Ending,
     /// Containers
     #[arg(value_name = "CONTAINER", required = true)]
     containers: Vec<String>,
@@ -34,8 +25,8 @@ impl Stop {
         let calls = self.containers.iter().map(|name| {
             let request = StopRequest {
                 container: name.clone(),
-                timeout_seconds: self.timeout,
-                signal: self.signal.clone(),
+                timeout_seconds: self.ending.timeout,
+                signal: self.ending.signal.clone(),
             };
             let mut client = session.engine.containers();
             async move { (name, client.stop(request).await) }

@@ -297,4 +297,23 @@ mod tests {
         };
         assert!(cwd(&record(wanted, None, None)).is_err());
     }
+
+    #[test]
+    fn a_limit_is_known_and_its_soft_one_is_not_the_higher() {
+        let limit = |name: &str, soft, hard| {
+            rlimits(&[Ulimit {
+                name: name.to_owned(),
+                soft,
+                hard,
+            }])
+        };
+        assert_eq!(
+            limit("core", 0, -1).unwrap(),
+            [json!({"type": "RLIMIT_CORE", "soft": 0, "hard": u64::MAX})]
+        );
+        for (name, soft, hard) in [("bogus", 1, 1), ("nofile", 2, 1), ("nofile", -1, 5)] {
+            let error = limit(name, soft, hard).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
 }
