@@ -6,15 +6,26 @@ use std::{env, error::Error, fs};
 
 use prost::Message as _;
 
-const INTERFACES: [&str; 7] = [
-    "gateway", "image", "network", "registry", "runtime", "shim", "types",
+/// Files as `package/file`.
+const INTERFACES: [&str; 10] = [
+    "gateway/gateway",
+    "image/archive",
+    "image/image",
+    "image/snapshot",
+    "image/store",
+    "network/network",
+    "registry/registry",
+    "runtime/runtime",
+    "shim/shim",
+    "types/types",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=gantry");
     let files: Vec<String> = INTERFACES
         .iter()
-        .map(|name| format!("gantry/{name}/v1/{name}.proto"))
+        .filter_map(|name| name.split_once('/'))
+        .map(|(package, file)| format!("gantry/{package}/v1/{file}.proto"))
         .collect();
     let descriptors = protox::compile(&files, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);

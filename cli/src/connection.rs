@@ -9,7 +9,9 @@ use gantry_kit::client::{self, Client, MESSAGE_LIMIT};
 use gantry_kit::paths::Paths;
 use gantry_proto::gateway::v1::container_service_client::ContainerServiceClient;
 use gantry_proto::gateway::v1::system_service_client::SystemServiceClient;
+use gantry_proto::image::v1::archive_service_client::ArchiveServiceClient;
 use gantry_proto::image::v1::image_service_client::ImageServiceClient;
+use gantry_proto::image::v1::store_service_client::StoreServiceClient;
 use gantry_proto::network::v1::network_service_client::NetworkServiceClient;
 
 use crate::exit::Failure;
@@ -42,6 +44,14 @@ impl Engine {
 
     pub(crate) fn images(&self) -> ImageServiceClient<Client> {
         ImageServiceClient::new(self.client.clone()).max_decoding_message_size(MESSAGE_LIMIT)
+    }
+
+    pub(crate) fn archives(&self) -> ArchiveServiceClient<Client> {
+        ArchiveServiceClient::new(self.client.clone()).max_decoding_message_size(MESSAGE_LIMIT)
+    }
+
+    pub(crate) fn store(&self) -> StoreServiceClient<Client> {
+        StoreServiceClient::new(self.client.clone()).max_decoding_message_size(MESSAGE_LIMIT)
     }
 
     pub(crate) fn networks(&self) -> NetworkServiceClient<Client> {

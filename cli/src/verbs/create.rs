@@ -74,7 +74,7 @@ impl Create {
         let request = PullRequest {
             reference: self.image.clone(),
             platform: self.options.platform(),
-            auth: None,
+            ..PullRequest::default()
         };
         let mut progress = Progress::of_pull(&self.image, Channel::Stderr, self.options.quiet);
         let mut steps = session.engine.images().pull(request).await?.into_inner();

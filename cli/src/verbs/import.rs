@@ -60,6 +60,7 @@ impl Import {
             changes: self.change,
             message: self.message,
             platform: self.platform,
+            source_url: String::new(),
         };
         let (parts, waiting) = mpsc::channel(QUEUE);
         let sender = tokio::spawn(send(header, source, parts));

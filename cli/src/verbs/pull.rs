@@ -31,7 +31,7 @@ impl Pull {
         let request = PullRequest {
             reference: self.image.clone(),
             platform: self.platform,
-            auth: None,
+            ..PullRequest::default()
         };
         let mut progress = Progress::of_pull(&self.image, Channel::Stdout, self.quiet);
         let mut steps = session.engine.images().pull(request).await?.into_inner();

@@ -22,7 +22,7 @@ impl Push {
         progress::check_reference(&self.image).map_err(Failure::new)?;
         let request = PushRequest {
             reference: self.image.clone(),
-            auth: None,
+            ..PushRequest::default()
         };
         let mut progress = Progress::of_push(&self.image, self.quiet);
         let mut steps = session.engine.images().push(request).await?.into_inner();

@@ -29,6 +29,7 @@ impl Rmi {
             let request = RemoveRequest {
                 reference,
                 force: self.force,
+                no_prune: false,
             };
             match client.remove(request).await.map_err(Failure::from) {
                 // As Docker: said, and no failure.

@@ -200,6 +200,8 @@ impl ContainerService for Fake {
     type ExecStream = Stream2<ExecResponse>;
     type LogsStream = Stream2<LogsResponse>;
     type EventsStream = Stream2<EventsResponse>;
+    type DiffStream = Stream2<image::DiffResponse>;
+    type ExportStream = Stream2<image::ExportResponse>;
 
     async fn run(
         &self,
@@ -325,6 +327,17 @@ impl ContainerService for Fake {
         Err(Status::unimplemented("events"))
     }
 
+    async fn diff(&self, _: Request<DiffRequest>) -> Result<Response<Self::DiffStream>, Status> {
+        Err(Status::unimplemented("diff"))
+    }
+
+    async fn export(
+        &self,
+        _: Request<ExportRequest>,
+    ) -> Result<Response<Self::ExportStream>, Status> {
+        Err(Status::unimplemented("export"))
+    }
+
     unanswered! {
         create(CreateRequest) -> CreateResponse;
         start(StartRequest) -> StartResponse;
@@ -335,6 +348,7 @@ impl ContainerService for Fake {
         rename(RenameRequest) -> RenameResponse;
         stats(StatsRequest) -> StatsResponse;
         top(TopRequest) -> TopResponse;
+        commit(CommitRequest) -> CommitResponse;
     }
 }
 
@@ -440,6 +454,7 @@ macro_rules! no_image {
 impl ImageService for FakeImages {
     type PullStream = Stream2<image::PullResponse>;
     type PushStream = Stream2<image::PushResponse>;
+    type CompareImagesStream = Stream2<image::CompareImagesResponse>;
 
     async fn pull(
         &self,
@@ -524,5 +539,13 @@ impl ImageService for FakeImages {
         tag(image::TagRequest) -> image::TagResponse;
         remove(image::RemoveRequest) -> image::RemoveResponse;
         login(image::LoginRequest) -> image::LoginResponse;
+        search(image::SearchRequest) -> image::SearchResponse;
+    }
+
+    async fn compare_images(
+        &self,
+        _: Request<image::CompareImagesRequest>,
+    ) -> Result<Response<Self::CompareImagesStream>, Status> {
+        Err(Status::unimplemented("compare_images"))
     }
 }

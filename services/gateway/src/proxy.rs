@@ -15,7 +15,9 @@ use futures::future::BoxFuture;
 use gantry_kit::client;
 use gantry_kit::fault::Fault;
 use gantry_kit::paths::Paths;
-use gantry_proto::image::v1::{image_service_server, snapshot_service_server};
+use gantry_proto::image::v1::{
+    archive_service_server, image_service_server, snapshot_service_server, store_service_server,
+};
 use gantry_proto::network::v1::network_service_server;
 use gantry_proto::registry::v1::registry_service_server;
 use http::{Request, Response};
@@ -62,6 +64,8 @@ macro_rules! forwarded {
 forwarded! {
     ImageService: image_service_server::SERVICE_NAME => Peer::Image,
     SnapshotService: snapshot_service_server::SERVICE_NAME => Peer::Image,
+    ArchiveService: archive_service_server::SERVICE_NAME => Peer::Image,
+    StoreService: store_service_server::SERVICE_NAME => Peer::Image,
     NetworkService: network_service_server::SERVICE_NAME => Peer::Network,
     RegistryService: registry_service_server::SERVICE_NAME => Peer::Registry,
 }

@@ -7,15 +7,13 @@ use gantry_image::ImageStore;
 use gantry_image::config::Config;
 use gantry_image::grpc::{ImageGrpc, SERVICES};
 use gantry_kit::service::{self, BoxError, Context, Service};
-use tonic::service::Routes;
 
 fn main() -> ExitCode {
     service::main("image", async |context: Context<Config>| {
         let root = context.paths.state_of("image");
         let config = context.config;
         let store = tokio::task::spawn_blocking(move || ImageStore::open(&root, config)).await??;
-        let services = ImageGrpc::new(store, context.stopping);
-        let routes = Routes::new(services.image_server()).add_service(services.snapshot_server());
+        let routes = ImageGrpc::new(store, context.stopping).routes();
         Ok::<_, BoxError>(Service::new(routes, SERVICES))
     })
 }

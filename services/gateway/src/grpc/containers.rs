@@ -106,6 +106,8 @@ impl ContainerService for Containers {
     type ExecStream = BoxStream<wire::ExecResponse>;
     type LogsStream = BoxStream<runtime::LogsResponse>;
     type EventsStream = BoxStream<wire::EventsResponse>;
+    type DiffStream = BoxStream<image::DiffResponse>;
+    type ExportStream = BoxStream<image::ExportResponse>;
 
     async fn create(&self, request: Request<wire::CreateRequest>) -> Answer<wire::CreateResponse> {
         let request = request.into_inner();
@@ -351,5 +353,17 @@ impl ContainerService for Containers {
         Ok(Response::new(wire::TopResponse {
             pids: pids.map_err(status)?,
         }))
+    }
+
+    async fn commit(&self, _request: Request<wire::CommitRequest>) -> Answer<wire::CommitResponse> {
+        Err(Status::unimplemented("commit"))
+    }
+
+    async fn diff(&self, _request: Request<wire::DiffRequest>) -> Answer<Self::DiffStream> {
+        Err(Status::unimplemented("diff"))
+    }
+
+    async fn export(&self, _request: Request<wire::ExportRequest>) -> Answer<Self::ExportStream> {
+        Err(Status::unimplemented("export"))
     }
 }

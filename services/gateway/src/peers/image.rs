@@ -136,7 +136,7 @@ impl Images {
         let request = wire::PullRequest {
             reference: wanted.image.clone(),
             platform: wanted.platform.as_ref().map(common::to_platform),
-            auth: None,
+            ..wire::PullRequest::default()
         };
         let answer = self.images.clone().pull(request).await;
         let progress = answer.map_err(|status| error(&status))?.into_inner();

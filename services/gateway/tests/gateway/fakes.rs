@@ -174,6 +174,7 @@ fn unused<T>() -> Answer<T> {
 impl image::image_service_server::ImageService for Fake {
     type PullStream = BoxStream<image::PullResponse>;
     type PushStream = BoxStream<image::PushResponse>;
+    type CompareImagesStream = BoxStream<image::CompareImagesResponse>;
 
     async fn pull(&self, request: Request<image::PullRequest>) -> Answer<Self::PullStream> {
         self.0.before("pull").await?;
@@ -214,6 +215,17 @@ impl image::image_service_server::ImageService for Fake {
         unused()
     }
 
+    async fn search(&self, _: Request<image::SearchRequest>) -> Answer<image::SearchResponse> {
+        Err(Status::unimplemented("search"))
+    }
+
+    async fn compare_images(
+        &self,
+        _: Request<image::CompareImagesRequest>,
+    ) -> Answer<Self::CompareImagesStream> {
+        Err(Status::unimplemented("compare_images"))
+    }
+
     async fn login(&self, _: Request<image::LoginRequest>) -> Answer<image::LoginResponse> {
         unused()
     }
@@ -221,6 +233,21 @@ impl image::image_service_server::ImageService for Fake {
 
 #[tonic::async_trait]
 impl image::snapshot_service_server::SnapshotService for Fake {
+    type DiffStream = BoxStream<image::DiffResponse>;
+    type ExportStream = BoxStream<image::ExportResponse>;
+
+    async fn diff(&self, _: Request<image::DiffRequest>) -> Answer<Self::DiffStream> {
+        Err(Status::unimplemented("diff"))
+    }
+
+    async fn commit(&self, _: Request<image::CommitRequest>) -> Answer<image::CommitResponse> {
+        Err(Status::unimplemented("commit"))
+    }
+
+    async fn export(&self, _: Request<image::ExportRequest>) -> Answer<Self::ExportStream> {
+        Err(Status::unimplemented("export"))
+    }
+
     async fn prepare(
         &self,
         request: Request<image::PrepareRequest>,

@@ -76,6 +76,17 @@ pub(super) fn image(image: &Image) -> proto::Image {
         created: image.created().map(timestamp),
         size: image.size(),
         labels: image.config.config.labels.clone().into_iter().collect(),
+        layers: image
+            .record
+            .layers
+            .iter()
+            .map(|layer| proto::ImageLayer {
+                diff_id: layer.diff_id.to_string(),
+                digest: layer.descriptor.digest.to_string(),
+                size: layer.size,
+                packed_size: layer.descriptor.size,
+            })
+            .collect(),
     }
 }
 

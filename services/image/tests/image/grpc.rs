@@ -14,7 +14,6 @@ use gantry_proto::image::v1::{self as proto, import_request::Part, pull_response
 use gantry_proto::types::v1::Platform;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 use tonic::{Code, Status};
 
 use crate::archive::Archive;
@@ -27,8 +26,7 @@ fn start(fixture: &Fixture) -> Client {
     let listener = UnixListener::bind(&socket).unwrap();
     let stopping = CancellationToken::new();
     let services = ImageGrpc::new(fixture.store.clone(), stopping.clone());
-    let routes = Routes::new(services.image_server()).add_service(services.snapshot_server());
-    let service = Service::new(routes, SERVICES);
+    let service = Service::new(services.routes(), SERVICES);
     tokio::spawn(serve(service, listener, stopping, Duration::from_secs(1)));
     connect(&socket)
 }
@@ -128,6 +126,7 @@ async fn a_pull_streams_its_progress_and_a_container_gets_its_root() {
     let remove = |force| proto::RemoveRequest {
         reference: reference.clone(),
         force,
+        no_prune: false,
     };
     let status = images.remove(remove(false)).await.unwrap_err();
     assert_eq!(
@@ -164,7 +163,7 @@ async fn a_pull_streams_its_progress_and_a_container_gets_its_root() {
     images.remove(remove(false)).await.unwrap();
     let last = proto::RemoveRequest {
         reference: "short".into(),
-        force: false,
+        ..Default::default()
     };
     assert_eq!(
         images

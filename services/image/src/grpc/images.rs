@@ -1,123 +1,28 @@
-//! `gantry.image.v1`: wire types in, domain calls, wire types out.
+//! `ImageService`: images, to and from registries.
 
-mod status;
-mod wire;
-
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::Stream;
-use gantry_proto::image::v1::image_service_server::{ImageService, ImageServiceServer};
-use gantry_proto::image::v1::snapshot_service_server::{SnapshotService, SnapshotServiceServer};
-use gantry_proto::image::v1::{self as proto};
+use gantry_proto::image::v1 as proto;
+use gantry_proto::image::v1::image_service_server::ImageService;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::Instrument as _;
 
-use crate::ImageStore;
+use super::{Answer, EventStream, ImageGrpc, wire};
 use crate::error::ImageError;
 use crate::import::ImportOptions;
 use crate::list::Filter;
-use crate::pull::{Event, PullOptions, Watcher, blocking};
+use crate::pull::PullOptions;
 use crate::registry_client::Credentials;
-
-/// The services' full names, for health and reflection.
-pub const SERVICES: &[&str] = &[
-    "gantry.image.v1.ImageService",
-    "gantry.image.v1.SnapshotService",
-];
 
 /// Pieces of an import between the connection and the thread that packs them.
 const IMPORT_PIECES: usize = 8;
-
-/// Both services over one store.
-#[derive(Clone, Debug)]
-pub struct ImageGrpc {
-    store: ImageStore,
-    stopping: CancellationToken,
-}
-
-type Answer<T> = Result<Response<T>, Status>;
-type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-impl ImageGrpc {
-    /// `stopping` ends what is under way when the service stops.
-    #[must_use]
-    pub const fn new(store: ImageStore, stopping: CancellationToken) -> Self {
-        Self { store, stopping }
-    }
-
-    #[must_use]
-    pub fn image_server(&self) -> ImageServiceServer<Self> {
-        ImageServiceServer::new(self.clone())
-            .max_encoding_message_size(gantry_kit::client::MESSAGE_LIMIT)
-            .max_decoding_message_size(gantry_kit::client::MESSAGE_LIMIT)
-    }
-
-    #[must_use]
-    pub fn snapshot_server(&self) -> SnapshotServiceServer<Self> {
-        SnapshotServiceServer::new(self.clone())
-            .max_encoding_message_size(gantry_kit::client::MESSAGE_LIMIT)
-    }
-
-    /// Runs something that blocks on the store.
-    async fn with_store<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&ImageStore) -> Result<T, ImageError> + Send + 'static,
-    ) -> Result<T, Status> {
-        let store = self.store.clone();
-        Ok(blocking("a call", move || work(&store)).await?)
-    }
-
-    /// Starts work that reports while it runs. It is cancelled when the caller
-    /// is gone or the service stops, and then still cleans up after itself.
-    fn stream<T: Send + 'static, F>(
-        &self,
-        event: impl Fn(Event) -> Option<T> + Send + Sync + 'static,
-        work: impl FnOnce(Watcher, CancellationToken) -> F,
-    ) -> Answer<EventStream<T>>
-    where
-        F: Future<Output = Result<T, ImageError>> + Send + 'static,
-    {
-        // Unbounded, but filled at the pace of ten events a second for each layer.
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let cancel = self.stopping.child_token();
-        let watcher: Watcher = {
-            let sender = sender.clone();
-            Arc::new(move |happened| {
-                if let Some(message) = event(happened) {
-                    // A caller that is gone is noticed below.
-                    let _ = sender.send(Ok(message));
-                }
-            })
-        };
-        let work = work(watcher, cancel.clone());
-        tokio::spawn(
-            async move {
-                let mut work = Box::pin(work);
-                let outcome = tokio::select! {
-                    outcome = &mut work => outcome,
-                    () = sender.closed() => {
-                        cancel.cancel();
-                        work.await
-                    }
-                };
-                let _ = sender.send(outcome.map_err(Status::from));
-            }
-            .in_current_span(),
-        );
-        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(
-            receiver,
-        ))))
-    }
-}
 
 #[tonic::async_trait]
 impl ImageService for ImageGrpc {
     type PullStream = EventStream<proto::PullResponse>;
     type PushStream = EventStream<proto::PushResponse>;
+    type CompareImagesStream = EventStream<proto::CompareImagesResponse>;
 
     async fn pull(&self, request: Request<proto::PullRequest>) -> Answer<Self::PullStream> {
         let request = request.into_inner();
@@ -265,62 +170,21 @@ impl ImageService for ImageGrpc {
         self.store.login(&request.registry, credentials).await?;
         Ok(Response::new(proto::LoginResponse {
             status: "Login Succeeded".to_owned(),
+            identity_token: String::new(),
         }))
     }
-}
 
-#[tonic::async_trait]
-impl SnapshotService for ImageGrpc {
-    async fn prepare(
+    async fn search(
         &self,
-        request: Request<proto::PrepareRequest>,
-    ) -> Answer<proto::PrepareResponse> {
-        let request = request.into_inner();
-        let image = self.store.resolve(&request.image)?;
-        wire::check_platform(&image, request.platform, &request.image)?;
-        let work = move |store: &ImageStore| {
-            store.prepare(&request.container_id, &request.image, request.ephemeral)
-        };
-        let (image, snapshot) = if request.ephemeral {
-            // Nothing here waits for the disk: a trip to another thread would cost more.
-            work(&self.store)?
-        } else {
-            self.with_store(work).await?
-        };
-        Ok(Response::new(proto::PrepareResponse {
-            image: Some(wire::image(&image)),
-            config: image.config_raw.clone(),
-            rootfs: Some(wire::rootfs(&snapshot)),
-        }))
+        _request: Request<proto::SearchRequest>,
+    ) -> Answer<proto::SearchResponse> {
+        Err(Status::unimplemented("search"))
     }
 
-    async fn get(&self, request: Request<proto::GetRequest>) -> Answer<proto::GetResponse> {
-        let snapshot = self
-            .store
-            .get_snapshot(&request.into_inner().container_id)?;
-        Ok(Response::new(proto::GetResponse {
-            snapshot: Some(wire::snapshot(&snapshot)),
-        }))
-    }
-
-    async fn delete(
+    async fn compare_images(
         &self,
-        request: Request<proto::DeleteRequest>,
-    ) -> Answer<proto::DeleteResponse> {
-        let request = request.into_inner();
-        let deleted = self
-            .with_store(move |store| store.delete_snapshot(&request.container_id))
-            .await?;
-        Ok(Response::new(proto::DeleteResponse { deleted }))
-    }
-
-    async fn list_snapshots(
-        &self,
-        _request: Request<proto::ListSnapshotsRequest>,
-    ) -> Answer<proto::ListSnapshotsResponse> {
-        let snapshots = self.store.list_snapshots();
-        Ok(Response::new(proto::ListSnapshotsResponse {
-            snapshots: snapshots.iter().map(wire::snapshot).collect(),
-        }))
+        _request: Request<proto::CompareImagesRequest>,
+    ) -> Answer<Self::CompareImagesStream> {
+        Err(Status::unimplemented("compare"))
     }
 }
