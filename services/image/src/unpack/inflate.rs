@@ -1,4 +1,4 @@
-//! The inflating half of unpacking: compressed bytes in, chunks of tar out, on a thread of its own.
+//! The inflating half of reading an archive: compressed bytes in, chunks of tar out, on a thread of its own.
 //!
 //! Inflating costs as much as everything else together, so it overlaps with
 //! hashing and writing. The two threads share a handful of chunks that go
@@ -27,13 +27,29 @@ enum Message {
     Failed(UnpackError),
 }
 
+/// Who is shown what passes.
+pub(crate) trait Passing {
+    fn passed(&mut self, bytes: &[u8]);
+}
+
+impl Passing for Hasher {
+    fn passed(&mut self, bytes: &[u8]) {
+        self.update(bytes);
+    }
+}
+
+/// Nobody.
+impl Passing for () {
+    fn passed(&mut self, _bytes: &[u8]) {}
+}
+
 /// The inflated stream, hashed as it passes.
-pub(super) struct TarStream {
+pub(crate) struct TarStream<H = Hasher> {
     full: Receiver<Message>,
     empty: SyncSender<Vec<u8>>,
     compressed: Arc<AtomicU64>,
     limits: Limits,
-    hasher: Hasher,
+    hasher: H,
     /// Header bytes that straddle chunks.
     carry: Vec<u8>,
     carry_at: usize,
@@ -57,13 +73,13 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-impl TarStream {
+impl<H: Passing> TarStream<H> {
     /// Starts inflating. The thread ends with the source, or at its next chunk
     /// once this stream is dropped.
-    pub(super) fn start<R: Read + Send + 'static>(
+    pub(crate) fn start<R: Read + Send + 'static>(
         source: R,
         limits: &Limits,
-        hasher: Hasher,
+        hasher: H,
     ) -> Result<Self, UnpackError> {
         let (full_sender, full) = sync_channel(CHUNKS);
         let (empty, empty_receiver) = sync_channel::<Vec<u8>>(CHUNKS + 1);
@@ -99,13 +115,13 @@ impl TarStream {
     }
 
     /// Bytes of tar taken from the stream so far.
-    pub(super) fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         let held = (self.carry.len() - self.carry_at) + (self.chunk.len() - self.chunk_at);
         self.received - held as u64
     }
 
     /// The next bytes, at least one unless the stream has ended.
-    pub(super) fn peek(&mut self) -> Result<&[u8], UnpackError> {
+    pub(crate) fn peek(&mut self) -> Result<&[u8], UnpackError> {
         if self.carry_at < self.carry.len() {
             return Ok(&self.carry[self.carry_at..]);
         }
@@ -116,7 +132,7 @@ impl TarStream {
     }
 
     /// The next bytes, at least `wanted` unless the stream ends before.
-    pub(super) fn peek_at_least(&mut self, wanted: usize) -> Result<&[u8], UnpackError> {
+    pub(crate) fn peek_at_least(&mut self, wanted: usize) -> Result<&[u8], UnpackError> {
         if self.carry_at == self.carry.len() && self.chunk.len() - self.chunk_at >= wanted {
             return Ok(&self.chunk[self.chunk_at..]);
         }
@@ -140,14 +156,14 @@ impl TarStream {
     }
 
     /// Marks bytes that were peeked at as taken.
-    pub(super) fn advance(&mut self, count: usize) {
+    pub(crate) fn advance(&mut self, count: usize) {
         let from_carry = count.min(self.carry.len() - self.carry_at);
         self.carry_at += from_carry;
         self.chunk_at = (self.chunk_at + count - from_carry).min(self.chunk.len());
     }
 
     /// Takes everything to the end of the stream, so that it is hashed.
-    pub(super) fn drain(&mut self) -> Result<(), UnpackError> {
+    pub(crate) fn drain(&mut self) -> Result<(), UnpackError> {
         while !self.ended {
             self.next_chunk()?;
         }
@@ -158,7 +174,7 @@ impl TarStream {
     }
 
     /// The hash and the length of all that was received.
-    pub(super) fn finish(self) -> (Hasher, u64) {
+    pub(super) fn finish(self) -> (H, u64) {
         (self.hasher, self.received)
     }
 
@@ -171,7 +187,7 @@ impl TarStream {
         }
         match self.full.recv() {
             Ok(Message::Chunk(chunk)) => {
-                self.hasher.update(&chunk);
+                self.hasher.passed(&chunk);
                 self.received += chunk.len() as u64;
                 self.chunk = chunk;
                 self.check_limits()
