@@ -316,8 +316,11 @@ fn sealed_content_has_no_name_until_it_is_given_one() {
     assert!(matches!(error, Err(ContentError::DigestMismatch { .. })));
     assert_eq!(files(&store, "ingest"), 0);
 
-    let [first, second, third] =
-        [0, 1, 2].map(|_| ingest(&store, b"hello").seal(&Expected::anything()).unwrap());
+    let [first, second, third] = [0, 1, 2].map(|_| {
+        ingest(&store, b"hello")
+            .seal(&Expected::anything())
+            .unwrap()
+    });
     assert_eq!(first.digest, Digest::sha256_of(b"hello"));
     assert!(store.list().unwrap().is_empty());
     let done = store.commit_sealed(&first, Commit::Deferred).unwrap();

@@ -25,7 +25,7 @@ use crate::registry_client::Credentials;
 use crate::remote::Resolved;
 
 /// Packed bytes from which on a pull is written to the disk while it runs.
-const FLOW_FROM: u64 = 32 << 20;
+pub(crate) const FLOW_FROM: u64 = 32 << 20;
 
 /// What a pull or a push tells while it runs.
 #[derive(Clone, Debug)]

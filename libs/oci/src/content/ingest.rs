@@ -44,6 +44,12 @@ impl IngestKey {
         Self(format!("{}-{}", digest.algorithm(), digest.hex()))
     }
 
+    /// The digest that [`IngestKey::for_digest`] made this name of.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        self.0.replacen('-', ":", 1).parse().ok()
+    }
+
     /// A name that nobody else has: 128 random bits.
     #[must_use]
     #[expect(

@@ -4,7 +4,7 @@
 //! hashing and writing. The two threads share a handful of chunks that go
 //! round: full ones down one channel, empty ones back up another.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -242,14 +242,31 @@ fn inflate<R: Read>(
             empty,
         ),
         Compression::Zstd => {
-            let damaged = |source| UnpackError::Inflate { format, source };
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(source).map_err(damaged)?;
-            decoder
-                .window_log_max(ZSTD_WINDOW_LOG_MAX)
-                .map_err(damaged)?;
+            let decoder =
+                zstd_decoder(source).map_err(|source| UnpackError::Inflate { format, source })?;
             pump(format, decoder, full, empty)
         }
     }
+}
+
+fn zstd_decoder<R: BufRead>(source: R) -> io::Result<zstd::stream::read::Decoder<'static, R>> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+    Ok(decoder)
+}
+
+/// The tar in a packed layer, inflated on the reader's own thread.
+pub(crate) fn inflated<R: Read + Send + 'static>(
+    mut source: R,
+) -> io::Result<Box<dyn Read + Send>> {
+    let head = first_bytes(&mut source)?;
+    let format = Compression::detect(&head);
+    let source = BufReader::with_capacity(CHUNK_BYTES, io::Cursor::new(head).chain(source));
+    Ok(match format {
+        Compression::None => Box::new(source),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
+        Compression::Zstd => Box::new(zstd_decoder(source)?),
+    })
 }
 
 /// Four bytes are enough to see a format. A source that is still growing may

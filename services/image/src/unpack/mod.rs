@@ -42,7 +42,7 @@ pub use error::UnpackError;
 pub(crate) use error::shown;
 pub(crate) use header::{Header, Headers};
 pub use inflate::SourceFailed;
-pub(crate) use inflate::TarStream;
+pub(crate) use inflate::{TarStream, inflated};
 pub use limits::Limits;
 pub use lower::{Lower, Nothing};
 
