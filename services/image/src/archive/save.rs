@@ -26,6 +26,9 @@ use crate::garbage::Lease;
 use crate::image::Image;
 use crate::unpack::inflated;
 
+/// An image, and the name it was asked for by.
+type Meant = (Arc<Image>, Option<Reference>);
+
 /// Images that are about to be saved: all of them are there, and stay.
 #[derive(Debug)]
 pub struct Saving {
@@ -80,7 +83,7 @@ impl ImageStore {
 
     /// What a text means to `save`: an image, and the name it is saved under if
     /// it was asked for by one. A repository stands for all its tags.
-    fn meant(&self, text: &str) -> Result<Vec<(Arc<Image>, Option<Reference>)>, ImageError> {
+    fn meant(&self, text: &str) -> Result<Vec<Meant>, ImageError> {
         let parsed = text.parse::<Reference>().ok();
         if let Some(reference) = &parsed
             && reference.tag().is_none()

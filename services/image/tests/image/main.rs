@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archive;
+mod archives;
+mod bad_archives;
 mod fixture;
 mod grpc;
 mod life;
+mod loads;
 mod pull;
 mod registry;
 mod unpack;
