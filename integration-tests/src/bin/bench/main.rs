@@ -7,6 +7,7 @@
 //! commands a person would type, and their ratios.
 #![forbid(unsafe_code)]
 
+mod archives;
 mod contestant;
 mod large_image;
 mod memory;
@@ -29,7 +30,7 @@ use statistics::Table;
 const USAGE: &str = "usage: bench --bin-dir DIR [--rounds N] [--pulls N] [--only NAME[,NAME]]
   --bin-dir DIR   where Gantry's binaries are
   --rounds N      runs of each short command (20)
-  --pulls N       pulls of the large image (2); 0: none
+  --pulls N       pulls, saves and loads of the large image (2); 0: none
   --only NAMES    contestants: gantry, docker, podman (all that are installed)";
 
 struct Arguments {
@@ -182,5 +183,5 @@ fn pulls(
         }
     }
     table.times("pull, 525 MB in 4 gzip layers", &samples);
-    Ok(())
+    archives::compare(contestants, &reference, rounds, table)
 }

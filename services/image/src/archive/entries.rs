@@ -27,6 +27,8 @@ pub(super) struct Entries {
     content: Store,
     nodes: HashMap<String, Node>,
     files: Vec<Arrived>,
+    /// Layers that were begun of files that were there already.
+    orphans: Vec<Early>,
     path_bytes: usize,
 }
 
@@ -103,6 +105,7 @@ impl Entries {
             content: content.clone(),
             nodes: HashMap::new(),
             files: Vec::new(),
+            orphans: Vec::new(),
             path_bytes: 0,
         }
     }
@@ -119,6 +122,7 @@ impl Entries {
         if let Some(Node::File(known)) = self.nodes.get(&path) {
             let known = &self.files[*known];
             if known.digest == file.digest && known.size == file.size {
+                self.orphans.extend(file.early);
                 return Ok(());
             }
         }
@@ -201,10 +205,9 @@ impl Entries {
 
     /// The files that are being unpacked.
     pub(super) fn take_early(&mut self) -> Vec<Early> {
-        self.files
-            .iter_mut()
-            .filter_map(|file| file.early.take())
-            .collect()
+        let files = self.files.iter_mut();
+        let early = files.filter_map(|file| file.early.take());
+        early.chain(self.orphans.drain(..)).collect()
     }
 
     /// Opens a file for reading from its start.

@@ -40,12 +40,18 @@ pub(super) fn images(
     entries: &Entries,
     platform: Option<&Platform>,
 ) -> Result<Vec<Planned>, ImageError> {
-    let images = if entries.find(LAYOUT_LIST)?.is_some() {
-        layout::images(entries, platform)?
-    } else if entries.find(DOCKER_LIST)?.is_some() {
-        docker::images(entries)?
-    } else {
-        return Err(no_list(entries).into());
+    let docker = entries.find(DOCKER_LIST)?.is_some();
+    let layout = match entries.find(LAYOUT_LIST)? {
+        Some(_) => Some(layout::images(entries, platform)),
+        None => None,
+    };
+    let images = match layout {
+        Some(Err(ImageError::Archive(ArchiveError::NoImage { .. }))) if docker => {
+            docker::images(entries)?
+        }
+        Some(images) => images?,
+        None if docker => docker::images(entries)?,
+        None => return Err(no_list(entries).into()),
     };
     if let Some(wanted) = platform {
         for image in &images {

@@ -5,6 +5,7 @@
 mod archive;
 mod archives;
 mod bad_archives;
+mod broken_loads;
 mod fixture;
 mod grpc;
 mod life;
