@@ -41,10 +41,9 @@ pub(super) fn images(
     platform: Option<&Platform>,
 ) -> Result<Vec<Planned>, ImageError> {
     let docker = entries.find(DOCKER_LIST)?.is_some();
-    let layout = match entries.find(LAYOUT_LIST)? {
-        Some(_) => Some(layout::images(entries, platform)),
-        None => None,
-    };
+    let layout = entries
+        .find(LAYOUT_LIST)?
+        .map(|_| layout::images(entries, platform));
     let images = match layout {
         Some(Err(ImageError::Archive(ArchiveError::NoImage { .. }))) if docker => {
             docker::images(entries)?
