@@ -10,6 +10,7 @@ mod import;
 mod info;
 mod inspect;
 mod kill;
+mod load;
 mod login;
 mod logs;
 mod network_ls;
@@ -23,6 +24,7 @@ mod restart;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod start;
 mod stats;
 mod stop;
@@ -79,6 +81,8 @@ verbs! { Verb {
     Inspect(inspect::Inspect) = "inspect",
     /// Send a signal to containers
     Kill(kill::Kill) = "kill",
+    /// Read images from a tar archive
+    Load(load::Load) = "load",
     /// Check a user name and password against a registry
     Login(login::Login) = "login",
     /// Show what a container has written
@@ -105,6 +109,8 @@ verbs! { Verb {
     Rmi(rmi::Rmi) = "rmi",
     /// Create a container and run it
     Run(run::Run) = "run",
+    /// Write images into a tar archive
+    Save(save::Save) = "save",
     /// Start containers
     Start(start::Start) = "start",
     /// Show what containers use

@@ -3,9 +3,9 @@
 use clap::Args;
 
 use super::{
-    attach, create, exec, history, images, import, info, inspect, kill, logs, network_ls, pause,
-    port, ps, pull, push, rename, restart, rm, rmi, run, start, stats, stop, tag, top, trace,
-    unpause, wait,
+    attach, create, exec, history, images, import, info, inspect, kill, load, logs, network_ls,
+    pause, port, ps, pull, push, rename, restart, rm, rmi, run, save, start, stats, stop, tag, top,
+    trace, unpause, wait,
 };
 use crate::exit::Failure;
 use crate::session::Session;
@@ -97,6 +97,8 @@ verbs! { ImageVerb {
     Import(import::Import) = "import",
     /// Show everything known of images
     Inspect(ImageInspect) = "inspect",
+    /// Read images from a tar archive
+    Load(load::Load) = "load",
     /// List images
     #[command(visible_alias = "list")]
     Ls(images::Images) = "ls",
@@ -107,6 +109,8 @@ verbs! { ImageVerb {
     /// Remove images
     #[command(alias = "remove")]
     Rm(rmi::Rmi) = "rm",
+    /// Write images into a tar archive
+    Save(save::Save) = "save",
     /// Give an image one more name
     Tag(tag::Tag) = "tag",
 } }

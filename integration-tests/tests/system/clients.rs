@@ -13,7 +13,7 @@ use gantry_integration_tests::{GUEST, command, grpc};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn tool(command: &mut Command) -> Result<String> {
+pub(crate) fn tool(command: &mut Command) -> Result<String> {
     command::run(command, b"", MINUTE)?.text()
 }
 
@@ -109,23 +109,26 @@ fn root_archive(directory: &Path) -> Result<String> {
     Ok(path.to_string_lossy().into_owned())
 }
 
+/// Podman with all that it keeps in a directory.
+pub(crate) fn podman(directory: &Path, words: &[&str]) -> Result<String> {
+    tool(
+        Command::new("podman")
+            .arg("--root")
+            .arg(directory.join("root"))
+            .arg("--runroot")
+            .arg(directory.join("run"))
+            .args(["--storage-driver", "vfs"])
+            .args(words),
+    )
+}
+
 #[test]
 #[ignore = "installs other engines on the machine: make interop"]
 fn what_podman_pushed_pulls_and_runs() -> Result<()> {
     with_engine(|engine| {
         let registry = ForeignRegistry::start()?;
         let directory = tempfile::Builder::new().prefix("gt-podman-").tempdir()?;
-        let podman = |words: &[&str]| {
-            tool(
-                Command::new("podman")
-                    .arg("--root")
-                    .arg(directory.path().join("root"))
-                    .arg("--runroot")
-                    .arg(directory.path().join("run"))
-                    .args(["--storage-driver", "vfs"])
-                    .args(words),
-            )
-        };
+        let podman = |words: &[&str]| podman(directory.path(), words);
         let archive = root_archive(directory.path())?;
         podman(&["import", "--quiet", &archive, "localhost/guest:latest"])?;
         for (tag, flags) in [
@@ -165,13 +168,13 @@ fn what_docker_pushed_pulls_and_runs() -> Result<()> {
 }
 
 /// A Docker daemon that touches nothing of the host's network.
-struct DockerDaemon {
+pub(crate) struct DockerDaemon {
     child: std::process::Child,
     socket: String,
 }
 
 impl DockerDaemon {
-    fn start(directory: &Path) -> Result<Self> {
+    pub(crate) fn start(directory: &Path) -> Result<Self> {
         let socket = format!("unix://{}/docker.sock", directory.display());
         let log = std::fs::File::create(directory.join("log"))?;
         let child = Command::new("dockerd")
@@ -208,7 +211,7 @@ impl DockerDaemon {
         Ok(daemon)
     }
 
-    fn docker(&self, words: &[&str]) -> Result<String> {
+    pub(crate) fn docker(&self, words: &[&str]) -> Result<String> {
         tool(
             Command::new("docker")
                 .args(["--host", &self.socket])

@@ -2,6 +2,7 @@
 //! line, on a private root, bridge and firewall table per test. Needs root, and
 //! the Debian packages that `integration-tests/install.sh` installs.
 
+mod archives;
 mod bad_input;
 mod clients;
 mod container;

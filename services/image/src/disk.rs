@@ -10,6 +10,7 @@
 //! <root>/layers/.new-<random>/          being unpacked
 //! <root>/writable/<container>/upper work snapshot.json
 //! <root>/images/<config hex>.json       an image's record, for when the index is lost
+//! <root>/loads/<random>                 blobs that a load is about to name
 //! <root>/trash/                         on its way out
 //! <root>/empty/                         below the writable layer of an image without layers
 //! <root>/index/                         the index

@@ -7,6 +7,7 @@ use gantry_kit::store::StoreError;
 use gantry_oci::content::ContentError;
 use gantry_oci::{Digest, ManifestError, ReferenceError};
 
+use crate::archive::ArchiveError;
 use crate::registry_client::RegistryError;
 use crate::unpack::UnpackError;
 
@@ -125,6 +126,9 @@ pub enum ImageError {
     /// A stream that should have begun otherwise, or broke.
     #[error("the stream of the archive is not usable: {reason}")]
     Stream { reason: String },
+    /// An archive of images is wrong, or cannot be written.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// Whoever asked is gone.
     #[error("{what} was cancelled")]
     Cancelled { what: String },

@@ -164,8 +164,11 @@ impl ImageStore {
             layers: self.shared.layers.keys(),
         };
         self.collect(&everything)?;
+        self.undo_loads()?;
         for ingest in self.shared.content.list_ingests()? {
-            if is_stale(ingest.modified) {
+            // Who chose a name at random does not find it again.
+            let can_be_resumed = ingest.key.digest().is_some();
+            if is_stale(ingest.modified) || !can_be_resumed {
                 self.shared.content.remove_ingest(&ingest.key).ok();
             }
         }

@@ -25,7 +25,7 @@ use crate::growing::{self, Growth};
 use crate::image::{Image, ImageRecord, LayerRecord};
 use crate::layers::NewLayer;
 use crate::pull::blocking;
-use crate::unpack::{self, Nothing, Unpacked};
+use crate::unpack::{self, Nothing, SourceFailed, Unpacked};
 
 /// What an imported image is to be.
 #[derive(Clone, Debug, Default)]
@@ -115,28 +115,14 @@ impl ImageStore {
         layers: Vec<LayerRecord>,
         tags: BTreeSet<gantry_oci::Reference>,
     ) -> Result<Arc<Image>, ImageError> {
-        let json = |value: serde_json::Result<Vec<u8>>| {
-            value.map_err(|error| ImageError::Stream {
-                reason: format!("its configuration cannot be written: {error}"),
-            })
-        };
         let content = &self.shared.content;
-        let config_raw = json(serde_json::to_vec(&config))?;
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(MediaType::OciManifest),
-            artifact_type: None,
-            config: Descriptor::of(MediaType::OciConfig, &config_raw),
-            layers: layers
-                .iter()
-                .map(|layer| layer.descriptor.clone())
-                .collect(),
-            subject: None,
-            annotations: None,
-        };
-        let id = manifest.config.digest.clone();
+        let config_raw = serde_json::to_vec(&config).map_err(unwritable)?;
+        let described = Descriptor::of(MediaType::OciConfig, &config_raw);
+        let id = described.digest.clone();
+        let descriptors = layers.iter().map(|layer| layer.descriptor.clone());
+        let manifest = manifest_of(described, descriptors.collect())?;
         content.put_known(&id, &config_raw, Commit::Deferred)?;
-        let manifest = content.put(&json(serde_json::to_vec(&manifest))?, Commit::Deferred)?;
+        let manifest = content.put(&manifest, Commit::Deferred)?;
         content.sync_all_pending()?;
         let image = Image {
             record: ImageRecord {
@@ -211,6 +197,30 @@ impl ImageStore {
     }
 }
 
+/// The manifest of an image that has none yet. The same parts give the same bytes.
+pub(crate) fn manifest_of(
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+) -> Result<Vec<u8>, ImageError> {
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(MediaType::OciManifest),
+        artifact_type: None,
+        config,
+        layers,
+        subject: None,
+        annotations: None,
+    };
+    serde_json::to_vec(&manifest).map_err(unwritable)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "map_err passes a value")]
+fn unwritable(error: serde_json::Error) -> ImageError {
+    ImageError::Stream {
+        reason: format!("its configuration cannot be written: {error}"),
+    }
+}
+
 fn drop_later<T: Send + 'static>(value: T) {
     // Its directory is removed, which blocks. Nobody waits for it.
     drop(tokio::task::spawn_blocking(move || drop(value)));
@@ -218,10 +228,7 @@ fn drop_later<T: Send + 'static>(value: T) {
 
 /// Keeps the stream packed. On an error what was written is gone.
 fn pack(mut writer: Writer, growth: Growth, pieces: Pieces) -> Result<Descriptor, ImageError> {
-    let mut source = PieceReader {
-        pieces,
-        current: Bytes::new(),
-    };
+    let mut source = PieceReader::new(pieces);
     let packed = pack_into(&mut writer, &growth, &mut source).and_then(|media_type| {
         // The reader has to find what is still in memory, too.
         writer.flush()?;
@@ -308,9 +315,18 @@ fn copy<W: Write>(
 }
 
 /// The pieces of a channel as one stream.
-struct PieceReader {
+pub(crate) struct PieceReader {
     pieces: Pieces,
     current: Bytes,
+}
+
+impl PieceReader {
+    pub(crate) fn new(pieces: Pieces) -> Self {
+        Self {
+            pieces,
+            current: Bytes::new(),
+        }
+    }
 }
 
 impl Read for PieceReader {
@@ -318,7 +334,7 @@ impl Read for PieceReader {
         while self.current.is_empty() {
             match self.pieces.blocking_recv() {
                 Some(Ok(piece)) => self.current = piece,
-                Some(Err(reason)) => return Err(io::Error::other(reason)),
+                Some(Err(reason)) => return Err(io::Error::other(SourceFailed(reason))),
                 None => return Ok(0),
             }
         }

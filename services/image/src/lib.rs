@@ -15,6 +15,7 @@
 //! either. None is held over an await.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 mod catalogue;
 mod chain;
 mod changes;

@@ -7,6 +7,7 @@
 //! commands a person would type, and their ratios.
 #![forbid(unsafe_code)]
 
+mod archives;
 mod contestant;
 mod floor;
 mod large_image;
@@ -30,7 +31,7 @@ use statistics::Table;
 const USAGE: &str = "usage: bench --bin-dir DIR [--rounds N] [--pulls N] [--only NAME[,NAME]]
   --bin-dir DIR   where Gantry's binaries are
   --rounds N      runs of each short command (20)
-  --pulls N       pulls of the large image (2); 0: none
+  --pulls N       pulls, saves and loads of the large image (2); 0: none
   --only NAMES    contestants: gantry, docker, podman (all that are installed)";
 
 struct Arguments {
@@ -201,5 +202,5 @@ fn pulls(
     ));
     table.times("pull of an image with the same layers", &shared);
     memory::peaks(contestants, table)?;
-    Ok(())
+    archives::compare(contestants, &reference, rounds, table)
 }

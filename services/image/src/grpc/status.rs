@@ -3,6 +3,7 @@
 use gantry_kit::fault::{Fault, chain};
 use tonic::{Code, Status};
 
+use crate::archive::ArchiveError;
 use crate::error::ImageError;
 use crate::registry_client::RegistryError;
 
@@ -85,11 +86,37 @@ impl From<ImageError> for Status {
             ImageError::Filter { key, value, .. } => fault(Code::InvalidArgument, "INVALID_FILTER")
                 .with("key", key)
                 .with("value", value),
+            ImageError::Archive(source) => archive(source, &message),
             ImageError::Stream { .. } => fault(Code::Aborted, "STREAM_BROKEN"),
             ImageError::Cancelled { .. } => fault(Code::Cancelled, "CANCELLED"),
             ImageError::TaskLost { .. } => fault(Code::Internal, "TASK_LOST"),
         }
         .into()
+    }
+}
+
+fn archive(error: &ArchiveError, message: &str) -> Fault {
+    let fault = |code: Code, reason: &str| Fault::new(code, DOMAIN, reason, message);
+    match error {
+        ArchiveError::Empty
+        | ArchiveError::Damaged(_)
+        | ArchiveError::NoList
+        | ArchiveError::NoImage { .. }
+        | ArchiveError::TooOld => fault(Code::InvalidArgument, "ARCHIVE_UNUSABLE"),
+        ArchiveError::Entry { path, .. }
+        | ArchiveError::Missing { path, .. }
+        | ArchiveError::Digest { path, .. }
+        | ArchiveError::Document { path, .. } => {
+            fault(Code::InvalidArgument, "ARCHIVE_UNUSABLE").with("entry", path)
+        }
+        ArchiveError::Limit { what, limit } => fault(Code::InvalidArgument, "ARCHIVE_TOO_LARGE")
+            .with("what", what)
+            .with("limit", limit),
+        ArchiveError::NotPacked { reference, digest } => {
+            fault(Code::FailedPrecondition, "LAYER_NOT_PACKED")
+                .with("reference", reference)
+                .with("layer", digest)
+        }
     }
 }
 

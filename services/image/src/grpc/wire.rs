@@ -124,7 +124,7 @@ const fn layer_state(state: LayerState) -> proto::LayerState {
     }
 }
 
-fn layer_progress(event: Event) -> Option<proto::LayerProgress> {
+pub(super) fn layer_progress(event: Event) -> Option<proto::LayerProgress> {
     match event {
         Event::Layer {
             digest,

@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archive;
+mod archives;
+mod bad_archives;
+mod broken_loads;
 mod fixture;
 mod grpc;
 mod life;
+mod loads;
 mod power;
 mod pull;
 mod registry;
