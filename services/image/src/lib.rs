@@ -18,10 +18,12 @@
 mod catalogue;
 mod chain;
 mod changes;
+pub mod commit;
 pub mod config;
 mod disk;
 pub mod error;
 mod fetch;
+pub mod files;
 mod flight;
 mod garbage;
 mod growing;
@@ -31,12 +33,14 @@ pub mod import;
 mod layers;
 pub mod list;
 pub mod names;
+pub mod pack;
 pub mod pull;
 pub mod push;
 pub mod registry_client;
 mod remote;
 pub mod snapshots;
 mod store;
+pub mod union;
 pub mod unpack;
 
 use std::path::Path;

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archive;
+mod commit;
 mod fixture;
 mod grpc;
 mod life;
+mod overlay;
 mod pull;
 mod registry;
 mod unpack;
