@@ -37,7 +37,7 @@ use crate::layers::NewLayer;
 use crate::pack::{PackError, Packer};
 use crate::pull::blocking;
 use crate::snapshots::root_of;
-use crate::union::compare::{Detail, compare};
+use crate::union::compare::{Detail, compare_container};
 use crate::unpack::{self, Nothing, RootAttributes, Unpacked};
 
 /// Pieces of the archive that wait for the slower of its two readers.
@@ -322,7 +322,7 @@ fn pack(
     if RootAttributes::of(&now.stat) != root {
         packer.root(&now).map_err(failed)?;
     }
-    compare(Some(&files.image), &files.whole, Detail::Layer, &mut packer).map_err(failed)?;
+    compare_container(&files.image, &files.whole, Detail::Layer, &mut packer).map_err(failed)?;
     files.still_there().map_err(Failed::Files)?;
     packer.finish().map_err(failed)
 }

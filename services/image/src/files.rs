@@ -109,7 +109,10 @@ impl ImageStore {
     /// What a container changed. Blocks.
     pub fn diff(&self, container: &str, take: TakeChanges<'_>) -> Result<(), ImageError> {
         let files = ContainerFiles::open(self.get_snapshot(container)?)?;
-        let listed = list(&files.image, &files.whole, take);
+        let listed = Lister::run(take, |lister| {
+            let detail = Detail::Listing;
+            compare::compare_container(&files.image, &files.whole, detail, lister)
+        });
         listed.map_err(|error| files.failed(error))?;
         files.still_there()
     }
@@ -142,7 +145,9 @@ impl ImageStore {
         };
         let listed = self.image_files(&from).and_then(|from| {
             let to = self.image_files(&to)?;
-            list(&from, &to, take)
+            Lister::run(take, |lister| {
+                compare::compare(Some(&from), &to, Detail::Listing, lister)
+            })
         });
         listed.map_err(failed)
     }
@@ -197,19 +202,6 @@ fn layers_of(image: &Image) -> Vec<String> {
     layers.map(|layer| layer.key.clone()).collect()
 }
 
-/// Lists what differs between two unions.
-fn list(old: &Union, new: &Union, take: TakeChanges<'_>) -> Result<(), UnionError> {
-    let mut lister = Lister {
-        batch: Vec::new(),
-        take,
-    };
-    let listed = compare::compare(Some(old), new, Detail::Listing, &mut lister);
-    match listed.and_then(|()| lister.hand_on()) {
-        Ok(()) | Err(ListError::Unwanted) => Ok(()),
-        Err(ListError::Union(error)) => Err(error),
-    }
-}
-
 struct Lister<'a> {
     batch: Vec<Change>,
     take: TakeChanges<'a>,
@@ -226,7 +218,22 @@ impl From<UnionError> for ListError {
     }
 }
 
-impl Lister<'_> {
+impl<'a> Lister<'a> {
+    /// Lists what a walk tells.
+    fn run(
+        take: TakeChanges<'a>,
+        walk: impl FnOnce(&mut Self) -> Result<(), ListError>,
+    ) -> Result<(), UnionError> {
+        let mut lister = Self {
+            batch: Vec::new(),
+            take,
+        };
+        match walk(&mut lister).and_then(|()| lister.hand_on()) {
+            Ok(()) | Err(ListError::Unwanted) => Ok(()),
+            Err(ListError::Union(error)) => Err(error),
+        }
+    }
+
     fn hand_on(&mut self) -> Result<(), ListError> {
         let batch = std::mem::take(&mut self.batch);
         if batch.is_empty() || (self.take)(batch) {

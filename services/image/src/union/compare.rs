@@ -11,6 +11,7 @@ use std::io::{self, Read as _};
 use rustix::fs::FileType;
 
 use super::lookup::beneath;
+use super::mount_points;
 use super::{Node, OpenDirectory, Union, UnionError};
 
 /// What counts as a difference.
@@ -51,23 +52,51 @@ pub(crate) fn compare<V: Visitor>(
     detail: Detail,
     visitor: &mut V,
 ) -> Result<(), V::Error> {
-    let Some(root) = new.root()? else {
-        return Ok(());
+    let pair = Pair {
+        old,
+        new,
+        detail,
+        of_container: false,
     };
-    let old_root = match old {
-        Some(old) => old.root()?,
-        None => None,
+    pair.compare(visitor)
+}
+
+/// Tells what a container has other than its image. What the engine made for
+/// its own mounts is none of the container's doing.
+pub(crate) fn compare_container<V: Visitor>(
+    image: &Union,
+    container: &Union,
+    detail: Detail,
+    visitor: &mut V,
+) -> Result<(), V::Error> {
+    let pair = Pair {
+        old: Some(image),
+        new: container,
+        detail,
+        of_container: true,
     };
-    let mut walk = Walk {
-        pair: Pair { old, new, detail },
-        frames: Vec::new(),
-    };
-    match old_root {
-        Some(old_root) if old_root.parts == root.parts => return Ok(()),
-        Some(old_root) => walk.enter(Vec::new(), Some(old_root), root, false, visitor)?,
-        None => walk.enter(Vec::new(), None, root, false, visitor)?,
+    pair.compare(visitor)
+}
+
+impl<'a> Pair<'a> {
+    fn compare<V: Visitor>(self, visitor: &mut V) -> Result<(), V::Error> {
+        let Some(root) = self.new.root()? else {
+            return Ok(());
+        };
+        let old_root = match self.old {
+            Some(old) => old.root()?,
+            None => None,
+        };
+        if old_root.as_ref().is_some_and(|old| old.parts == root.parts) {
+            return Ok(());
+        }
+        let mut walk = Walk {
+            pair: self,
+            frames: Vec::new(),
+        };
+        walk.enter(Vec::new(), old_root, root, false, visitor)?;
+        walk.run(visitor)
     }
-    walk.run(visitor)
 }
 
 /// The two that are compared.
@@ -75,6 +104,8 @@ struct Pair<'a> {
     old: Option<&'a Union>,
     new: &'a Union,
     detail: Detail,
+    /// The new one is a container over the old one.
+    of_container: bool,
 }
 
 struct Walk<'a> {
@@ -142,7 +173,15 @@ impl Walk<'_> {
             }
             return Ok(());
         };
+        let made_for_mounts = self.pair.of_container && mount_points::parent(&path);
         let Some(old) = old else {
+            if self.pair.is_mount_point(&path, &new)? {
+                return Ok(());
+            }
+            if made_for_mounts && new.is_directory() {
+                // It is told of when something else is in it.
+                return self.enter(path, None, new, true, visitor);
+            }
             self.tell_parents(visitor)?;
             visitor.visit(&path, Difference::Added(&new))?;
             if new.is_directory() {
@@ -153,7 +192,9 @@ impl Walk<'_> {
         if old.parts == new.parts {
             return Ok(());
         }
-        let differs = self.pair.differ(&old, &new, &path)?;
+        // Whoever makes a mount point in a directory changes its time.
+        let timed = self.pair.detail == Detail::Layer && !made_for_mounts;
+        let differs = self.pair.differ(&old, &new, timed, &path)?;
         if differs {
             self.tell_parents(visitor)?;
             visitor.visit(&path, Difference::Modified(&new))?;
@@ -309,8 +350,21 @@ impl Pair<'_> {
         Ok((old, new))
     }
 
-    /// Whether two things at one place differ, what is in them aside.
-    fn differ(&self, old: &Node, new: &Node, path: &[u8]) -> Result<bool, UnionError> {
+    /// Whether it is only there for something to be mounted on it.
+    fn is_mount_point(&self, path: &[u8], node: &Node) -> Result<bool, UnionError> {
+        if !self.of_container || !mount_points::may_be(path, node.kind()) {
+            return Ok(false);
+        }
+        if node.is_directory() {
+            let directory = self.new.open_directory(node, path)?;
+            return Ok(directory.names(node.parts.len(), path)?.is_empty());
+        }
+        Ok(node.stat.st_size == 0)
+    }
+
+    /// Whether two things at one place differ, what is in them aside. `timed`:
+    /// so does a directory with another time.
+    fn differ(&self, old: &Node, new: &Node, timed: bool, path: &[u8]) -> Result<bool, UnionError> {
         let Some(old_union) = self.old else {
             return Ok(true);
         };
@@ -319,7 +373,7 @@ impl Pair<'_> {
             return Ok(true);
         }
         let kind = new.kind();
-        let timed = kind != FileType::Directory || self.detail == Detail::Layer;
+        let timed = timed || kind != FileType::Directory;
         if timed && (a.st_mtime, a.st_mtime_nsec) != (b.st_mtime, b.st_mtime_nsec) {
             return Ok(true);
         }

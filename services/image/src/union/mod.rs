@@ -7,7 +7,7 @@
 //! mounts with the kernel's defaults, and on some machines these turn on
 //! `redirect_dir` and `metacopy`: both are followed.
 //!
-//! [`compare`](compare::compare) walks two unions at once. It serves `diff` and
+//! [`compare`] walks two unions at once. It serves `diff` and
 //! `commit` (a container's union against its image's) and `export` (a union
 //! against nothing).
 //!
@@ -26,6 +26,7 @@ pub(crate) mod compare;
 mod error;
 mod lookup;
 pub(crate) mod marks;
+mod mount_points;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -426,6 +426,42 @@ async fn marks_are_read_as_the_kernel_writes_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_engine_made_for_its_mounts_is_no_change() {
+    let made = "mkdir -p proc sys dev etc; touch etc/hostname etc/resolv.conf";
+    let fixture = Fixture::new();
+    let snapshot = container(&fixture).await;
+    let overlay = Overlay::mount(&snapshot, &[]);
+    overlay.sh(made);
+    assert_eq!(changes(&fixture, "c"), []);
+    assert_eq!(commit(&fixture, "c").await.record.layers.len(), 1);
+    // What the container put there is.
+    overlay.sh("echo x > etc/resolv.conf; mkdir proc/mine; echo x > etc/f; mkdir usr/proc");
+    assert_eq!(
+        listed(&changes(&fixture, "c")),
+        [
+            "C /etc",
+            "A /etc/f",
+            "A /etc/resolv.conf",
+            "A /proc",
+            "A /proc/mine",
+            "C /usr",
+            "A /usr/proc"
+        ]
+    );
+    // Over an image that has not even the directory.
+    import(&fixture, "bare", Archive::new().file("f", b"x").finish()).await;
+    let (_, snapshot) = fixture.store.prepare("d", "bare", true).unwrap();
+    let overlay = Overlay::mount(&snapshot, &[]);
+    overlay.sh(made);
+    assert_eq!(changes(&fixture, "d"), []);
+    assert_eq!(commit(&fixture, "d").await.record.layers.len(), 1);
+    overlay.sh("echo x > etc/f; chmod 700 etc");
+    assert_eq!(listed(&changes(&fixture, "d")), ["C /etc", "A /etc/f"]);
+    let image = commit(&fixture, "d").await;
+    assert_eq!(entries(&fixture, &image), ["etc/", "etc/f"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_content_and_time_give_the_same_image() {
     let fixture = Fixture::new();
     let first = container(&fixture).await;

@@ -6,6 +6,7 @@ mod archive;
 mod commit;
 mod fixture;
 mod grpc;
+mod import_url;
 mod life;
 mod overlay;
 mod pull;
