@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod clients;
+mod commit;
 mod container;
 mod debian;
 mod images;

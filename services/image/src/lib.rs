@@ -38,6 +38,7 @@ pub mod pull;
 pub mod push;
 pub mod registry_client;
 mod remote;
+mod settle;
 pub mod snapshots;
 mod store;
 pub mod union;
@@ -136,6 +137,7 @@ impl ImageStore {
                 places,
             }),
         };
+        store.settle_layers()?;
         store.collect_leftovers()?;
         Ok(store)
     }

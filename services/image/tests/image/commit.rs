@@ -701,3 +701,61 @@ async fn a_layer_of_many_directories_does_not_run_out_of_descriptors() {
     assert!(mounted(&fixture, &image).contains_key(&path.join("/")));
     assert_ne!(image.id(), &Digest::sha256_of(b""));
 }
+
+/// The mark of a layer whose files may not be on the disk.
+fn mark(fixture: &Fixture, image: &Image) -> std::path::PathBuf {
+    let key = &image.record.layers.last().unwrap().key;
+    fixture
+        .root
+        .path()
+        .join("layers")
+        .join(key)
+        .join("unsynced")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_did_not_reach_the_disk_is_made_again_of_its_blob() {
+    let fixture = Fixture::new();
+    let snapshot = container(&fixture).await;
+    let overlay = Overlay::mount(&snapshot, &[]);
+    overlay.sh("rm -r usr/share/doc; mkdir usr/share/doc; echo x > new; ln new new2");
+    let wanted = tree(&overlay.path());
+    drop(overlay);
+    let image = commit(&fixture, "c").await;
+    // Nobody has to wait for it: it comes to the disk by itself.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while mark(&fixture, &image).exists() {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
+    let new = mark(&fixture, &image).with_file_name("fs/new");
+    let other_boot = "00000000-0000-0000-0000-000000000000";
+    let this_boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    // The power failed: what the files have is anybody's guess.
+    fs::write(mark(&fixture, &image), other_boot).unwrap();
+    fs::write(&new, b"").unwrap();
+    let fixture = fixture.reopen();
+    assert!(!mark(&fixture, &image).exists());
+    assert_same(&mounted(&fixture, &image), &wanted, "made again");
+    // The service alone had ended: containers may run on the files, which stay.
+    let inode = fs::metadata(&new).unwrap().ino();
+    fs::write(mark(&fixture, &image), this_boot.trim()).unwrap();
+    let fixture = fixture.reopen();
+    assert!(!mark(&fixture, &image).exists());
+    assert_eq!(fs::metadata(&new).unwrap().ino(), inode);
+    // Not even the directory's name came to the disk, or not its description.
+    fs::remove_dir_all(mark(&fixture, &image).parent().unwrap()).unwrap();
+    let fixture = fixture.reopen();
+    assert_same(&mounted(&fixture, &image), &wanted, "made from nothing");
+    fs::write(mark(&fixture, &image).with_file_name("layer.json"), b"").unwrap();
+    let fixture = fixture.reopen();
+    assert_same(&mounted(&fixture, &image), &wanted, "described again");
+    // Without its blob either, the image is gone, and the others are not.
+    let blob = &image.record.layers.last().unwrap().descriptor.digest;
+    fs::remove_file(fixture.root.path().join("blobs/sha256").join(blob.hex())).unwrap();
+    fs::remove_dir_all(mark(&fixture, &image).parent().unwrap()).unwrap();
+    let fixture = fixture.reopen();
+    let id = image.id().to_string();
+    assert!(fixture.store.resolve(&id).is_err());
+    assert!(fixture.store.resolve("base").is_ok());
+}
