@@ -183,7 +183,7 @@ fn docker_lists_the_same_changes_and_runs_what_a_commit_pushed() -> Result<()> {
         let run = [
             "run",
             "--name",
-            "c",
+            "it",
             "--network",
             "none",
             "box",
@@ -199,13 +199,13 @@ fn docker_lists_the_same_changes_and_runs_what_a_commit_pushed() -> Result<()> {
             lines
         };
         let (ours, dockers) = (
-            sorted(engine.ok(&["diff", "c"])?),
-            sorted(daemon.docker(&["diff", "c"])?),
+            sorted(engine.ok(&["diff", "it"])?),
+            sorted(daemon.docker(&["diff", "it"])?),
         );
         ensure!(ours == dockers, "ours: {ours:#?}\nDocker's: {dockers:#?}");
 
         let reference = format!("{}/by/commit:latest", registry.address);
-        engine.ok(&["commit", "c", &reference])?;
+        engine.ok(&["commit", "it", &reference])?;
         engine.ok(&["push", &reference])?;
         let look = "cat /a/d; ls /home /bin/vi; stat -c '%a %h' /tmp /a/b/c; ls /etc; readlink /s";
         let look = [
@@ -221,7 +221,7 @@ fn docker_lists_the_same_changes_and_runs_what_a_commit_pushed() -> Result<()> {
         let there = daemon.docker(&look)?;
         ensure!(engine.ok(&look)? == there, "{there}");
         ensure!(there.contains("new") && !there.contains("group"), "{there}");
-        engine.ok(&["rm", "c"])?;
+        engine.ok(&["rm", "it"])?;
         Ok(())
     })
 }

@@ -41,12 +41,12 @@ fn what_a_container_changed_is_listed_committed_and_runs() -> Result<()> {
     with_engine(|engine| {
         let image = engine.busybox()?;
         let run = [
-            "run", "--name", "c", "-e", "A=1", "-w", "/srv", "-p", "8080",
+            "run", "--name", "it", "-e", "A=1", "-w", "/srv", "-p", "8080",
         ];
         engine.ok(&[&run[..], &[&image, "sh", "-c", CHANGE]].concat())?;
-        let listed = engine.ok(&["diff", "c"])?;
+        let listed = engine.ok(&["diff", "it"])?;
         ensure!(listed == CHANGED, "{listed}");
-        ensure!(engine.ok(&["container", "diff", "c"])? == CHANGED);
+        ensure!(engine.ok(&["container", "diff", "it"])? == CHANGED);
 
         let id = engine.ok(&[
             "commit",
@@ -58,7 +58,7 @@ fn what_a_container_changed_is_listed_committed_and_runs() -> Result<()> {
             "LABEL k=v",
             "-c",
             "ENV B=2",
-            "c",
+            "it",
             "mine:1",
         ])?;
         ensure!(id.starts_with("sha256:") && id.len() == 71, "{id}");
@@ -74,7 +74,7 @@ fn what_a_container_changed_is_listed_committed_and_runs() -> Result<()> {
         ensure!(history.contains("why"), "{history}");
 
         // The image without its container, and with the one it was made of.
-        engine.ok(&["rm", "c"])?;
+        engine.ok(&["rm", "it"])?;
         let said = engine.ok(&[
             "run", "--rm", "mine:1", "sh", "-c",
             "pwd; echo $A$B; tail -1 /etc/passwd; cat /srv/new/g; stat -c %h /srv/new/f; stat -c %a /tmp; ls /home /root; ls /etc/group",
@@ -103,32 +103,32 @@ fn a_commit_of_a_running_container_freezes_it_and_lets_it_go_on() -> Result<()> 
             "run",
             "-d",
             "--name",
-            "c",
+            "it",
             &image,
             "sh",
             "-c",
             "echo x > /f; sleep 1000",
         ])?;
-        engine.ok(&["exec", "c", "sh", "-c", "until [ -s /f ]; do :; done"])?;
+        engine.ok(&["exec", "it", "sh", "-c", "until [ -s /f ]; do :; done"])?;
         for flags in [&[][..], &["--pause=false"], &["--no-pause"], &["-p=true"]] {
-            engine.ok(&[&["commit"], flags, &["c", "mine"]].concat())?;
-            let state = engine.ok(&["inspect", "--format", "{{.State.Status}}", "c"])?;
+            engine.ok(&[&["commit"], flags, &["it", "mine"]].concat())?;
+            let state = engine.ok(&["inspect", "--format", "{{.State.Status}}", "it"])?;
             ensure!(state == "running", "{flags:?}: {state}");
         }
         ensure!(engine.ok(&["run", "--rm", "mine", "cat", "/f"])? == "x");
-        // It really is frozen: its writes come in the order of its steps, or not at all.
-        engine.ok(&["pause", "c"])?;
-        engine.ok(&["commit", "c"])?;
-        let state = engine.ok(&["inspect", "--format", "{{.State.Status}}", "c"])?;
+        // One that a person froze stays so.
+        engine.ok(&["pause", "it"])?;
+        engine.ok(&["commit", "it"])?;
+        let state = engine.ok(&["inspect", "--format", "{{.State.Status}}", "it"])?;
         ensure!(state == "paused", "{state}");
-        engine.ok(&["unpause", "c"])?;
+        engine.ok(&["unpause", "it"])?;
         // Nothing but errors for what is not there, or not right.
         for (words, why) in [
             (&["commit", "nobody"][..], "no such container"),
             (&["diff", "nobody"], "no such container"),
             (&["export", "nobody"], "no such container"),
-            (&["commit", "-c", "RUN x", "c"], "RUN"),
-            (&["commit", "c", "Not/A Name"], "Not/A Name"),
+            (&["commit", "-c", "RUN x", "it"], "RUN"),
+            (&["commit", "it", "Not/A Name"], "Not/A Name"),
             (&["diff", "mine", "nothing"], "nothing"),
         ] {
             let outcome = engine.gantry(words)?;
@@ -137,9 +137,9 @@ fn a_commit_of_a_running_container_freezes_it_and_lets_it_go_on() -> Result<()> 
                 "{words:?}: {outcome}"
             );
         }
-        let state = engine.ok(&["inspect", "--format", "{{.State.Status}}", "c"])?;
+        let state = engine.ok(&["inspect", "--format", "{{.State.Status}}", "it"])?;
         ensure!(state == "running", "{state}");
-        engine.ok(&["rm", "-f", "c"])?;
+        engine.ok(&["rm", "-f", "it"])?;
         Ok(())
     })
 }
@@ -148,10 +148,10 @@ fn a_commit_of_a_running_container_freezes_it_and_lets_it_go_on() -> Result<()> 
 fn an_export_is_imported_again_from_a_file_and_from_a_url() -> Result<()> {
     with_engine(|engine| {
         let image = engine.busybox()?;
-        engine.ok(&["run", "--name", "c", &image, "sh", "-c", CHANGE])?;
+        engine.ok(&["run", "--name", "it", &image, "sh", "-c", CHANGE])?;
         let file = engine.root().join("x.tar");
         let path = file.display().to_string();
-        engine.ok(&["export", "-o", &path, "c"])?;
+        engine.ok(&["export", "-o", &path, "it"])?;
         let tar = std::fs::read(&file)?;
         let names = command::run(
             Command::new("tar").args(["-tf", &path]),
@@ -172,7 +172,7 @@ fn an_export_is_imported_again_from_a_file_and_from_a_url() -> Result<()> {
         // Standard output gives the same bytes.
         let beside = engine.root().join("y.tar");
         let to = std::fs::File::create(&beside)?;
-        let status = engine.command(&["export", "c"]).stdout(to).status()?;
+        let status = engine.command(&["export", "it"]).stdout(to).status()?;
         ensure!(
             status.success() && std::fs::read(&beside)? == tar,
             "{status}"
@@ -202,7 +202,7 @@ fn an_export_is_imported_again_from_a_file_and_from_a_url() -> Result<()> {
             outcome.code == 1 && outcome.stderr.contains("404"),
             "{outcome}"
         );
-        engine.ok(&["rm", "c"])?;
+        engine.ok(&["rm", "it"])?;
         std::fs::remove_file(file)?;
         Ok(())
     })
@@ -218,15 +218,15 @@ fn a_container_that_did_nothing_changed_nothing() -> Result<()> {
         )]);
         let outcome = engine.gantry_with_input(&["import", "-", "bare"], &bare)?;
         ensure!(outcome.code == 0, "{outcome}");
-        engine.ok(&["run", "--name", "c", "bare", "/guest", "true"])?;
-        let listed = engine.ok(&["diff", "c"])?;
+        engine.ok(&["run", "--name", "it", "bare", "/guest", "true"])?;
+        let listed = engine.ok(&["diff", "it"])?;
         ensure!(listed.is_empty(), "{listed}");
-        engine.ok(&["commit", "c", "same"])?;
+        engine.ok(&["commit", "it", "same"])?;
         let layers = |image: &str| -> Result<Value> {
             Ok(config(engine, image)?["RootFS"]["Layers"].clone())
         };
         ensure!(layers("bare")? == layers("same")?);
-        engine.ok(&["rm", "c"])?;
+        engine.ok(&["rm", "it"])?;
         Ok(())
     })
 }
