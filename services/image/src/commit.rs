@@ -15,8 +15,7 @@
 //! Only what differs from the image is in the layer ([`crate::union::compare`]).
 //! Whoever changed nothing gets an image without a new layer.
 //!
-//! The image is named when its blobs are on the disk; the layer's files, which can
-//! be made of them, follow (see [`crate::settle`]). A commit that fails or is
+//! The image is named when all of it is on the disk. A commit that fails or is
 //! cancelled leaves nothing.
 
 use std::sync::Arc;
@@ -138,6 +137,7 @@ impl ImageStore {
     ) -> Result<Option<Made>, ImageError> {
         let (to_blob, for_blob) = mpsc::channel(PIECES);
         let (to_layer, for_layer) = mpsc::channel(PIECES);
+        let _flow = self.shared.syncer.flow();
         let cancel = options.cancel.clone();
         let read = Arc::clone(&files);
         let packing = blocking("packing a commit", move || {
@@ -240,7 +240,6 @@ impl ImageStore {
                 made.packed.digest.to_string(),
             ]));
             self.shared.content.stat(&made.packed.digest)?;
-            made.new.mark()?;
             let layer = made.new.finish(&made.unpacked, &chain_id)?;
             candidates.blobs.push(made.packed.digest.clone());
             candidates.layers.push(layer.key.clone());
@@ -252,13 +251,11 @@ impl ImageStore {
                 root: layer.meta.root,
             });
         }
-        let kept = self.keep_image_of(config, layers, new.name.into_iter().collect());
+        let kept = self.keep_image(config, layers, new.name.into_iter().collect());
         if kept.is_err() {
             _lease = None;
             // The first failure is the one to report.
             self.collect(&candidates).ok();
-        } else if let Some(key) = candidates.layers.pop() {
-            self.sync_layer_behind(key);
         }
         kept
     }

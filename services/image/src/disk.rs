@@ -5,7 +5,6 @@
 //! <root>/layers/<hex>/fs/               an unpacked layer; <hex> is its diff ID, or its
 //!                                       chain ID where layers below had a say in it
 //! <root>/layers/<hex>/layer.json        what it is
-//! <root>/layers/<hex>/unsynced          its files may not be on the disk (crate::settle)
 //! <root>/layers/.new-<random>/          being unpacked
 //! <root>/writable/<container>/upper work snapshot.json
 //! <root>/images/<config hex>.json       an image's record, for when the index is lost

@@ -172,17 +172,6 @@ impl ImageStore {
         layers: Vec<LayerRecord>,
         tags: BTreeSet<gantry_oci::Reference>,
     ) -> Result<Arc<Image>, ImageError> {
-        self.shared.syncer.sync()?;
-        self.keep_image_of(config, layers, tags)
-    }
-
-    /// The same where the layers' files need not be on the disk. Their blobs are.
-    pub(crate) fn keep_image_of(
-        &self,
-        config: ImageConfig,
-        layers: Vec<LayerRecord>,
-        tags: BTreeSet<gantry_oci::Reference>,
-    ) -> Result<Arc<Image>, ImageError> {
         let json = |value: serde_json::Result<Vec<u8>>| {
             value.map_err(|error| ImageError::Stream {
                 reason: format!("its configuration cannot be written: {error}"),
@@ -205,6 +194,7 @@ impl ImageStore {
         let id = manifest.config.digest.clone();
         content.put_known(&id, &config_raw, Commit::Deferred)?;
         let manifest = content.put(&json(serde_json::to_vec(&manifest))?, Commit::Deferred)?;
+        self.shared.syncer.sync()?;
         content.sync_all_pending()?;
         let image = Image {
             record: ImageRecord {

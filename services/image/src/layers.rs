@@ -9,12 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gantry_oci::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{Places, names_in, remove_file};
+use crate::disk::{Places, names_in};
 use crate::error::ImageError;
 use crate::unpack::{RootAttributes, Unpacked};
-
-/// The file in a layer's directory that says that its files may not be on the disk.
-const MARK: &str = "unsynced";
 
 /// What `layer.json` says of a layer.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -116,25 +113,6 @@ impl Layers {
         Ok(new)
     }
 
-    /// The layers that have a mark (see [`crate::settle`]), each with its mark.
-    pub(crate) fn marked(&self) -> Result<Vec<(String, String)>, ImageError> {
-        let mut marked = Vec::new();
-        for key in self.keys() {
-            let path = self.places.layers.join(&key).join(MARK);
-            match fs::read_to_string(&path) {
-                Ok(mark) => marked.push((key, mark)),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(ImageError::io("read", &path)(error)),
-            }
-        }
-        Ok(marked)
-    }
-
-    /// Takes a layer's mark away: its files are on the disk.
-    pub(crate) fn unmark(&self, key: &str) -> Result<(), ImageError> {
-        remove_file(&self.places.layers.join(key).join(MARK))
-    }
-
     /// The keys of all layers.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.known().keys().cloned().collect()
@@ -156,12 +134,6 @@ impl NewLayer {
         let path = self.path.join("fs");
         let directory = fs::File::open(&path).map_err(ImageError::io("open", &path))?;
         Ok(directory.into())
-    }
-
-    /// Notes that its files are not on the disk when it gets its name (see [`crate::settle`]).
-    pub(crate) fn mark(&self) -> Result<(), ImageError> {
-        let path = self.path.join(MARK);
-        fs::write(&path, crate::settle::boot()?).map_err(ImageError::io("write", &path))
     }
 
     /// Gives the finished layer its name. Another may have been faster: then this one goes.

@@ -38,7 +38,6 @@ pub mod pull;
 pub mod push;
 pub mod registry_client;
 mod remote;
-mod settle;
 pub mod snapshots;
 mod store;
 pub mod union;
@@ -137,7 +136,6 @@ impl ImageStore {
                 places,
             }),
         };
-        store.settle_layers()?;
         store.collect_leftovers()?;
         Ok(store)
     }
