@@ -15,8 +15,8 @@
 //! Only what differs from the image is in the layer ([`crate::union::compare`]).
 //! Whoever changed nothing gets an image without a new layer.
 //!
-//! The image is named when all of it is on the disk. A commit that fails or is
-//! cancelled leaves nothing.
+//! The image is named when its blobs are on the disk; the layer's files follow
+//! ([`crate::layers`]). A commit that fails or is cancelled leaves nothing.
 
 use std::sync::Arc;
 
@@ -137,7 +137,6 @@ impl ImageStore {
     ) -> Result<Option<Made>, ImageError> {
         let (to_blob, for_blob) = mpsc::channel(PIECES);
         let (to_layer, for_layer) = mpsc::channel(PIECES);
-        let _flow = self.shared.syncer.flow();
         let cancel = options.cancel.clone();
         let read = Arc::clone(&files);
         let packing = blocking("packing a commit", move || {

@@ -114,12 +114,18 @@ impl Fixture {
 
     /// Closes the store and opens it again, as a restart does.
     pub(crate) fn reopen(self) -> Self {
+        self.reopen_after(|_| {})
+    }
+
+    /// The same, with something done to the files in between.
+    pub(crate) fn reopen_after(self, meanwhile: impl FnOnce(&Path)) -> Self {
         let Self {
             root,
             store,
             events,
         } = self;
         drop(store);
+        meanwhile(root.path());
         Self {
             store: open_when_free(root.path()),
             root,

@@ -9,6 +9,7 @@ mod grpc;
 mod import_url;
 mod life;
 mod overlay;
+mod power;
 mod pull;
 mod registry;
 mod unpack;
