@@ -1,9 +1,12 @@
 //! The verbs, one per file.
 
 mod attach;
+mod commit;
 mod completion;
 mod create;
+mod diff;
 mod exec;
+mod export;
 mod history;
 mod images;
 mod import;
@@ -59,21 +62,27 @@ mod nouns;
 verbs! { Verb {
     /// Open a window on a running container
     Attach(attach::Attach) = "attach",
+    /// Make an image of a container
+    Commit(commit::Commit) = "commit",
     /// Write a completion script for a shell
     Completion(completion::Completion) = "completion",
     /// Manage containers
     Container(nouns::Container) = "container",
     /// Create a container and do not start it
     Create(create::Create) = "create",
+    /// Show what a container changed in its files, or how two images differ
+    Diff(diff::Diff) = "diff",
     /// Run one more program in a running container
     Exec(exec::Exec) = "exec",
+    /// Write a container's file system as a tar archive
+    Export(export::Export) = "export",
     /// Show how an image was built
     History(history::History) = "history",
     /// Manage images
     Image(nouns::Image) = "image",
     /// List images
     Images(images::Images) = "images",
-    /// Make an image of a tar archive
+    /// Make an image of a tar archive or of one at a URL
     Import(import::Import) = "import",
     /// Show what the engine is, holds and runs on
     Info(info::Info) = "info",

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use gantry_integration_tests::engine::{Engine, with_engine};
+use gantry_integration_tests::fixture::busybox_members;
 use gantry_integration_tests::image::{Builder, Image};
 use gantry_integration_tests::registry::{ForeignRegistry, push};
 use gantry_integration_tests::tar::{Member, archive};
@@ -164,6 +165,67 @@ fn what_docker_pushed_pulls_and_runs() -> Result<()> {
         daemon.docker(&["import", &archive, &reference])?;
         daemon.docker(&["push", &reference])?;
         pulls_and_runs(engine, &reference, &["/guest", "echo", "hello"])
+    })
+}
+
+#[test]
+#[ignore = "installs other engines on the machine: make interop"]
+fn docker_lists_the_same_changes_and_runs_what_a_commit_pushed() -> Result<()> {
+    const CHANGE: &str = "echo more >> /etc/passwd; rm /etc/group; rm -r /home; mkdir -p /home/new; \
+        mkdir -p /a/b; echo x > /a/b/c; ln /a/b/c /a/d; chmod 700 /tmp; touch /root; \
+        rm /bin/vi; mkdir /bin/vi; echo x > /bin/vi/f; ln -s /a /s; mknod /n c 1 3; chmod 755 /bin";
+    with_engine(|engine| {
+        let registry = ForeignRegistry::start()?;
+        let directory = tempfile::Builder::new().prefix("gt-docker-").tempdir()?;
+        let daemon = DockerDaemon::start(directory.path())?;
+        let path = directory.path().join("box.tar");
+        std::fs::write(&path, archive(&busybox_members()?))?;
+        let path = path.to_string_lossy().into_owned();
+        engine.ok(&["import", &path, "box"])?;
+        daemon.docker(&["import", &path, "box"])?;
+        let run = [
+            "run",
+            "--name",
+            "it",
+            "--network",
+            "none",
+            "box",
+            "/bin/sh",
+            "-c",
+            CHANGE,
+        ];
+        engine.ok(&run)?;
+        daemon.docker(&run)?;
+        let sorted = |text: String| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let (ours, dockers) = (
+            sorted(engine.ok(&["diff", "it"])?),
+            sorted(daemon.docker(&["diff", "it"])?),
+        );
+        ensure!(ours == dockers, "ours: {ours:#?}\nDocker's: {dockers:#?}");
+
+        let reference = format!("{}/by/commit:latest", registry.address);
+        engine.ok(&["commit", "it", &reference])?;
+        engine.ok(&["push", &reference])?;
+        let look = "cat /a/d; ls /home /bin/vi; stat -c '%a %h' /tmp /a/b/c; test -e /etc/group || echo gone; readlink /s";
+        let look = [
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            &reference,
+            "/bin/sh",
+            "-c",
+            look,
+        ];
+        let there = daemon.docker(&look)?;
+        ensure!(engine.ok(&look)? == there, "{there}");
+        ensure!(there.contains("new") && there.contains("gone"), "{there}");
+        engine.ok(&["rm", "it"])?;
+        Ok(())
     })
 }
 

@@ -5,6 +5,7 @@
 mod archives;
 mod bad_input;
 mod clients;
+mod commit;
 mod container;
 mod debian;
 mod images;

@@ -17,6 +17,7 @@ use gantry_oci::{
     Platform, RootFs,
 };
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::ImageStore;
 use crate::changes;
@@ -45,6 +46,8 @@ pub type Pieces = mpsc::Receiver<Result<Bytes, String>>;
 
 /// Bytes packed between two reports to the unpacker.
 const BATCH_BYTES: usize = 256 << 10;
+/// Pieces between a server and the thread that packs them.
+const FETCHED_PIECES: usize = 8;
 
 impl ImageStore {
     /// Makes an image of a tar stream. What is wrong with the options is said
@@ -108,8 +111,62 @@ impl ImageStore {
         .await
     }
 
+    /// The same with an archive that is at a URL.
+    pub async fn import_from(
+        &self,
+        options: &ImportOptions,
+        url: &str,
+        cancel: &CancellationToken,
+    ) -> Result<Arc<Image>, ImageError> {
+        self.check_import(options)?;
+        let failed = |source| ImageError::Source {
+            url: url.to_owned(),
+            source: Box::new(source),
+        };
+        let cancelled = || ImageError::Cancelled {
+            what: format!("the import of {url}"),
+        };
+        let mut source = tokio::select! {
+            source = self.shared.client.fetch_source(url) => source.map_err(failed)?,
+            () = cancel.cancelled() => return Err(cancelled()),
+        };
+        let (sender, pieces) = mpsc::channel(FETCHED_PIECES);
+        let forward = async move {
+            loop {
+                let next = tokio::select! {
+                    next = source.next() => next.map_err(failed),
+                    () = cancel.cancelled() => Err(cancelled()),
+                };
+                let piece = match &next {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(piece)) => Ok(piece.clone()),
+                    Err(error) => Err(error.to_string()),
+                };
+                // An import that ended early says why itself.
+                if sender.send(piece).await.is_err() {
+                    return Ok(());
+                }
+                next?;
+            }
+        };
+        let (imported, forwarded) = tokio::join!(self.import(options, pieces), forward);
+        forwarded.and(imported)
+    }
+
+    /// Refuses what is wrong with the options.
+    fn check_import(&self, options: &ImportOptions) -> Result<(), ImageError> {
+        if let Some(text) = &options.reference {
+            self.new_name(text)?;
+        }
+        let mut container = ContainerConfig::default();
+        options
+            .changes
+            .iter()
+            .try_for_each(|change| changes::apply(&mut container, change))
+    }
+
     /// Writes configuration and manifest, brings everything to the disk, and records it.
-    fn keep_image(
+    pub(crate) fn keep_image(
         &self,
         config: ImageConfig,
         layers: Vec<LayerRecord>,
@@ -321,7 +378,7 @@ pub(crate) struct PieceReader {
 }
 
 impl PieceReader {
-    pub(crate) fn new(pieces: Pieces) -> Self {
+    pub(crate) const fn new(pieces: Pieces) -> Self {
         Self {
             pieces,
             current: Bytes::new(),

@@ -35,7 +35,7 @@ use std::io::{Read, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use gantry_oci::{Algorithm, Digest, Hasher};
-use rustix::fs::{FileType, Gid, Mode, Timespec, Uid, XattrFlags};
+use rustix::fs::{FileType, Gid, Mode, Stat, Timespec, Uid, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +89,27 @@ pub struct RootAttributes {
     pub uid: u32,
     pub gid: u32,
     pub mode: u32,
+}
+
+impl Default for RootAttributes {
+    /// What a root directory is where no layer says anything.
+    fn default() -> Self {
+        Self {
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+        }
+    }
+}
+
+impl RootAttributes {
+    pub(crate) const fn of(stat: &Stat) -> Self {
+        Self {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mode: stat.st_mode & 0o7777,
+        }
+    }
 }
 
 /// Unpacks an archive into an empty directory. Blocks; on an error the
