@@ -114,9 +114,11 @@ impl ImageStore {
             }
         }
         let snapshots = Snapshots::new(records.snapshots()?);
+        let hosts = config.hosts();
+        hosts.check()?;
         let store = Self {
             shared: Arc::new(Shared {
-                client: Client::new(config.hosts()),
+                client: Client::new(hosts),
                 config,
                 layers: Layers::open(&places)?,
                 content,
@@ -169,8 +171,13 @@ impl ImageStore {
             .collect())
     }
 
-    /// Checks a user's credentials with a registry. Empty: Docker Hub.
-    pub async fn login(&self, registry: &str, credentials: Credentials) -> Result<(), ImageError> {
+    /// Checks a user's credentials with a registry. Empty: Docker Hub. What its
+    /// token service gave to be kept in place of the password, if it gave something.
+    pub async fn login(
+        &self,
+        registry: &str,
+        credentials: Credentials,
+    ) -> Result<Option<String>, ImageError> {
         Ok(self.shared.client.login(registry, credentials).await?)
     }
 

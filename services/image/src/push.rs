@@ -86,7 +86,8 @@ impl ImageStore {
         let repository = self
             .shared
             .client
-            .repository(reference, Access::Push, credentials)?
+            .repository(reference, Access::Push, credentials)
+            .await?
             .mounting_from(mountable_from(reference, image));
         let bytes = Arc::new(AtomicU64::new(0));
         let slots = Arc::new(Semaphore::new(self.shared.config.parallel_layers.max(1)));

@@ -40,16 +40,25 @@ impl ImageStore {
         let mut sources = self
             .shared
             .client
-            .sources(reference, options.credentials.clone())?;
-        let mut last = None;
+            .sources(reference, options.credentials.clone())
+            .await?;
+        let (mut last, mut asked) = (None, Vec::new());
         for position in 0..sources.len() {
+            if reference.digest().is_none() && !sources[position].resolves_tags() {
+                continue;
+            }
             match self
                 .resolve_at(&sources[position], reference, options)
                 .await
             {
                 Ok(mut resolved) => {
-                    sources.rotate_left(position);
-                    resolved.sources = sources;
+                    // Those that were asked in vain are asked for layers last.
+                    let answered = sources.split_off(position);
+                    let (silent, unasked): (Vec<_>, Vec<_>) = sources
+                        .into_iter()
+                        .partition(|source| asked.contains(&source.host().to_owned()));
+                    let all = unasked.into_iter().chain(answered).chain(silent);
+                    resolved.sources = all.filter(Repository::gives_content).collect();
                     return Ok(resolved);
                 }
                 Err(error) => {
@@ -59,6 +68,7 @@ impl ImageStore {
                         error = text,
                         "no answer to use"
                     );
+                    asked.push(sources[position].host().to_owned());
                     last = Some(error);
                 }
             }

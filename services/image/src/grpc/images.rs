@@ -167,10 +167,10 @@ impl ImageService for ImageGrpc {
         let credentials = credentials.ok_or(ImageError::Missing {
             field: "the user name",
         })?;
-        self.store.login(&request.registry, credentials).await?;
+        let identity = self.store.login(&request.registry, credentials).await?;
         Ok(Response::new(proto::LoginResponse {
             status: "Login Succeeded".to_owned(),
-            identity_token: String::new(),
+            identity_token: identity.unwrap_or_default(),
         }))
     }
 

@@ -130,8 +130,14 @@ fn registry(error: &RegistryError, message: &str) -> Fault {
                 .with("path", path)
         }
         RegistryError::Tls(_) => fault(Code::Internal, "TLS"),
-        RegistryError::Credentials { path, .. } => {
-            fault(Code::FailedPrecondition, "CREDENTIALS_UNREADABLE").with("path", path)
+        RegistryError::Configuration { host, .. } => {
+            fault(Code::FailedPrecondition, "REGISTRY_CONFIGURATION").with("registry", host)
+        }
+        RegistryError::HostsFile { path, .. } => {
+            fault(Code::FailedPrecondition, "REGISTRY_CONFIGURATION").with("path", path)
+        }
+        RegistryError::Credentials { host, .. } => {
+            fault(Code::FailedPrecondition, "CREDENTIALS_UNREADABLE").with("registry", host)
         }
         RegistryError::Local { .. } => fault(Code::Internal, "CONTENT_STORE"),
     }

@@ -40,6 +40,7 @@ pub(super) fn check_platform(
 pub(super) fn credentials(wire: proto::RegistryAuth) -> Option<Credentials> {
     if !wire.identity_token.is_empty() {
         return Some(Credentials::Identity {
+            username: wire.username,
             token: wire.identity_token,
         });
     }

@@ -46,7 +46,7 @@ impl Repository {
         let response = self
             .ask(Exchange {
                 method: Method::HEAD,
-                target: Target::Path(format!("/v2/{}/blobs/{digest}", self.name)),
+                target: self.target(&format!("blobs/{digest}")),
                 headers: HeaderMap::new(),
                 body: &nothing,
                 what: format!("blob {digest}"),
@@ -147,7 +147,7 @@ impl Repository {
         let raw = document.raw().clone();
         self.ask(Exchange {
             method: Method::PUT,
-            target: Target::Path(format!("/v2/{}/manifests/{reference}", self.name)),
+            target: self.target(&format!("manifests/{reference}")),
             headers,
             body: &|| full(raw.clone()),
             what,

@@ -637,7 +637,7 @@ async fn mirrors_are_asked_first_and_the_registry_for_what_they_have_not() {
     publish(&registry, "v1", &layers);
     publish(&mirror, "v1", &layers[..1]);
     let table = HostConfig {
-        mirrors: vec!["127.0.0.1:1".into(), mirror.host.clone()],
+        mirrors: vec!["127.0.0.1:1".into(), mirror.host.as_str().into()],
         ..HostConfig::default()
     };
     let fixture = Fixture::with(Config {
