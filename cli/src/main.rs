@@ -17,6 +17,7 @@ mod inspect;
 mod operands;
 mod parse;
 mod progress;
+mod registry_auth;
 mod session;
 mod stream;
 mod supervise;

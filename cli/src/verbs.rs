@@ -11,6 +11,7 @@ mod info;
 mod inspect;
 mod kill;
 mod login;
+mod logout;
 mod logs;
 mod network_ls;
 mod pause;
@@ -23,6 +24,7 @@ mod restart;
 mod rm;
 mod rmi;
 mod run;
+mod search;
 mod start;
 mod stats;
 mod stop;
@@ -79,8 +81,10 @@ verbs! { Verb {
     Inspect(inspect::Inspect) = "inspect",
     /// Send a signal to containers
     Kill(kill::Kill) = "kill",
-    /// Check a user name and password against a registry
+    /// Log in to a registry
     Login(login::Login) = "login",
+    /// Log out from a registry
+    Logout(logout::Logout) = "logout",
     /// Show what a container has written
     Logs(logs::Logs) = "logs",
     /// Manage networks
@@ -105,6 +109,8 @@ verbs! { Verb {
     Rmi(rmi::Rmi) = "rmi",
     /// Create a container and run it
     Run(run::Run) = "run",
+    /// Look for images in a registry
+    Search(search::Search) = "search",
     /// Start containers
     Start(start::Start) = "start",
     /// Show what containers use

@@ -5,6 +5,7 @@ use gantry_oci::config::CONFIG_MAX;
 use gantry_oci::manifest::MANIFEST_MAX;
 use gantry_oci::{
     Descriptor, Digest, Document, DocumentKind, ImageConfig, Index, Manifest, Platform, Reference,
+    Tag,
 };
 
 use crate::ImageStore;
@@ -73,9 +74,27 @@ impl ImageStore {
                 }
             }
         }
-        Err(last.unwrap_or(ImageError::NotFound {
-            reference: reference.familiar(),
-        }))
+        Err(last.unwrap_or_else(|| nobody_knows(reference)))
+    }
+
+    /// The tags of a repository, from the first that knows them.
+    pub(crate) async fn remote_tags(
+        &self,
+        repository: &Reference,
+        options: &PullOptions,
+    ) -> Result<Vec<Tag>, ImageError> {
+        let client = &self.shared.client;
+        let sources = client
+            .sources(repository, options.credentials.clone())
+            .await?;
+        let mut last = None;
+        for source in sources.iter().filter(|source| source.resolves_tags()) {
+            match source.tags().await {
+                Ok(tags) => return Ok(tags),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.map_or_else(|| nobody_knows(repository), ImageError::from))
     }
 
     async fn resolve_at(
@@ -184,6 +203,12 @@ impl ImageStore {
         let raw = source.small_blob(descriptor, CONFIG_MAX).await?;
         let size = raw.len() as u64;
         Ok((raw, size))
+    }
+}
+
+fn nobody_knows(reference: &Reference) -> ImageError {
+    ImageError::NotFound {
+        reference: reference.familiar(),
     }
 }
 

@@ -19,7 +19,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::error::{Error, Peer, Result};
 
-pub use image::{Images, Prepared, PullProgress};
+pub use image::{Images, Prepared, PullProgress, RegistryAuth};
 pub use network::{EndpointWanted, Networks};
 pub use runtime::{
     ContainerWanted, EtcFile, EventKind, EventStream, ExecWanted, Live, LiveStatus, LogBatch,

@@ -14,6 +14,7 @@ use crate::import::ImportOptions;
 use crate::list::Filter;
 use crate::pull::PullOptions;
 use crate::registry_client::Credentials;
+use crate::search::SearchOptions;
 
 /// Pieces of an import between the connection and the thread that packs them.
 const IMPORT_PIECES: usize = 8;
@@ -35,7 +36,12 @@ impl ImageService for ImageGrpc {
         self.stream(wire::pull_event, move |watcher, cancel| {
             options.cancel = cancel;
             async move {
-                let pulled = store.pull(&request.reference, &options, watcher).await?;
+                let reference = &request.reference;
+                let pulled = if request.all_tags {
+                    store.pull_all(reference, &options, watcher).await?
+                } else {
+                    store.pull(reference, &options, watcher).await?
+                };
                 Ok(wire::pull_done(&pulled))
             }
         })
@@ -46,9 +52,14 @@ impl ImageService for ImageGrpc {
         let store = self.store.clone();
         let credentials: Option<Credentials> = request.auth.and_then(wire::credentials);
         self.stream(wire::push_event, move |watcher, cancel| async move {
-            let pushed = store
-                .push(&request.reference, credentials, &cancel, watcher)
-                .await?;
+            let reference = &request.reference;
+            let pushed = if request.all_tags {
+                store
+                    .push_all(reference, credentials, &cancel, watcher)
+                    .await?
+            } else {
+                store.push(reference, credentials, &cancel, watcher).await?
+            };
             Ok(wire::push_done(&pushed))
         })
     }
@@ -176,9 +187,23 @@ impl ImageService for ImageGrpc {
 
     async fn search(
         &self,
-        _request: Request<proto::SearchRequest>,
+        request: Request<proto::SearchRequest>,
     ) -> Answer<proto::SearchResponse> {
-        Err(Status::unimplemented("search"))
+        let request = request.into_inner();
+        let filters = request.filters.into_iter().map(|filter| Filter {
+            key: filter.key,
+            value: filter.value,
+        });
+        let options = SearchOptions {
+            term: request.term,
+            limit: request.limit,
+            filters: filters.collect(),
+            credentials: request.auth.and_then(wire::credentials),
+        };
+        let found = self.store.search(&options).await?;
+        Ok(Response::new(proto::SearchResponse {
+            results: found.into_iter().map(wire::found).collect(),
+        }))
     }
 
     async fn compare_images(

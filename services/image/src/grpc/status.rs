@@ -82,6 +82,17 @@ impl From<ImageError> for Status {
             ImageError::Filter { key, value, .. } => fault(Code::InvalidArgument, "INVALID_FILTER")
                 .with("key", key)
                 .with("value", value),
+            ImageError::NotARepository { reference } => {
+                fault(Code::InvalidArgument, "INVALID_REFERENCE").with("reference", reference)
+            }
+            ImageError::PackedMissing { reference, layer } => {
+                fault(Code::FailedPrecondition, "PACKED_LAYER_MISSING")
+                    .with("reference", reference)
+                    .with("layer", layer)
+            }
+            ImageError::SearchLimit { limit, .. } => {
+                fault(Code::InvalidArgument, "INVALID_LIMIT").with("limit", limit)
+            }
             ImageError::Stream { .. } => fault(Code::Aborted, "STREAM_BROKEN"),
             ImageError::Cancelled { .. } => fault(Code::Cancelled, "CANCELLED"),
             ImageError::TaskLost { .. } => fault(Code::Internal, "TASK_LOST"),

@@ -10,7 +10,7 @@ use crate::error::ImageError;
 use crate::image::Image;
 use crate::pull::{Event, LayerState, Pulled};
 use crate::push::Pushed;
-use crate::registry_client::Credentials;
+use crate::registry_client::{Credentials, Found};
 use crate::snapshots::Snapshot;
 
 pub(super) fn platform(wire: types::Platform) -> Platform {
@@ -138,7 +138,7 @@ fn layer_progress(event: Event) -> Option<proto::LayerProgress> {
             current,
             total,
         }),
-        Event::Resolved { .. } => None,
+        Event::Resolved { .. } | Event::Pulled(_) | Event::Pushed(_) => None,
     }
 }
 
@@ -160,6 +160,8 @@ pub(super) fn pull_event(event: Event) -> Option<proto::PullResponse> {
                 .collect(),
         }),
         layer @ Event::Layer { .. } => proto::pull_response::Event::Layer(layer_progress(layer)?),
+        Event::Pulled(pulled) => return Some(pull_done(&pulled)),
+        Event::Pushed(_) => return None,
     };
     Some(proto::PullResponse { event: Some(event) })
 }
@@ -176,6 +178,9 @@ pub(super) fn pull_done(pulled: &Pulled) -> proto::PullResponse {
 }
 
 pub(super) fn push_event(event: Event) -> Option<proto::PushResponse> {
+    if let Event::Pushed(pushed) = &event {
+        return Some(push_done(pushed));
+    }
     Some(proto::PushResponse {
         event: Some(proto::push_response::Event::Layer(layer_progress(event)?)),
     })
@@ -189,5 +194,15 @@ pub(super) fn push_done(pushed: &Pushed) -> proto::PushResponse {
             size: pushed.size,
             bytes_uploaded: pushed.bytes,
         })),
+    }
+}
+
+pub(super) fn found(found: Found) -> proto::SearchResult {
+    proto::SearchResult {
+        name: found.name,
+        description: found.description,
+        stars: found.stars,
+        official: found.official,
+        automated: found.automated,
     }
 }

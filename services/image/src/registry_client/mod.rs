@@ -89,6 +89,7 @@ pub struct Repository {
     name: String,
     access: Access,
     credentials: Option<Credentials>,
+    mirror: bool,
     /// Another repository of the host that blobs are to be mounted from.
     mount_from: Option<String>,
 }
@@ -141,10 +142,11 @@ impl Client {
         for mirror in layout.mirrors {
             if mirror.abilities.pull || mirror.abilities.resolve {
                 // The caller's credentials are for the registry, and no business of a mirror's.
-                sources.push(
-                    self.repository_at(mirror, reference, Access::Pull, None)
-                        .await?,
-                );
+                let mut source = self
+                    .repository_at(mirror, reference, Access::Pull, None)
+                    .await?;
+                source.mirror = true;
+                sources.push(source);
             }
         }
         let registry = layout.registry;
@@ -168,6 +170,7 @@ impl Client {
             site,
             name: reference.name().as_str().to_owned(),
             access,
+            mirror: false,
             mount_from: None,
         })
     }
@@ -211,6 +214,7 @@ impl Client {
             site: self.shared.hosts.site(host)?,
             name: String::new(),
             access,
+            mirror: false,
             mount_from: None,
         })
     }
@@ -235,6 +239,12 @@ impl Repository {
     #[must_use]
     pub fn host(&self) -> &str {
         &self.site.host
+    }
+
+    /// Whether it has what another registry has, and is not that itself.
+    #[must_use]
+    pub const fn is_mirror(&self) -> bool {
+        self.mirror
     }
 
     /// Whether it is asked what a tag stands for.
