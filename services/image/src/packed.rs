@@ -376,7 +376,7 @@ impl ImageStore {
     pub(crate) fn adopt(
         &self,
         image: &Image,
-        packed: &Packed,
+        mut packed: Packed,
         name: Reference,
     ) -> Result<(), ImageError> {
         let mut known = image.clone();
@@ -385,6 +385,7 @@ impl ImageStore {
         if packed.changed {
             let document = &packed.document;
             let content = &self.shared.content;
+            packed.lease.add(self, document.digest());
             content.put_known(document.digest(), document.raw(), Commit::Deferred)?;
             self.shared.syncer.sync()?;
             content.sync_all_pending()?;
@@ -394,7 +395,14 @@ impl ImageStore {
             // The index does not name this manifest.
             known.record.index = None;
         }
-        self.record(known).map(drop)
+        self.record(known)?;
+        // What only the old packing had was kept until now.
+        drop(packed.lease);
+        let old = Candidates {
+            layers: Vec::new(),
+            ..Candidates::of_image(image)
+        };
+        self.collect(&old).map(drop)
     }
 
     /// Lets go of a packed form that was not sent: what was made for it goes.

@@ -67,7 +67,7 @@ impl ImageStore {
         let name = reference.repository().with_digest(pushed.digest.clone());
         let store = self.clone();
         blocking("recording a push", move || {
-            store.adopt(&image, &packed, name)
+            store.adopt(&image, packed, name)
         })
         .await?;
         Ok(pushed)
