@@ -33,8 +33,9 @@ use crate::pull::{Event, LayerState, Watcher, blocking};
 use crate::registry_client::Repository;
 use crate::unpack::{self, UnpackError, Unpacked};
 
-/// Pieces of a download between the task that receives and the thread that writes.
-const CHANNEL_PIECES: usize = 16;
+/// Pieces of a download between the task that receives and the thread that
+/// writes: enough for both to work, and little to lose.
+const CHANNEL_PIECES: usize = 4;
 /// Small pieces are gathered up to this many bytes before they are hashed and written.
 const GATHER_BYTES: usize = 256 << 10;
 

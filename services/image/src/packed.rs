@@ -32,8 +32,9 @@ use crate::image::{Image, LayerRecord};
 use crate::pull::{Watcher, blocking};
 use crate::registry_client::{Credentials, Repository};
 
-/// Pieces of a download between the task that receives and the thread that writes.
-const CHANNEL_PIECES: usize = 16;
+/// Pieces of a download between the task that receives and the thread that
+/// writes: enough for both to work, and little to lose.
+const CHANNEL_PIECES: usize = 4;
 
 /// What becomes of layers that are not packed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -28,6 +28,10 @@ pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
 
 /// How long a host may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that may be under way on a connection, or wait in the kernel: what a
+/// process that is killed has to fetch again. Left alone it grows to many
+/// megabytes where the disk is slower than the network.
+const WINDOW: usize = 1 << 20;
 /// How long an idle connection is kept: a pull follows the one before soon or not at all.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -53,6 +57,7 @@ pub(super) fn client(host: &str, tls: &Tls) -> Result<HttpClient, RegistryError>
     connector.enforce_http(false);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     connector.set_nodelay(true);
+    connector.set_recv_buffer_size(Some(WINDOW));
     // HTTP/1.1 alone: each layer gets a connection of its own, and none waits for another's window.
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
