@@ -18,6 +18,7 @@
 mod catalogue;
 mod chain;
 mod changes;
+mod compress;
 pub mod config;
 mod disk;
 mod download;

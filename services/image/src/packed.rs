@@ -7,14 +7,11 @@
 //! push packs what came plain, as Docker does. Either makes another manifest for
 //! the same configuration, and so for the same image.
 
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use flate2::write::GzEncoder;
 use gantry_oci::content::{Commit, ContentError, Expected, IngestKey};
 use gantry_oci::manifest::MANIFEST_MAX;
 use gantry_oci::{
@@ -24,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::ImageStore;
+use crate::compress::compress;
 use crate::download::Download;
 use crate::error::ImageError;
 use crate::flight::Role;
@@ -176,7 +174,8 @@ impl ImageStore {
                 }
             }
             if plain == PlainLayers::Compress
-                && let Some(compressed) = self.compressed(&descriptor, cancel).await?
+                && let Some(compressed) =
+                    compress(&self.shared.content, &descriptor, cancel).await?
             {
                 packed.made.push(compressed.digest.clone());
                 packed.lease.add(self, &compressed.digest);
@@ -223,46 +222,6 @@ impl ImageStore {
         })?;
         let media_type = manifest.media_type.as_ref();
         Document::parse(raw, media_type).map_err(|source| unusable(image, source))
-    }
-
-    /// The layer packed with gzip, if it is not packed.
-    async fn compressed(
-        &self,
-        layer: &Descriptor,
-        cancel: &CancellationToken,
-    ) -> Result<Option<Descriptor>, ImageError> {
-        let content = self.shared.content.clone();
-        let (digest, cancel) = (layer.digest.clone(), cancel.clone());
-        blocking("packing a layer", move || {
-            let path = content.blob_path(&digest);
-            let (mut file, _) = content.open_blob(&digest)?;
-            let mut head = Vec::new();
-            let failed = |error| ImageError::io("read", &path)(error);
-            file.by_ref()
-                .take(4)
-                .read_to_end(&mut head)
-                .and_then(|_| file.rewind())
-                .map_err(failed)?;
-            if Compression::detect(&head) != Compression::None {
-                return Ok(None);
-            }
-            let mut writer = content.writer(&IngestKey::random())?;
-            let source = Cancellable { file, cancel };
-            // Without a name or a time in its header: the same layer gives the same blob.
-            let mut encoder = GzEncoder::new(&mut writer, flate2::Compression::fast());
-            let written = copy(source, &mut encoder).and_then(|()| encoder.finish().map(drop));
-            if let Err(error) = written {
-                writer.abort()?;
-                return Err(failed(error));
-            }
-            let committed = writer.commit(&Expected::anything(), Commit::Deferred)?;
-            Ok(Some(Descriptor::new(
-                MediaType::OciLayerGzip,
-                committed.digest,
-                committed.size,
-            )))
-        })
-        .await
     }
 
     /// Fetches a blob of the image from a registry that the image is known to be in.
@@ -474,30 +433,5 @@ fn in_one_dialect<'a>(
         },
         layers: layers.map(typed).collect(),
         ..old.clone()
-    }
-}
-
-/// A file that ends with an error when nobody wants what is made of it.
-struct Cancellable {
-    file: File,
-    cancel: CancellationToken,
-}
-
-impl io::Read for Cancellable {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
-            return Err(io::Error::other("it was cancelled"));
-        }
-        self.file.read(buffer)
-    }
-}
-
-fn copy(mut source: impl io::Read, target: &mut impl io::Write) -> io::Result<()> {
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match source.read(&mut buffer)? {
-            0 => return Ok(()),
-            count => target.write_all(&buffer[..count])?,
-        }
     }
 }

@@ -1,5 +1,7 @@
 //! A registry in the test process, which serves what it is given and misbehaves on request.
 
+mod tokens;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -287,7 +289,7 @@ impl Registry {
             let bytes = content.blobs[rest].clone();
             return self.send_blob(&mut content, rest, bytes, headers);
         }
-        if content.login.is_some() && !lets_in(&mut content, authorization, path) {
+        if content.login.is_some() && !tokens::lets_in(&mut content, authorization, path) {
             let realm = format!(
                 r#"Bearer realm="http://{}/token",service="mock",scope="x""#,
                 self.host
@@ -438,39 +440,6 @@ impl Registry {
         empty(201, &[])
     }
 
-    /// The token service.
-    fn token(
-        &self,
-        content: &mut Content,
-        method: &Method,
-        query: &str,
-        authorization: Option<&str>,
-        body: &[u8],
-    ) -> Response {
-        let form = String::from_utf8_lossy(body).into_owned();
-        let (known, asked) = if method == Method::POST {
-            let token = parameter(&form, "refresh_token");
-            (token.as_deref() == Some("a-long-lived-one"), form.as_str())
-        } else {
-            // "bob:secret"
-            (authorization == Some("Basic Ym9iOnNlY3JldA=="), query)
-        };
-        if !known || parameter(asked, "service").as_deref() != Some("mock") {
-            return plain(401);
-        }
-        let scope = parameter(asked, "scope").unwrap_or_default();
-        let token = format!("t{}", content.tokens.len());
-        let life = content.token_life;
-        content.tokens.insert(token.clone(), (scope, life));
-        let refresh = match parameter(asked, "offline_token") {
-            Some(_) => r#","refresh_token":"a-long-lived-one""#,
-            None => "",
-        };
-        Response::new(Body::from(format!(
-            r#"{{"token":"{token}","expires_in":300{refresh}}}"#
-        )))
-    }
-
     fn send_blob(
         &self,
         content: &mut Content,
@@ -531,24 +500,6 @@ impl Registry {
         let pieces = futures::stream::iter(pieces.into_iter().map(Ok)).chain(broken);
         response.body(Body::from_stream(pieces)).unwrap()
     }
-}
-
-/// Whether a token is good for what is asked: for this repository, and not used up.
-fn lets_in(content: &mut Content, authorization: Option<&str>, path: &str) -> bool {
-    let token = authorization.and_then(|value| value.strip_prefix("Bearer "));
-    let Some((scope, left)) = token.and_then(|token| content.tokens.get_mut(token)) else {
-        return false;
-    };
-    let rest = path.strip_prefix("/v2/").unwrap_or_default();
-    let name = ["/manifests/", "/blobs/", "/tags/"]
-        .iter()
-        .find_map(|part| rest.split_once(part))
-        .map_or("", |(name, _)| name);
-    if *left == 0 || !scope.contains(&format!("repository:{name}:")) && !name.is_empty() {
-        return false;
-    }
-    *left -= 1;
-    true
 }
 
 /// One page of a list, with a link to the next.
