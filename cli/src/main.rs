@@ -18,6 +18,7 @@ mod new_file;
 mod operands;
 mod parse;
 mod progress;
+mod registry_auth;
 mod session;
 mod stream;
 mod supervise;

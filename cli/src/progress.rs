@@ -40,6 +40,8 @@ pub(crate) struct Progress {
     layers: HashMap<String, Layer>,
     /// As the caller named the image.
     reference: String,
+    /// Every tag of a repository, and whether one of them was new.
+    many: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -65,23 +67,31 @@ impl Progress {
     }
 
     fn new(way: Way, reference: &str, channel: Channel, quiet: bool) -> Self {
-        let terminal = match channel {
-            Channel::Stdout => io::stdout().is_terminal(),
-            Channel::Stderr => io::stderr().is_terminal(),
-        };
-        let bars = (terminal && !quiet).then(|| {
-            MultiProgress::with_draw_target(match channel {
-                Channel::Stdout => ProgressDrawTarget::stdout(),
-                Channel::Stderr => ProgressDrawTarget::stderr(),
-            })
-        });
         Self {
             way,
             channel,
             quiet,
-            bars,
+            bars: (!quiet).then(|| bars(channel)).flatten(),
             layers: HashMap::new(),
             reference: reference.to_owned(),
+            many: None,
+        }
+    }
+
+    /// The same for every tag of a repository.
+    pub(crate) fn of_many(self) -> Self {
+        Self {
+            many: Some(false),
+            ..self
+        }
+    }
+
+    /// One of many images is done, and the next begins.
+    fn again(&mut self) {
+        self.finish();
+        self.layers.clear();
+        if !self.quiet {
+            self.bars = bars(self.channel);
         }
     }
 
@@ -91,14 +101,12 @@ impl Progress {
             Some(PullEvent::Resolved(resolved)) => self.resolved(&resolved)?,
             Some(PullEvent::Layer(layer)) => self.layer(&layer)?,
             Some(PullEvent::Done(done)) => {
-                self.finish();
-                let status = if done.updated {
-                    "Downloaded newer image for"
-                } else {
-                    "Image is up to date for"
-                };
+                self.again();
                 self.line(&format!("Digest: {}", done.digest))?;
-                self.line(&format!("Status: {status} {}", familiar(&self.reference)))?;
+                match &mut self.many {
+                    Some(updated) => *updated |= done.updated,
+                    None => self.status(done.updated, &familiar(&self.reference))?,
+                }
                 return Ok(Some(done));
             }
             None => {}
@@ -106,13 +114,30 @@ impl Progress {
         Ok(None)
     }
 
+    /// The last word where there were many images.
+    pub(crate) fn all_pulled(&mut self) -> io::Result<()> {
+        match self.many {
+            Some(updated) => self.status(updated, &familiar_repository(&self.reference)),
+            None => Ok(()),
+        }
+    }
+
+    fn status(&self, updated: bool, name: &str) -> io::Result<()> {
+        let status = if updated {
+            "Downloaded newer image for"
+        } else {
+            "Image is up to date for"
+        };
+        self.line(&format!("Status: {status} {name}"))
+    }
+
     /// Shows one step of a push; the end's summary where it is the last.
     pub(crate) fn pushed(&mut self, response: PushResponse) -> io::Result<Option<PushDone>> {
         match response.event {
             Some(PushEvent::Layer(layer)) => self.layer(&layer)?,
             Some(PushEvent::Done(done)) => {
-                self.finish();
-                let tag = parsed(&self.reference)
+                self.again();
+                let tag = parsed(&done.reference)
                     .and_then(|reference| reference.tag().map(ToString::to_string))
                     .unwrap_or_else(|| "latest".to_owned());
                 self.line(&format!(
@@ -277,6 +302,15 @@ impl Progress {
     }
 }
 
+/// Bars, where there is a terminal to draw them on.
+fn bars(channel: Channel) -> Option<MultiProgress> {
+    let (terminal, target) = match channel {
+        Channel::Stdout => (io::stdout().is_terminal(), ProgressDrawTarget::stdout()),
+        Channel::Stderr => (io::stderr().is_terminal(), ProgressDrawTarget::stderr()),
+    };
+    terminal.then(|| MultiProgress::with_draw_target(target))
+}
+
 fn bar_style() -> ProgressStyle {
     ProgressStyle::with_template(
         "{prefix}: {msg:<14} [{bar:40}] {decimal_bytes:>9}/{decimal_total_bytes:<9}",
@@ -303,6 +337,22 @@ pub(crate) fn familiar(text: &str) -> String {
 /// "docker.io/library/debian:12" for "debian:12".
 pub(crate) fn canonical(text: &str) -> String {
     parsed(text).map_or_else(|| text.to_owned(), |reference| reference.canonical())
+}
+
+/// "docker.io/library/debian" for "debian".
+pub(crate) fn repository(text: &str) -> String {
+    parsed(text).map_or_else(
+        || text.to_owned(),
+        |reference| reference.repository().canonical(),
+    )
+}
+
+/// "debian" for "docker.io/library/debian".
+fn familiar_repository(text: &str) -> String {
+    parsed(text).map_or_else(
+        || text.to_owned(),
+        |reference| reference.repository().familiar(),
+    )
 }
 
 /// Whether `text` is an image's name by its syntax; the reason where it is not.

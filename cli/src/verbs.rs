@@ -15,6 +15,7 @@ mod inspect;
 mod kill;
 mod load;
 mod login;
+mod logout;
 mod logs;
 mod network_ls;
 mod pause;
@@ -28,6 +29,7 @@ mod rm;
 mod rmi;
 mod run;
 mod save;
+mod search;
 mod start;
 mod stats;
 mod stop;
@@ -92,8 +94,10 @@ verbs! { Verb {
     Kill(kill::Kill) = "kill",
     /// Read images from a tar archive
     Load(load::Load) = "load",
-    /// Check a user name and password against a registry
+    /// Log in to a registry
     Login(login::Login) = "login",
+    /// Log out from a registry
+    Logout(logout::Logout) = "logout",
     /// Show what a container has written
     Logs(logs::Logs) = "logs",
     /// Manage networks
@@ -120,6 +124,8 @@ verbs! { Verb {
     Run(run::Run) = "run",
     /// Write images into a tar archive
     Save(save::Save) = "save",
+    /// Look for images in a registry
+    Search(search::Search) = "search",
     /// Start containers
     Start(start::Start) = "start",
     /// Show what containers use

@@ -375,3 +375,90 @@ fn a_completion_script_is_written_for_each_shell() {
         );
     }
 }
+
+#[test]
+fn a_search_is_a_table_with_the_most_liked_first() {
+    let gateway = Gateway::start();
+    let outcome = gateway.gantry(&["search", "web"]);
+    assert_eq!(
+        outcome.stdout,
+        "NAME      DESCRIPTION   STARS     OFFICIAL\n\
+         many      web of 25     70        [OK]\n\
+         some      web of 25     9         \n\
+         few       web of 25     3         \n"
+    );
+    let outcome = gateway.gantry(&[
+        "search",
+        "--limit=7",
+        "--filter=is-official",
+        "-s",
+        "3",
+        "--automated",
+        "web",
+    ]);
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert!(lines[0].ends_with("OFFICIAL   AUTOMATED"), "{outcome:?}");
+    assert!(lines[2].ends_with("[OK]"), "{outcome:?}");
+    let asked: Vec<&str> = lines[4..]
+        .iter()
+        .map(|line| line.split_whitespace().next().unwrap())
+        .collect();
+    assert_eq!(asked, ["is-official=true", "stars=3", "is-automated=true"]);
+    assert!(lines[1].contains("web of 7"));
+    let outcome = gateway.gantry(&["search", "--limit", "0", "web"]);
+    assert_eq!(outcome.code, Some(125));
+}
+
+#[test]
+fn credentials_are_kept_sent_along_and_forgotten() {
+    let gateway = Gateway::start();
+    let login = |user: &str, password: &str, server: &str| {
+        let words = ["login", "-u", user, "--password-stdin", server];
+        gateway.gantry_with_input(&words, password.as_bytes())
+    };
+    let file = gateway.path("docker").join("config.json");
+    let outcome = login("ann", "x", "r.example");
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stderr.contains("r.example does not know you"));
+    assert!(!file.exists());
+    let outcome = login("bob", "secret\n", "https://r.example:5000/v1/");
+    assert_eq!(outcome.stdout, "Login Succeeded\n", "{outcome:?}");
+    let outcome = login("bob", "for-a-token", "docker.io");
+    assert_eq!(outcome.stdout, "Login Succeeded\n", "{outcome:?}");
+
+    let sent = |image: &str| {
+        gateway.gantry(&["run", "-d", image, "exit", "0"]);
+        gateway.seen.last().auth
+    };
+    let auth = sent("r.example:5000/a").unwrap();
+    assert_eq!(
+        (auth.username.as_str(), auth.password.as_str()),
+        ("bob", "secret")
+    );
+    let auth = sent("debian").unwrap();
+    assert_eq!(
+        (auth.identity_token.as_str(), auth.password.as_str()),
+        ("tok", "")
+    );
+    assert_eq!(sent("other.example/a"), None);
+
+    let out = |words: &[&str]| gateway.gantry(words).stdout;
+    assert_eq!(
+        out(&["logout"]),
+        "Removing login credentials for https://index.docker.io/v1/\n"
+    );
+    assert_eq!(
+        out(&["logout", "r.example"]),
+        "Not logged in to r.example\n"
+    );
+    assert_eq!(sent("debian"), None);
+    assert!(sent("r.example:5000/a").is_some());
+    // A file that is damaged stops a login before anything is asked, and nothing else.
+    std::fs::write(&file, "{").unwrap();
+    let outcome = login("bob", "secret", "r.example");
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stderr.contains("config.json"), "{outcome:?}");
+    let outcome = gateway.gantry(&["run", "debian", "echo", "hi"]);
+    assert_eq!(outcome.stdout, "hi\n");
+    assert!(outcome.stderr.contains("warning"), "{outcome:?}");
+}

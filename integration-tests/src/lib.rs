@@ -6,6 +6,7 @@
 //! | [`audit`] | the leak audit that every test ends in |
 //! | [`fixture`] | images that many tests run |
 //! | [`image`], [`tar`] | images made in memory, the hostile ones too |
+//! | [`proxy`] | a network that fails |
 //! | [`registry`] | foreign registries: Debian's, and one that lies; pushing |
 //! | [`grpc`] | health, reflection and other calls on an engine's sockets |
 //! | [`otlp`] | an OTLP receiver |
@@ -23,6 +24,7 @@ pub mod grpc;
 pub mod http;
 pub mod image;
 pub mod otlp;
+pub mod proxy;
 pub mod registry;
 mod rescue;
 pub mod tar;

@@ -18,6 +18,9 @@ use tempfile::TempDir;
 use crate::http;
 use crate::image::{Blob, Image};
 
+/// "secret", as bcrypt has it.
+const SECRET: &str = "$2b$04$hnPTsPXGOfh2Q5m9a4u84uDPxq94Pno05YwtxARy4KKHOefrcusEO";
+
 /// `docker-registry` of the Debian package of that name, on a port of its own.
 #[derive(Debug)]
 pub struct ForeignRegistry {
@@ -32,12 +35,27 @@ impl ForeignRegistry {
     /// The package is not installed (`make test` installs it), or it does not
     /// start.
     pub fn start() -> Result<Self> {
+        Self::with("")
+    }
+
+    /// The same, for the user "bob" with the password "secret" only.
+    ///
+    /// # Errors
+    /// As [`ForeignRegistry::start`].
+    pub fn with_login() -> Result<Self> {
+        Self::with("auth:\n  htpasswd: {realm: tests, path: PASSWORDS}\n")
+    }
+
+    fn with(more: &str) -> Result<Self> {
         let storage = tempfile::Builder::new().prefix("gantry-reg-").tempdir()?;
         let config = storage.path().join("config.yml");
+        let passwords = storage.path().join("htpasswd");
+        std::fs::write(&passwords, format!("bob:{SECRET}\n"))?;
+        let more = more.replace("PASSWORDS", &format!("{passwords:?}"));
         std::fs::write(
             &config,
             format!(
-                "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {:?}}}\n  delete: {{enabled: true}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n",
+                "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {:?}}}\n  delete: {{enabled: true}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n{more}",
                 storage.path().join("data")
             ),
         )?;

@@ -15,15 +15,28 @@ use serde_json::Value;
 const MAP: &[(&str, &[&str])] = &[
     (
         "gantry-cli",
-        &["gantry-kit", "gantry-oci", "gantry-proto", "gantry-sys"],
+        &[
+            "gantry-credentials",
+            "gantry-kit",
+            "gantry-oci",
+            "gantry-proto",
+            "gantry-sys",
+        ],
     ),
+    ("gantry-credentials", &[]),
     (
         "gantry-gateway",
         &["gantry-kit", "gantry-oci", "gantry-proto"],
     ),
     (
         "gantry-image",
-        &["gantry-kit", "gantry-oci", "gantry-proto", "gantry-sys"],
+        &[
+            "gantry-credentials",
+            "gantry-kit",
+            "gantry-oci",
+            "gantry-proto",
+            "gantry-sys",
+        ],
     ),
     ("gantry-integration-tests", &["gantry-kit", "gantry-proto"]),
     ("gantry-kit", &["gantry-proto"]),

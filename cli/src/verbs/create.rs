@@ -8,6 +8,7 @@ use super::run::CidFile;
 use crate::container_options::ContainerOptions;
 use crate::exit::Failure;
 use crate::progress::{self, Channel, Progress};
+use crate::registry_auth;
 use crate::session::Session;
 use crate::terminal;
 
@@ -74,6 +75,7 @@ impl Create {
         let request = PullRequest {
             reference: self.image.clone(),
             platform: self.options.platform(),
+            auth: registry_auth::for_image(&self.image).await,
             ..PullRequest::default()
         };
         let mut progress = Progress::of_pull(&self.image, Channel::Stderr, self.options.quiet);

@@ -7,11 +7,15 @@ use gantry_proto::types::v1::Platform;
 use crate::exit::Failure;
 use crate::parse::limits;
 use crate::progress::{self, Channel, Progress};
+use crate::registry_auth;
 use crate::session::Session;
 use crate::terminal;
 
 #[derive(Debug, Args)]
 pub(crate) struct Pull {
+    /// Fetch every tag of the repository
+    #[arg(short, long)]
+    all_tags: bool,
     /// Say nothing but the image's name
     #[arg(short, long)]
     quiet: bool,
@@ -25,20 +29,33 @@ pub(crate) struct Pull {
 impl Pull {
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
         progress::check_reference(&self.image).map_err(Failure::new)?;
-        if !self.quiet && !self.image.contains('@') && progress::has_no_tag(&self.image) {
+        let is_repository = progress::has_no_tag(&self.image);
+        if self.all_tags && !is_repository {
+            return Err(Failure::new("tag can't be used with --all-tags/-a"));
+        }
+        if !self.quiet && !self.all_tags && is_repository {
             terminal::println("Using default tag: latest")?;
         }
         let request = PullRequest {
             reference: self.image.clone(),
             platform: self.platform,
-            ..PullRequest::default()
+            auth: registry_auth::for_image(&self.image).await,
+            all_tags: self.all_tags,
         };
         let mut progress = Progress::of_pull(&self.image, Channel::Stdout, self.quiet);
+        if self.all_tags {
+            progress = progress.of_many();
+        }
         let mut steps = session.engine.images().pull(request).await?.into_inner();
         while let Some(step) = steps.message().await? {
             progress.pulled(step)?;
         }
-        terminal::println(&progress::canonical(&self.image))?;
+        progress.all_pulled()?;
+        terminal::println(&if self.all_tags {
+            progress::repository(&self.image)
+        } else {
+            progress::canonical(&self.image)
+        })?;
         Ok(0)
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use clap::Args;
 use gantry_proto::gateway::v1::run_response::Message as Answer;
 use gantry_proto::gateway::v1::{PullPolicy, RunOpen, RunRequest, RunResponse, run_request};
+use gantry_proto::image::v1::{InspectRequest, RegistryAuth};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -15,6 +16,7 @@ use crate::container_options::ContainerOptions;
 use crate::exit::{Failure, REFUSED};
 use crate::parse::keys;
 use crate::progress::{self, Channel, Progress};
+use crate::registry_auth;
 use crate::session::Session;
 use crate::stream::{Window, Wishes};
 use crate::terminal;
@@ -62,6 +64,27 @@ impl DetachKeys {
 }
 
 impl Run {
+    /// The person's credentials for a pull, if there may be one. A keychain is
+    /// asked only if there will be.
+    async fn auth(&self, session: &Session) -> Option<RegistryAuth> {
+        let needed = match self.options.pull() {
+            PullPolicy::Never => false,
+            PullPolicy::Missing if registry_auth::has_helper(&self.image) => {
+                let request = InspectRequest {
+                    reference: self.image.clone(),
+                    platform: self.options.platform(),
+                };
+                session.engine.images().inspect(request).await.is_err()
+            }
+            _ => true,
+        };
+        if needed {
+            registry_auth::for_image(&self.image).await
+        } else {
+            None
+        }
+    }
+
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
         let socket = session.engine.socket().to_owned();
         self.start(session)
@@ -114,6 +137,7 @@ impl Run {
             attach_stdout: attached("stdout"),
             attach_stderr: attached("stderr"),
             terminal_size: wishes.terminal_size(),
+            auth: self.auth(session).await,
         };
         let (requests, waiting) = mpsc::channel(QUEUE);
         let first = RunRequest {

@@ -85,6 +85,7 @@ impl Gateway {
             .args(arguments)
             .env_remove("GANTRY_ROOT")
             .env_remove("GANTRY_HOST")
+            .env("DOCKER_CONFIG", self.path("docker"))
             .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -538,8 +539,58 @@ impl ImageService for FakeImages {
         inspect(image::InspectRequest) -> image::InspectResponse;
         tag(image::TagRequest) -> image::TagResponse;
         remove(image::RemoveRequest) -> image::RemoveResponse;
-        login(image::LoginRequest) -> image::LoginResponse;
-        search(image::SearchRequest) -> image::SearchResponse;
+    }
+
+    /// Lets "bob" in, and gives a token to whose password is "for-a-token".
+    async fn login(
+        &self,
+        request: Request<image::LoginRequest>,
+    ) -> Result<Response<image::LoginResponse>, Status> {
+        let request = request.into_inner();
+        let auth = request.auth.unwrap_or_default();
+        if auth.username != "bob" {
+            let message = format!("registry {} does not know you", request.registry);
+            let fault = Fault::new(
+                Code::PermissionDenied,
+                "gantry.image",
+                "REGISTRY_DENIED",
+                message,
+            );
+            return Err(fault.into());
+        }
+        let token = if auth.password == "for-a-token" {
+            "tok"
+        } else {
+            ""
+        };
+        Ok(Response::new(image::LoginResponse {
+            status: String::new(),
+            identity_token: token.to_owned(),
+        }))
+    }
+
+    async fn search(
+        &self,
+        request: Request<image::SearchRequest>,
+    ) -> Result<Response<image::SearchResponse>, Status> {
+        let request = request.into_inner();
+        let result = |name: &str, stars, official| image::SearchResult {
+            name: name.to_owned(),
+            description: format!("{} of {}", request.term, request.limit),
+            stars,
+            official,
+            automated: !official,
+        };
+        let mut results = vec![
+            result("few", 3, false),
+            result("many", 70, true),
+            result("some", 9, false),
+        ];
+        results.extend(request.filters.iter().map(|filter| {
+            let name = format!("{}={}", filter.key, filter.value);
+            result(&name, 0, false)
+        }));
+        Ok(Response::new(image::SearchResponse { results }))
     }
 
     async fn compare_images(

@@ -11,6 +11,7 @@ mod debian;
 mod images;
 mod life;
 mod network;
+mod registries;
 mod services;
 mod soak;
 mod terminal;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::registry_client::{HostConfig, Hosts};
+use crate::registry_client::{HostConfig, Hosts, Mirror};
 use crate::unpack::Limits;
 
 /// The table `[image]`.
@@ -18,6 +18,11 @@ pub struct Config {
     pub docker_config: PathBuf,
     /// What one layer may be: `[image.limits]`.
     pub limits: Limits,
+    /// Mirrors of Docker Hub, where its table names none.
+    pub mirrors: Vec<Mirror>,
+    /// Directories in Docker's and containerd's layout; the first that knows a
+    /// host counts.
+    pub certs_dirs: Vec<PathBuf>,
     /// What is known about registries: `[image.registry."host:port"]`.
     pub registry: HashMap<String, HostConfig>,
 }
@@ -28,6 +33,14 @@ impl Default for Config {
             parallel_layers: 4,
             docker_config: PathBuf::from("/root/.docker/config.json"),
             limits: Limits::default(),
+            mirrors: Vec::new(),
+            certs_dirs: [
+                "/etc/gantry/certs.d",
+                "/etc/containerd/certs.d",
+                "/etc/docker/certs.d",
+            ]
+            .map(PathBuf::from)
+            .into(),
             registry: HashMap::new(),
         }
     }
@@ -37,6 +50,8 @@ impl Config {
     pub(crate) fn hosts(&self) -> Hosts {
         Hosts {
             tables: self.registry.clone(),
+            mirrors: self.mirrors.clone(),
+            certs_dirs: self.certs_dirs.clone(),
             docker_config: (!self.docker_config.as_os_str().is_empty())
                 .then(|| self.docker_config.clone()),
         }

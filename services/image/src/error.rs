@@ -155,6 +155,17 @@ pub enum ImageError {
         value: String,
         reason: &'static str,
     },
+    /// A name with a tag or a digest where all tags are meant.
+    #[error("{reference:?} names one image; with all tags, name the repository alone")]
+    NotARepository { reference: String },
+    /// A layer's packed bytes are not here, and nobody has them.
+    #[error(
+        "layer {layer} of image {reference} is here unpacked only, and no registry that the image is known to be in has it; pull the image again"
+    )]
+    PackedMissing { reference: String, layer: Digest },
+    /// More results than a registry gives.
+    #[error("{limit} results cannot be asked for; at most {most} can")]
+    SearchLimit { limit: u32, most: u32 },
     /// A stream that should have begun otherwise, or broke.
     #[error("the stream of the archive is not usable: {reason}")]
     Stream { reason: String },

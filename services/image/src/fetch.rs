@@ -13,8 +13,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use gantry_oci::content::{Commit, ContentError, Expected, IngestKey, Writer};
@@ -25,25 +24,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ImageStore;
 use crate::chain::{BelowInChain, Chain};
+use crate::download::Download;
 use crate::error::ImageError;
 use crate::flight::{Leader, Role};
 use crate::growing::{self, GrowingFile, Growth};
 use crate::layers::{Layer, NewLayer};
 use crate::pull::{Event, LayerState, Watcher, blocking};
-use crate::registry_client::{RegistryError, Repository};
+use crate::registry_client::Repository;
 use crate::unpack::{self, Unpacked};
 
-/// Pieces of a download between the task that receives and the thread that writes.
-const CHANNEL_PIECES: usize = 16;
+/// Pieces of a download between the task that receives and the thread that
+/// writes: enough for both to work, and little to lose.
+const CHANNEL_PIECES: usize = 4;
 /// Small pieces are gathered up to this many bytes before they are hashed and written.
 const GATHER_BYTES: usize = 256 << 10;
-/// Attempts at a download that brings no byte further.
-const ATTEMPTS: u32 = 5;
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Packed bytes from which on a layer is brought to the disk by itself.
 const DURABLE_FROM: u64 = 4 << 20;
-/// How often a download reports.
-const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 /// One layer to get.
 pub(crate) struct LayerJob {
@@ -137,23 +133,37 @@ impl LayerJob {
     }
 
     /// Downloads and unpacks. What an earlier process left of the download may
-    /// be damaged: then it is thrown away, once.
+    /// be damaged, and a mirror may lie: then it is thrown away, once, and
+    /// fetched anew from the registry itself.
     async fn fetch(&self, leader: Leader) -> Result<Layer, ImageError> {
-        let (outcome, resumed) = self.fetch_once(leader).await;
-        match outcome {
-            Err(error) if resumed && !error.is_transient() => {
-                tracing::warn!(layer = %self.descriptor.digest, "a resumed download was damaged and begins anew");
-                match self.store.shared.flights.join(self.diff_id.as_str()) {
-                    Role::Leader(leader) => self.fetch_once(leader).await.0,
-                    Role::Follower(_) => Err(error),
-                }
-            }
-            outcome => outcome,
+        let (outcome, resumed) = self.fetch_once(leader, &self.sources).await;
+        let error = match outcome {
+            Err(error) if !error.is_transient() && !error.is_out_of_space() => error,
+            outcome => return outcome,
+        };
+        let (mirrors, itself): (Vec<_>, Vec<_>) = self
+            .sources
+            .iter()
+            .cloned()
+            .partition(Repository::is_mirror);
+        if !resumed && (mirrors.is_empty() || itself.is_empty()) {
+            return Err(error);
+        }
+        let sources = if itself.is_empty() { mirrors } else { itself };
+        let reason = gantry_kit::fault::chain(&error);
+        tracing::warn!(layer = %self.descriptor.digest, reason, "a download was damaged and begins anew");
+        match self.store.shared.flights.join(self.diff_id.as_str()) {
+            Role::Leader(leader) => self.fetch_once(leader, &sources).await.0,
+            Role::Follower(_) => Err(error),
         }
     }
 
     /// The layer, and whether the download went on from an earlier one.
-    async fn fetch_once(&self, leader: Leader) -> (Result<Layer, ImageError>, bool) {
+    async fn fetch_once(
+        &self,
+        leader: Leader,
+        sources: &[Repository],
+    ) -> (Result<Layer, ImageError>, bool) {
         let packed = match self.open_packed().await {
             Ok(packed) => packed,
             Err(error) => return (Err(error), false),
@@ -168,10 +178,8 @@ impl LayerJob {
             }
             Packed::Partial(writer, file) => {
                 let resumed = writer.offset() > 0;
-                (
-                    self.download_and_unpack(*writer, file, leader).await,
-                    resumed,
-                )
+                let layer = self.download_and_unpack(*writer, file, leader, sources);
+                (layer.await, resumed)
             }
         }
     }
@@ -204,6 +212,7 @@ impl LayerJob {
         writer: Writer,
         file: File,
         leader: Leader,
+        sources: &[Repository],
     ) -> Result<Layer, ImageError> {
         let offset = writer.offset();
         let (growth, reader) = growing::pair(file, offset);
@@ -211,8 +220,14 @@ impl LayerJob {
         let (sender, receiver) = mpsc::channel(CHANNEL_PIECES);
         let sink = spawn_blocking(move || write_pieces(writer, growth, receiver));
         let mut early = None;
+        let download = Download {
+            sources,
+            descriptor: &self.descriptor,
+            watcher: &self.watcher,
+            bytes: &self.bytes,
+        };
         let downloaded = tokio::select! {
-            downloaded = self.download(offset, &sender) => downloaded,
+            downloaded = download.run(offset, &sender) => downloaded,
             () = self.cancel.cancelled() => Err(self.cancelled()),
             // Before the last byte is verified it can only fail.
             unpacked = &mut unpacking => {
@@ -331,103 +346,6 @@ impl LayerJob {
                 leader: lower.leader,
             })
         })
-    }
-
-    /// Receives the blob from `offset` on, from whichever source gives it.
-    async fn download(&self, offset: u64, sender: &mpsc::Sender<Bytes>) -> Result<(), ImageError> {
-        let size = self.descriptor.size;
-        let mut position = offset;
-        let mut source = 0;
-        let mut attempt = 0;
-        let mut pause = FIRST_PAUSE;
-        while position < size {
-            let before = position;
-            let error = match self
-                .receive(&self.sources[source], &mut position, sender)
-                .await
-            {
-                Ok(()) => continue,
-                Err(error) => error,
-            };
-            if position > before {
-                (attempt, pause) = (0, FIRST_PAUSE);
-            }
-            let missing = matches!(error, ImageError::Registry(RegistryError::NotFound { .. }));
-            if (missing || error.is_transient()) && source + 1 < self.sources.len() {
-                source += 1;
-                continue;
-            }
-            attempt += 1;
-            // The client has tried more than once already where nobody answers at all.
-            let hopeless = matches!(
-                error,
-                ImageError::Registry(RegistryError::Unreachable { .. })
-            );
-            if !error.is_transient() || hopeless || attempt == ATTEMPTS {
-                return Err(error);
-            }
-            tracing::debug!(layer = %self.descriptor.digest, position, "the download is resumed");
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
-        self.report(LayerState::Unpacking, size);
-        Ok(())
-    }
-
-    /// One answer's worth of the blob.
-    async fn receive(
-        &self,
-        source: &Repository,
-        position: &mut u64,
-        sender: &mpsc::Sender<Bytes>,
-    ) -> Result<(), ImageError> {
-        let size = self.descriptor.size;
-        let what = || format!("blob {}", self.descriptor.digest);
-        let mut stream = source
-            .blob(&self.descriptor.digest, size, *position)
-            .await?;
-        let mut reported = Instant::now();
-        self.report(LayerState::Downloading, *position);
-        loop {
-            let at = stream.position;
-            let Some(mut piece) = stream.next().await? else {
-                break;
-            };
-            self.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
-            // A registry that knows no ranges begins at the start: what is there is passed over.
-            let known = position.saturating_sub(at).min(piece.len() as u64);
-            let _ = piece.split_to(usize::try_from(known).unwrap_or(usize::MAX));
-            if piece.is_empty() {
-                continue;
-            }
-            *position += piece.len() as u64;
-            if *position > size {
-                return Err(RegistryError::Size {
-                    host: source.host().to_owned(),
-                    what: what(),
-                    expected: size,
-                    found: *position,
-                }
-                .into());
-            }
-            if sender.send(piece).await.is_err() {
-                // The writer has failed, and says why when it is asked.
-                return Err(self.cancelled());
-            }
-            if reported.elapsed() >= REPORT_EVERY {
-                reported = Instant::now();
-                self.report(LayerState::Downloading, *position);
-            }
-        }
-        if *position < size {
-            return Err(RegistryError::Broken {
-                host: source.host().to_owned(),
-                what: what(),
-                source: format!("{} of {size} bytes came", *position).into(),
-            }
-            .into());
-        }
-        Ok(())
     }
 }
 

@@ -42,6 +42,16 @@ impl Leases {
     }
 }
 
+impl Lease {
+    /// Keeps one more blob.
+    pub(crate) fn add(&mut self, store: &ImageStore, digest: &Digest) {
+        let _keep = store.shared.keep_lock();
+        let name = digest.to_string();
+        *self.leases.lock().entry(name.clone()).or_default() += 1;
+        self.names.push(name);
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut names = self.leases.lock();

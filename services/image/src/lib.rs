@@ -20,8 +20,10 @@ mod catalogue;
 mod chain;
 mod changes;
 pub mod commit;
+mod compress;
 pub mod config;
 mod disk;
+mod download;
 pub mod error;
 mod fetch;
 pub mod files;
@@ -35,11 +37,13 @@ mod layers;
 pub mod list;
 pub mod names;
 pub mod pack;
+mod packed;
 pub mod pull;
 pub mod push;
 pub mod registry_client;
 mod remote;
 mod restore;
+pub mod search;
 pub mod snapshots;
 mod store;
 mod tree_record;
@@ -124,9 +128,11 @@ impl ImageStore {
         let snapshots = Snapshots::new(records.snapshots()?);
         let layers = Layers::open(&places)?;
         let syncer = Syncer::new(root)?;
+        let hosts = config.hosts();
+        hosts.check()?;
         let store = Self {
             shared: Arc::new(Shared {
-                client: Client::new(config.hosts()),
+                client: Client::new(hosts),
                 config,
                 content,
                 records,
@@ -186,8 +192,13 @@ impl ImageStore {
             .collect())
     }
 
-    /// Checks a user's credentials with a registry. Empty: Docker Hub.
-    pub async fn login(&self, registry: &str, credentials: Credentials) -> Result<(), ImageError> {
+    /// Checks a user's credentials with a registry. Empty: Docker Hub. What its
+    /// token service gave to be kept in place of the password, if it gave something.
+    pub async fn login(
+        &self,
+        registry: &str,
+        credentials: Credentials,
+    ) -> Result<Option<String>, ImageError> {
         Ok(self.shared.client.login(registry, credentials).await?)
     }
 

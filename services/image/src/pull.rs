@@ -21,6 +21,7 @@ use crate::fetch::LayerJob;
 use crate::garbage::Candidates;
 use crate::image::{Image, ImageRecord, LayerRecord};
 use crate::layers::Layer;
+use crate::push::Pushed;
 use crate::registry_client::Credentials;
 use crate::remote::Resolved;
 
@@ -41,6 +42,10 @@ pub enum Event {
         current: u64,
         total: u64,
     },
+    /// One of several images is here.
+    Pulled(Box<Pulled>),
+    /// One of several images is in the registry.
+    Pushed(Box<Pushed>),
 }
 
 /// Where a layer is on its way.
@@ -159,6 +164,32 @@ impl ImageStore {
             .await?;
         }
         pulled
+    }
+
+    /// Fetches every tag of a repository, one after another. All but the last
+    /// are reported as they come. The first that fails ends it.
+    pub async fn pull_all(
+        &self,
+        repository: &str,
+        options: &PullOptions,
+        watcher: Watcher,
+    ) -> Result<Pulled, ImageError> {
+        let repository = repository_name(repository)?;
+        let tags = tokio::select! {
+            tags = self.remote_tags(&repository, options) => tags?,
+            () = options.cancel.cancelled() => return Err(cancelled(&repository)),
+        };
+        let mut last: Option<Pulled> = None;
+        for tag in tags {
+            if let Some(pulled) = last.take() {
+                watcher(Event::Pulled(Box::new(pulled)));
+            }
+            let reference = repository.clone().with_tag(tag).canonical();
+            last = Some(self.pull(&reference, options, Arc::clone(&watcher)).await?);
+        }
+        last.ok_or_else(|| ImageError::NotFound {
+            reference: repository.familiar(),
+        })
     }
 
     /// Gets all layers, some at a time, the lowest first. Returns when every
@@ -347,6 +378,17 @@ fn name_of_pull(reference: &Reference) -> Option<Reference> {
         Some(_) => None,
         None => Some(reference.clone()),
     }
+}
+
+/// Reads a name that stands for all images of a repository.
+pub(crate) fn repository_name(text: &str) -> Result<Reference, ImageError> {
+    let reference: Reference = text.parse()?;
+    if reference.tag().is_some() || reference.digest().is_some() {
+        return Err(ImageError::NotARepository {
+            reference: text.to_owned(),
+        });
+    }
+    Ok(reference)
 }
 
 fn cancelled(reference: &Reference) -> ImageError {

@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gantry_oci::manifest::MANIFEST_MAX;
-use gantry_oci::{Descriptor, Digest, Document, DocumentKind, Reference};
+use gantry_oci::{Descriptor, Digest, Reference};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::ImageStore;
 use crate::error::ImageError;
 use crate::image::Image;
-use crate::pull::{Event, LayerState, Watcher, blocking};
+use crate::packed::{Login, Packed, PlainLayers};
+use crate::pull::{Event, LayerState, Watcher, blocking, repository_name};
 use crate::registry_client::{Access, BlobSource, Credentials, Repository, Upload};
 
 /// How often an upload reports.
@@ -42,67 +42,96 @@ impl ImageStore {
     ) -> Result<Pushed, ImageError> {
         let reference = self.new_name(reference)?;
         let image = self.resolve(&reference.canonical())?;
-        let lease = self.lease(image.blobs().map(ToString::to_string).collect());
-        let raw = self
-            .shared
-            .content
-            .read(&image.record.manifest, MANIFEST_MAX as u64)?;
-        let media_type = &image.record.manifest_media_type;
-        let unusable = |source| ImageError::Config {
-            reference: reference.familiar(),
-            source,
-        };
-        let document =
-            Document::parse_verified(raw, Some(media_type), &image.record.manifest, None)
-                .map_err(unusable)?;
-        let pushing = self.push_document(&reference, &image, &document, credentials, &watcher);
+        let login = credentials.clone().map(|credentials| Login {
+            domain: reference.domain().to_owned(),
+            credentials,
+        });
+        let packed = self
+            .packed(&image, PlainLayers::Compress, login.as_ref(), cancel)
+            .await?;
+        let pushing = self.push_packed(&reference, &image, &packed, credentials, &watcher);
         let pushed = tokio::select! {
             pushed = pushing => pushed,
             () = cancel.cancelled() => Err(ImageError::Cancelled {
                 what: format!("the push of {reference}"),
             }),
         };
-        if let Ok(pushed) = &pushed {
-            // From now on it is known to be there under its digest too.
-            let mut known = Image::clone(&image);
-            known.record.digests =
-                [reference.repository().with_digest(pushed.digest.clone())].into();
-            known.record.tags.clear();
-            let store = self.clone();
-            blocking("recording a push", move || store.record(known)).await?;
-        }
-        drop(lease);
-        pushed
+        let pushed = match pushed {
+            Ok(pushed) => pushed,
+            Err(error) => {
+                self.abandon(packed).await?;
+                return Err(error);
+            }
+        };
+        // From now on it is known to be there under its digest too.
+        let name = reference.repository().with_digest(pushed.digest.clone());
+        let store = self.clone();
+        blocking("recording a push", move || {
+            store.adopt(&image, packed, name)
+        })
+        .await?;
+        Ok(pushed)
     }
 
-    async fn push_document(
+    /// Uploads every image that the store has a tag for in the repository, one
+    /// after another. All but the last are reported as they are there.
+    pub async fn push_all(
+        &self,
+        repository: &str,
+        credentials: Option<Credentials>,
+        cancel: &CancellationToken,
+        watcher: Watcher,
+    ) -> Result<Pushed, ImageError> {
+        let repository = repository_name(repository)?;
+        let images = self.images();
+        let tags = images.iter().flat_map(|image| &image.record.tags);
+        let mut tags: Vec<&Reference> = tags.filter(|tag| tag.repository() == repository).collect();
+        tags.sort();
+        let mut last: Option<Pushed> = None;
+        for tag in tags {
+            if let Some(pushed) = last.take() {
+                watcher(Event::Pushed(Box::new(pushed)));
+            }
+            let reference = tag.canonical();
+            let watcher = Arc::clone(&watcher);
+            let pushing = self.push(&reference, credentials.clone(), cancel, watcher);
+            last = Some(pushing.await?);
+        }
+        last.ok_or_else(|| ImageError::NotFound {
+            reference: repository.familiar(),
+        })
+    }
+
+    async fn push_packed(
         &self,
         reference: &Reference,
         image: &Image,
-        document: &Document,
+        packed: &Packed,
         credentials: Option<Credentials>,
         watcher: &Watcher,
     ) -> Result<Pushed, ImageError> {
         let repository = self
             .shared
             .client
-            .repository(reference, Access::Push, credentials)?
+            .repository(reference, Access::Push, credentials)
+            .await?
             .mounting_from(mountable_from(reference, image));
         let bytes = Arc::new(AtomicU64::new(0));
         let slots = Arc::new(Semaphore::new(self.shared.config.parallel_layers.max(1)));
         // Dropped with this future, it ends the uploads with it.
         let mut tasks = JoinSet::new();
+        let document = &packed.document;
         let mut seen = Vec::new();
-        for descriptor in document.descriptors() {
-            if seen.contains(&&descriptor.digest) {
+        for (descriptor, path) in packed.blobs(self) {
+            if seen.contains(&descriptor.digest) {
                 continue;
             }
-            seen.push(&descriptor.digest);
+            seen.push(descriptor.digest.clone());
             let job = BlobJob {
                 repository: repository.clone(),
-                descriptor: descriptor.clone(),
-                source: BlobSource::File(self.shared.content.blob_path(&descriptor.digest)),
-                is_layer: !is_config(document, descriptor),
+                source: BlobSource::File(path),
+                is_layer: descriptor.digest != image.record.id,
+                descriptor,
                 watcher: Arc::clone(watcher),
                 bytes: Arc::clone(&bytes),
             };
@@ -126,13 +155,6 @@ impl ImageStore {
             size: document.raw().len() as u64,
             bytes: bytes.load(Ordering::Relaxed),
         })
-    }
-}
-
-fn is_config(document: &Document, descriptor: &Descriptor) -> bool {
-    match document.kind() {
-        DocumentKind::Manifest(manifest) => manifest.config.digest == descriptor.digest,
-        DocumentKind::Index(_) => false,
     }
 }
 

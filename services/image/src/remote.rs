@@ -5,6 +5,7 @@ use gantry_oci::config::CONFIG_MAX;
 use gantry_oci::manifest::MANIFEST_MAX;
 use gantry_oci::{
     Descriptor, Digest, Document, DocumentKind, ImageConfig, Index, Manifest, Platform, Reference,
+    Tag,
 };
 
 use crate::ImageStore;
@@ -40,16 +41,25 @@ impl ImageStore {
         let mut sources = self
             .shared
             .client
-            .sources(reference, options.credentials.clone())?;
-        let mut last = None;
+            .sources(reference, options.credentials.clone())
+            .await?;
+        let (mut last, mut asked) = (None, Vec::new());
         for position in 0..sources.len() {
+            if reference.digest().is_none() && !sources[position].resolves_tags() {
+                continue;
+            }
             match self
                 .resolve_at(&sources[position], reference, options)
                 .await
             {
                 Ok(mut resolved) => {
-                    sources.rotate_left(position);
-                    resolved.sources = sources;
+                    // Those that were asked in vain are asked for layers last.
+                    let answered = sources.split_off(position);
+                    let (silent, unasked): (Vec<_>, Vec<_>) = sources
+                        .into_iter()
+                        .partition(|source| asked.contains(&source.host().to_owned()));
+                    let all = unasked.into_iter().chain(answered).chain(silent);
+                    resolved.sources = all.filter(Repository::gives_content).collect();
                     return Ok(resolved);
                 }
                 Err(error) => {
@@ -59,13 +69,32 @@ impl ImageStore {
                         error = text,
                         "no answer to use"
                     );
+                    asked.push(sources[position].host().to_owned());
                     last = Some(error);
                 }
             }
         }
-        Err(last.unwrap_or(ImageError::NotFound {
-            reference: reference.familiar(),
-        }))
+        Err(last.unwrap_or_else(|| nobody_knows(reference)))
+    }
+
+    /// The tags of a repository, from the first that knows them.
+    pub(crate) async fn remote_tags(
+        &self,
+        repository: &Reference,
+        options: &PullOptions,
+    ) -> Result<Vec<Tag>, ImageError> {
+        let client = &self.shared.client;
+        let sources = client
+            .sources(repository, options.credentials.clone())
+            .await?;
+        let mut last = None;
+        for source in sources.iter().filter(|source| source.resolves_tags()) {
+            match source.tags().await {
+                Ok(tags) => return Ok(tags),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.map_or_else(|| nobody_knows(repository), ImageError::from))
     }
 
     async fn resolve_at(
@@ -174,6 +203,12 @@ impl ImageStore {
         let raw = source.small_blob(descriptor, CONFIG_MAX).await?;
         let size = raw.len() as u64;
         Ok((raw, size))
+    }
+}
+
+fn nobody_knows(reference: &Reference) -> ImageError {
+    ImageError::NotFound {
+        reference: reference.familiar(),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::lifecycle::attach::LINE;
 use crate::lifecycle::exec::ExecWanted;
 use crate::lifecycle::run::{Pull, RunWanted};
+use crate::peers::RegistryAuth;
 use crate::wanted::Wanted;
 use crate::window::{TerminalSize, WindowInput, WindowOpen};
 
@@ -105,6 +106,7 @@ pub(super) fn run(open: wire::RunOpen) -> Result<RunWanted, Status> {
         wanted: Wanted::try_from(open.config.unwrap_or_default()).map_err(status)?,
         name: open.name,
         pull,
+        auth: open.auth.map(RegistryAuth),
         window,
     })
 }

@@ -19,7 +19,7 @@ use super::start::{self, EndpointStep, FirstWindow, Start, Starter};
 use crate::container::Exit;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::peers::PullProgress;
+use crate::peers::{PullProgress, RegistryAuth};
 use crate::roster::Entry;
 use crate::state::State;
 use crate::steps::{self, Step as _};
@@ -41,6 +41,8 @@ pub struct RunWanted {
     /// Empty: one is made up.
     pub name: String,
     pub pull: Pull,
+    /// For the image's registry.
+    pub auth: Option<RegistryAuth>,
     /// None: detached.
     pub window: Option<WindowOpen>,
 }
@@ -91,7 +93,12 @@ pub async fn run(
         }
     };
     let start = Start::new(&engine, &entry, window);
-    created(&engine, &entry, &start, wanted.pull, &events).await?;
+    let puller = Puller {
+        policy: wanted.pull,
+        auth: wanted.auth,
+        events: &events,
+    };
+    created(&engine, &entry, &start, &puller).await?;
     let record = entry.record();
     let auto_remove = record.wanted.auto_remove;
     let told = async {
@@ -150,13 +157,11 @@ async fn created(
     engine: &Arc<Engine>,
     entry: &Arc<Entry>,
     start: &Start<'_>,
-    pull: Pull,
-    events: &mpsc::Sender<RunEvent>,
+    puller: &Puller<'_>,
 ) -> Result<()> {
     let layer = Layer::new(engine, entry);
     let endpoint = EndpointStep(start);
-    let (prepared, connected) =
-        join(prepare(engine, entry, &layer, pull, events), endpoint.act()).await;
+    let (prepared, connected) = join(prepare(engine, entry, &layer, puller), endpoint.act()).await;
     let undo: &[&[&dyn steps::Step]] = &[&[&layer, &endpoint]];
     match (prepared, connected) {
         (Ok(()), Ok(())) => create::made(engine, entry, &layer).await.map(|_record| ()),
@@ -172,30 +177,39 @@ async fn prepare(
     engine: &Engine,
     entry: &Entry,
     layer: &Layer<'_>,
-    policy: Pull,
-    events: &mpsc::Sender<RunEvent>,
+    puller: &Puller<'_>,
 ) -> Result<()> {
-    if policy == Pull::Always {
-        pull(engine, entry, events).await?;
+    if puller.policy == Pull::Always {
+        puller.pull(engine, entry).await?;
         return layer.act().await;
     }
     match layer.act().await {
-        Err(error) if policy == Pull::Missing && error.is_reason("IMAGE_NOT_FOUND") => {
-            pull(engine, entry, events).await?;
+        Err(error) if puller.policy == Pull::Missing && error.is_reason("IMAGE_NOT_FOUND") => {
+            puller.pull(engine, entry).await?;
             layer.act().await
         }
         outcome => outcome,
     }
 }
 
-/// Pulls the image, and ends the pull where nobody listens any more.
-async fn pull(engine: &Engine, entry: &Entry, events: &mpsc::Sender<RunEvent>) -> Result<()> {
-    let record = entry.record();
-    let mut progress = engine.peers.image.pull(&record.wanted).await?;
-    while let Some(message) = progress.next().await {
-        if events.send(RunEvent::Pull(message?)).await.is_err() {
-            return Err(Error::CallerGone);
+/// When and how the image is pulled.
+struct Puller<'a> {
+    policy: Pull,
+    auth: Option<RegistryAuth>,
+    events: &'a mpsc::Sender<RunEvent>,
+}
+
+impl Puller<'_> {
+    /// Pulls the image, and ends the pull where nobody listens any more.
+    async fn pull(&self, engine: &Engine, entry: &Entry) -> Result<()> {
+        let record = entry.record();
+        let images = &engine.peers.image;
+        let mut progress = images.pull(&record.wanted, self.auth.clone()).await?;
+        while let Some(message) = progress.next().await {
+            if self.events.send(RunEvent::Pull(message?)).await.is_err() {
+                return Err(Error::CallerGone);
+            }
         }
+        Ok(())
     }
-    Ok(())
 }

@@ -61,6 +61,16 @@ impl Committed {
     }
 }
 
+/// Credentials for a registry, passed on as they came.
+#[derive(Clone, PartialEq)]
+pub struct RegistryAuth(pub wire::RegistryAuth);
+
+impl std::fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RegistryAuth({})", self.0.username)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Images {
     images: ImageServiceClient<Client>,
@@ -218,10 +228,15 @@ impl Images {
     ///
     /// # Errors
     /// The pull is refused at once.
-    pub async fn pull(&self, wanted: &Wanted) -> Result<BoxStream<'static, Result<PullProgress>>> {
+    pub async fn pull(
+        &self,
+        wanted: &Wanted,
+        auth: Option<RegistryAuth>,
+    ) -> Result<BoxStream<'static, Result<PullProgress>>> {
         let request = wire::PullRequest {
             reference: wanted.image.clone(),
             platform: wanted.platform.as_ref().map(common::to_platform),
+            auth: auth.map(|auth| auth.0),
             ..wire::PullRequest::default()
         };
         let answer = self.images.clone().pull(request).await;

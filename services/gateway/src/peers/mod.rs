@@ -21,6 +21,7 @@ use crate::error::{Error, Peer, Result};
 
 pub use image::{
     ChangeStream, Changes, Chunk, ChunkStream, Committed, Images, NewImage, Prepared, PullProgress,
+    RegistryAuth,
 };
 pub use network::{EndpointWanted, Networks};
 pub use runtime::{

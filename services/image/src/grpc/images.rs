@@ -15,6 +15,7 @@ use crate::import::ImportOptions;
 use crate::list::Filter;
 use crate::pull::PullOptions;
 use crate::registry_client::Credentials;
+use crate::search::SearchOptions;
 
 /// Pieces of an import between the connection and the thread that packs them.
 const IMPORT_PIECES: usize = 8;
@@ -36,7 +37,12 @@ impl ImageService for ImageGrpc {
         self.stream(wire::pull_event, move |watcher, cancel| {
             options.cancel = cancel;
             async move {
-                let pulled = store.pull(&request.reference, &options, watcher).await?;
+                let reference = &request.reference;
+                let pulled = if request.all_tags {
+                    store.pull_all(reference, &options, watcher).await?
+                } else {
+                    store.pull(reference, &options, watcher).await?
+                };
                 Ok(wire::pull_done(&pulled))
             }
         })
@@ -47,9 +53,14 @@ impl ImageService for ImageGrpc {
         let store = self.store.clone();
         let credentials: Option<Credentials> = request.auth.and_then(wire::credentials);
         self.stream(wire::push_event, move |watcher, cancel| async move {
-            let pushed = store
-                .push(&request.reference, credentials, &cancel, watcher)
-                .await?;
+            let reference = &request.reference;
+            let pushed = if request.all_tags {
+                store
+                    .push_all(reference, credentials, &cancel, watcher)
+                    .await?
+            } else {
+                store.push(reference, credentials, &cancel, watcher).await?
+            };
             Ok(wire::push_done(&pushed))
         })
     }
@@ -174,18 +185,32 @@ impl ImageService for ImageGrpc {
         let credentials = credentials.ok_or(ImageError::Missing {
             field: "the user name",
         })?;
-        self.store.login(&request.registry, credentials).await?;
+        let identity = self.store.login(&request.registry, credentials).await?;
         Ok(Response::new(proto::LoginResponse {
             status: "Login Succeeded".to_owned(),
-            identity_token: String::new(),
+            identity_token: identity.unwrap_or_default(),
         }))
     }
 
     async fn search(
         &self,
-        _request: Request<proto::SearchRequest>,
+        request: Request<proto::SearchRequest>,
     ) -> Answer<proto::SearchResponse> {
-        Err(Status::unimplemented("search"))
+        let request = request.into_inner();
+        let filters = request.filters.into_iter().map(|filter| Filter {
+            key: filter.key,
+            value: filter.value,
+        });
+        let options = SearchOptions {
+            term: request.term,
+            limit: request.limit,
+            filters: filters.collect(),
+            credentials: request.auth.and_then(wire::credentials),
+        };
+        let found = self.store.search(&options).await?;
+        Ok(Response::new(proto::SearchResponse {
+            results: found.into_iter().map(wire::found).collect(),
+        }))
     }
 
     async fn compare_images(

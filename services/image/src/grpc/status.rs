@@ -98,6 +98,17 @@ impl From<ImageError> for Status {
                 .with("key", key)
                 .with("value", value),
             ImageError::Archive(source) => archive(source, &message),
+            ImageError::NotARepository { reference } => {
+                fault(Code::InvalidArgument, "INVALID_REFERENCE").with("reference", reference)
+            }
+            ImageError::PackedMissing { reference, layer } => {
+                fault(Code::FailedPrecondition, "PACKED_LAYER_MISSING")
+                    .with("reference", reference)
+                    .with("layer", layer)
+            }
+            ImageError::SearchLimit { limit, .. } => {
+                fault(Code::InvalidArgument, "INVALID_LIMIT").with("limit", limit)
+            }
             ImageError::Stream { .. } => fault(Code::Aborted, "STREAM_BROKEN"),
             ImageError::Cancelled { .. } => fault(Code::Cancelled, "CANCELLED"),
             ImageError::TaskLost { .. } => fault(Code::Internal, "TASK_LOST"),
@@ -189,8 +200,14 @@ fn registry(error: &RegistryError, message: &str) -> Fault {
                 .with("path", path)
         }
         RegistryError::Tls(_) => fault(Code::Internal, "TLS"),
-        RegistryError::Credentials { path, .. } => {
-            fault(Code::FailedPrecondition, "CREDENTIALS_UNREADABLE").with("path", path)
+        RegistryError::Configuration { host, .. } => {
+            fault(Code::FailedPrecondition, "REGISTRY_CONFIGURATION").with("registry", host)
+        }
+        RegistryError::HostsFile { path, .. } => {
+            fault(Code::FailedPrecondition, "REGISTRY_CONFIGURATION").with("path", path)
+        }
+        RegistryError::Credentials { host, .. } => {
+            fault(Code::FailedPrecondition, "CREDENTIALS_UNREADABLE").with("registry", host)
         }
         RegistryError::Local { .. } => fault(Code::Internal, "CONTENT_STORE"),
     }

@@ -11,7 +11,7 @@ use crate::files::{Change, ChangeKind};
 use crate::image::Image;
 use crate::pull::{Event, LayerState, Pulled};
 use crate::push::Pushed;
-use crate::registry_client::Credentials;
+use crate::registry_client::{Credentials, Found};
 use crate::snapshots::Snapshot;
 
 pub(super) fn platform(wire: types::Platform) -> Platform {
@@ -41,6 +41,7 @@ pub(super) fn check_platform(
 pub(super) fn credentials(wire: proto::RegistryAuth) -> Option<Credentials> {
     if !wire.identity_token.is_empty() {
         return Some(Credentials::Identity {
+            username: wire.username,
             token: wire.identity_token,
         });
     }
@@ -169,7 +170,7 @@ pub(super) fn layer_progress(event: Event) -> Option<proto::LayerProgress> {
             current,
             total,
         }),
-        Event::Resolved { .. } => None,
+        Event::Resolved { .. } | Event::Pulled(_) | Event::Pushed(_) => None,
     }
 }
 
@@ -191,6 +192,8 @@ pub(super) fn pull_event(event: Event) -> Option<proto::PullResponse> {
                 .collect(),
         }),
         layer @ Event::Layer { .. } => proto::pull_response::Event::Layer(layer_progress(layer)?),
+        Event::Pulled(pulled) => return Some(pull_done(&pulled)),
+        Event::Pushed(_) => return None,
     };
     Some(proto::PullResponse { event: Some(event) })
 }
@@ -207,6 +210,9 @@ pub(super) fn pull_done(pulled: &Pulled) -> proto::PullResponse {
 }
 
 pub(super) fn push_event(event: Event) -> Option<proto::PushResponse> {
+    if let Event::Pushed(pushed) = &event {
+        return Some(push_done(pushed));
+    }
     Some(proto::PushResponse {
         event: Some(proto::push_response::Event::Layer(layer_progress(event)?)),
     })
@@ -220,5 +226,15 @@ pub(super) fn push_done(pushed: &Pushed) -> proto::PushResponse {
             size: pushed.size,
             bytes_uploaded: pushed.bytes,
         })),
+    }
+}
+
+pub(super) fn found(found: Found) -> proto::SearchResult {
+    proto::SearchResult {
+        name: found.name,
+        description: found.description,
+        stars: found.stars,
+        official: found.official,
+        automated: found.automated,
     }
 }

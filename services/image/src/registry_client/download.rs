@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 
 use super::Repository;
 use super::error::RegistryError;
-use super::exchange::{Exchange, Target, nothing};
+use super::exchange::{Exchange, nothing};
 
 /// How long a body may pause.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ impl Repository {
         let response = self
             .ask(Exchange {
                 method: Method::GET,
-                target: Target::Path(format!("/v2/{}/manifests/{reference}", self.name)),
+                target: self.target(&format!("manifests/{reference}")),
                 headers,
                 body: &nothing,
                 what: what.to_owned(),
@@ -57,7 +57,7 @@ impl Repository {
             .collect(response.into_body(), MANIFEST_MAX, what)
             .await?;
         let unusable = |source: ManifestError| RegistryError::Manifest {
-            host: self.host.clone(),
+            host: self.site.host.clone(),
             what: what.to_owned(),
             source,
         };
@@ -69,7 +69,7 @@ impl Repository {
         .map_err(unusable)
     }
 
-    async fn collect(
+    pub(super) async fn collect(
         &self,
         body: Incoming,
         limit: usize,
@@ -83,12 +83,12 @@ impl Repository {
                 Err(self.malformed(what, &format!("it has more than {limit} bytes")))
             }
             Ok(Err(source)) => Err(RegistryError::Broken {
-                host: self.host.clone(),
+                host: self.site.host.clone(),
                 what: what.to_owned(),
                 source,
             }),
             Err(_) => Err(RegistryError::Stalled {
-                host: self.host.clone(),
+                host: self.site.host.clone(),
                 what: what.to_owned(),
                 after: STALL_TIMEOUT,
             }),
@@ -103,7 +103,7 @@ impl Repository {
     ) -> Result<Bytes, RegistryError> {
         let what = format!("blob {}", descriptor.digest);
         let unusable = |source| RegistryError::Manifest {
-            host: self.host.clone(),
+            host: self.site.host.clone(),
             what: what.clone(),
             source,
         };
@@ -137,7 +137,7 @@ impl Repository {
         let response = self
             .ask(Exchange {
                 method: Method::GET,
-                target: Target::Path(format!("/v2/{}/blobs/{digest}", self.name)),
+                target: self.target(&format!("blobs/{digest}")),
                 headers,
                 body: &nothing,
                 what: what.clone(),
@@ -167,7 +167,7 @@ impl Repository {
             && position + length != size
         {
             return Err(RegistryError::Size {
-                host: self.host.clone(),
+                host: self.site.host.clone(),
                 what,
                 expected: size,
                 found: position + length,
@@ -175,7 +175,7 @@ impl Repository {
         }
         Ok(BlobStream {
             body: response.into_body(),
-            host: self.host.clone(),
+            host: self.site.host.clone(),
             what,
             position,
         })

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use gantry_credentials::CredentialsError;
 use gantry_oci::{ManifestError, MediaType};
 use http::StatusCode;
 
@@ -59,12 +60,16 @@ pub enum RegistryError {
         after: Duration,
     },
     /// It asks to come back later, and said so too often.
-    #[error("registry {host} is busy: it answered {status} to {what} {attempts} times")]
+    #[error(
+        "registry {host} is busy: it answered {status} to {what} {attempts} times{}{}",
+        told(.message), later(.retry_after.as_ref())
+    )]
     Busy {
         host: String,
         what: String,
         status: StatusCode,
         attempts: u32,
+        message: String,
         /// When it asked to be called again.
         retry_after: Option<Duration>,
     },
@@ -102,8 +107,8 @@ pub enum RegistryError {
     /// Something that is not an image.
     #[error("{what} is not a container image but {kind}")]
     NotAnImage { what: String, kind: MediaType },
-    /// A certificate of the configuration can not be used.
-    #[error("the certificates in {path:?} (image.registry.{host:?}.ca) cannot be used")]
+    /// A certificate or a key can not be used.
+    #[error("the certificates in {path:?}, for registry {host}, cannot be used")]
     Certificate {
         host: String,
         path: String,
@@ -113,12 +118,20 @@ pub enum RegistryError {
     /// TLS can not be set up at all.
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
-    /// Docker's configuration file, which may hold credentials, can not be read.
-    #[error("the credentials in {path:?} cannot be read")]
+    /// A table of the configuration that contradicts itself.
+    #[error(
+        "the configuration of registry {host} (image.registry.{host:?}) is not usable: {reason}"
+    )]
+    Configuration { host: String, reason: String },
+    /// A file in a directory of another engine's layout.
+    #[error("{path} is not usable: {reason}")]
+    HostsFile { path: String, reason: String },
+    /// The credentials of the configuration can not be read.
+    #[error("the credentials for registry {host} cannot be read")]
     Credentials {
-        path: String,
+        host: String,
         #[source]
-        source: io::Error,
+        source: CredentialsError,
     },
     /// A file of the store could not be read while it was uploaded.
     #[error("{what} cannot be read from the store")]
@@ -138,7 +151,25 @@ fn told(message: &str) -> String {
     }
 }
 
+/// When it asked to be called again, if it did.
+fn later(retry_after: Option<&Duration>) -> String {
+    retry_after.map_or_else(String::new, |pause| {
+        format!(
+            "; it asks to be called again in {} seconds",
+            pause.as_secs()
+        )
+    })
+}
+
 impl RegistryError {
+    /// When the registry asked to be called again.
+    pub(crate) const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Whether the same request may well succeed a moment later.
     pub(crate) const fn is_transient(&self) -> bool {
         matches!(

@@ -14,7 +14,9 @@ use hyper::body::Incoming;
 
 use super::challenge::Challenge;
 use super::error::RegistryError;
-use super::transport::{self, Body, HttpClient, Trust};
+use super::patience::{self, Pauses};
+use super::site::{Site, Tls};
+use super::transport::{self, Body, HttpClient};
 use super::{Client, Repository, lock};
 
 /// How long a registry may take to begin its answer. Some hash what was uploaded first.
@@ -22,8 +24,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Attempts at a request that fails for reasons that pass.
 const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause that a registry may ask for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const REDIRECTS: u32 = 6;
 /// Bytes of an error's body that are read.
 const ERROR_BODY_MAX: usize = 64 << 10;
@@ -32,9 +32,32 @@ const ERROR_BODY_MAX: usize = 64 << 10;
 #[derive(Clone)]
 pub(super) struct Endpoint {
     client: HttpClient,
-    insecure: bool,
-    /// What worked last.
+    /// What worked last, where the configuration leaves it open.
     scheme: Option<&'static str>,
+}
+
+/// Connections that are made alike are shared.
+#[derive(Clone, Eq, Hash, PartialEq)]
+pub(super) struct EndpointKey {
+    host: String,
+    tls: Tls,
+}
+
+impl Site {
+    fn endpoint(&self) -> EndpointKey {
+        EndpointKey {
+            host: self.host.clone(),
+            tls: self.tls.clone(),
+        }
+    }
+
+    /// Whether HTTP will do.
+    fn may_be_plain(&self) -> bool {
+        match self.scheme {
+            Some(scheme) => scheme == "http",
+            None => self.tls.anybody,
+        }
+    }
 }
 
 /// A request, in a form that can be sent more than once.
@@ -66,30 +89,24 @@ pub(super) fn nothing() -> Body {
 }
 
 impl Client {
-    pub(super) fn endpoint(&self, host: &str) -> Result<Endpoint, RegistryError> {
-        if let Some(endpoint) = lock(&self.shared.endpoints).get(host) {
+    fn endpoint(&self, site: &Site) -> Result<Endpoint, RegistryError> {
+        let key = site.endpoint();
+        if let Some(endpoint) = lock(&self.shared.endpoints).get(&key) {
             return Ok(endpoint.clone());
         }
-        let table = self.shared.hosts.table(host);
-        let insecure = self.shared.hosts.is_insecure(host);
-        let trust = if insecure {
-            Trust::Anybody
-        } else {
-            Trust::Authorities
-        };
         let endpoint = Endpoint {
-            client: transport::client(host, &table, trust)?,
-            insecure,
-            scheme: (!insecure).then_some("https"),
+            client: transport::client(&site.host, &site.tls)?,
+            scheme: None,
         };
-        lock(&self.shared.endpoints).insert(host.to_owned(), endpoint.clone());
+        let mut endpoints = lock(&self.shared.endpoints);
+        // Of files that changed the older connections are not wanted any more.
+        endpoints.retain(|other, _| other.host != key.host || !other.tls.is_older_than(&key.tls));
+        endpoints.insert(key, endpoint.clone());
         Ok(endpoint)
     }
 
-    fn remember_scheme(&self, host: &str, scheme: Option<&'static str>) {
-        if let Some(endpoint) = lock(&self.shared.endpoints).get_mut(host)
-            && endpoint.insecure
-        {
+    fn remember_scheme(&self, site: &Site, scheme: Option<&'static str>) {
+        if let Some(endpoint) = lock(&self.shared.endpoints).get_mut(&site.endpoint()) {
             endpoint.scheme = scheme;
         }
     }
@@ -97,12 +114,13 @@ impl Client {
     /// Sends one request to a host, over HTTPS or, where that is allowed, HTTP.
     pub(super) async fn send_once(
         &self,
-        host: &str,
+        site: &Site,
         target: &Target,
         make: &(dyn Fn(Uri) -> Result<Request<Body>, RegistryError> + Send + Sync),
         what: &str,
     ) -> Result<Response<Incoming>, RegistryError> {
-        let endpoint = self.endpoint(host)?;
+        let endpoint = self.endpoint(site)?;
+        let host = site.host.as_str();
         let path = match target {
             Target::Absolute(uri) => {
                 let answer = self
@@ -112,10 +130,10 @@ impl Client {
             }
             Target::Path(path) => path,
         };
-        let schemes: &[&'static str] = match endpoint.scheme {
+        let schemes: &[&'static str] = match site.scheme.or(endpoint.scheme) {
             Some("http") => &["http"],
-            Some(_) => &["https"],
-            None => &["https", "http"],
+            None if site.may_be_plain() => &["https", "http"],
+            _ => &["https"],
         };
         let mut last = None;
         for scheme in schemes {
@@ -127,7 +145,7 @@ impl Client {
             })?;
             match self.attempt(&endpoint, host, make(uri)?, what).await {
                 Ok(response) => {
-                    self.remember_scheme(host, Some(scheme));
+                    self.remember_scheme(site, Some(scheme));
                     return Ok(response);
                 }
                 Err(failure @ Failure::Connect(_)) => last = Some(failure),
@@ -135,7 +153,7 @@ impl Client {
             }
         }
         // It may come back speaking the other one.
-        self.remember_scheme(host, None);
+        self.remember_scheme(site, None);
         Err(match last {
             Some(failure) => failure.into_error(host),
             None => RegistryError::Malformed {
@@ -234,25 +252,23 @@ impl Repository {
         &self,
         exchange: Exchange<'_>,
     ) -> Result<Response<Incoming>, RegistryError> {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::from(FIRST_PAUSE);
         let mut attempt = 1;
         loop {
             let error = match self.ask_once(&exchange, attempt).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            if !exchange.retry || attempt == ATTEMPTS || !error.is_transient() {
+            // Nobody there: a second look is enough to get over a restart.
+            let hopeless = attempt >= 2 && matches!(error, RegistryError::Unreachable { .. });
+            if !exchange.retry || attempt == ATTEMPTS || hopeless || !error.is_transient() {
                 return Err(error);
             }
-            let asked = match &error {
-                RegistryError::Busy { retry_after, .. } => *retry_after,
-                // Nobody there: a second look is enough to get over a restart.
-                RegistryError::Unreachable { .. } if attempt >= 2 => return Err(error),
-                _ => None,
+            let Some(pause) = pauses.next_after(error.retry_after()) else {
+                return Err(error);
             };
             tracing::debug!(%error, attempt, "asking the registry again");
-            tokio::time::sleep(asked.unwrap_or(pause).min(LONGEST_PAUSE)).await;
-            pause *= 2;
+            tokio::time::sleep(pause).await;
             attempt += 1;
         }
     }
@@ -266,7 +282,9 @@ impl Repository {
         let mut redirects = 0;
         let mut authenticated = false;
         loop {
-            let (host, ours) = self.host_of(&target);
+            let elsewhere = self.elsewhere(&target)?;
+            let ours = elsewhere.is_none();
+            let site = elsewhere.as_ref().unwrap_or(&self.site);
             let authorization = if ours {
                 self.known_authorization()
             } else {
@@ -277,6 +295,11 @@ impl Repository {
                 *request.method_mut() = exchange.method.clone();
                 *request.uri_mut() = uri;
                 *request.headers_mut() = exchange.headers.clone();
+                if ours {
+                    request
+                        .headers_mut()
+                        .extend(self.site.headers.iter().cloned());
+                }
                 if let Some(value) = &authorization {
                     request.headers_mut().insert(AUTHORIZATION, value.clone());
                 }
@@ -284,7 +307,7 @@ impl Repository {
             };
             let response = self
                 .client
-                .send_once(&host, &target, &make, &exchange.what)
+                .send_once(site, &target, &make, &exchange.what)
                 .await?;
             let status = response.status();
             if status.is_success() || exchange.expect.contains(&status) {
@@ -319,16 +342,17 @@ impl Repository {
         }
     }
 
-    /// The host a target is on, and whether it is the registry itself, whose
-    /// credentials go to nobody else.
-    fn host_of(&self, target: &Target) -> (String, bool) {
-        match target {
-            Target::Path(_) => (self.host.clone(), true),
-            Target::Absolute(uri) => {
-                let host = uri.authority().map_or("", |a| a.as_str());
-                (host.to_owned(), host == self.host)
-            }
+    /// The host a target is on where that is not the registry itself, whose
+    /// credentials and headers go to nobody else.
+    pub(super) fn elsewhere(&self, target: &Target) -> Result<Option<Site>, RegistryError> {
+        let Target::Absolute(uri) = target else {
+            return Ok(None);
+        };
+        let host = uri.authority().map_or("", |a| a.as_str());
+        if host == self.site.host {
+            return Ok(None);
         }
+        self.client.shared.hosts.site(host).map(Some)
     }
 
     /// Where a `Location` leads. An absolute one may leave the host; it may not
@@ -359,7 +383,7 @@ impl Repository {
             .map_err(|_| self.malformed(what, "its Location is not a URL"))?;
         match uri.scheme_str() {
             Some("https") => Ok(Target::Absolute(uri)),
-            Some("http") if self.client.endpoint(&self.host)?.insecure => Ok(Target::Absolute(uri)),
+            Some("http") if self.site.may_be_plain() => Ok(Target::Absolute(uri)),
             Some("http") => Err(self.malformed(what, "it redirects from HTTPS to HTTP")),
             _ => Err(self.malformed(what, "its Location is not a URL of HTTP")),
         }
@@ -377,15 +401,14 @@ impl Repository {
             .headers()
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.trim().parse().ok())
-            .map(Duration::from_secs);
+            .and_then(patience::retry_after);
         let body = Limited::new(response.into_body(), ERROR_BODY_MAX).collect();
         let body = match tokio::time::timeout(Duration::from_secs(5), body).await {
             Ok(Ok(body)) => body.to_bytes(),
             _ => Bytes::new(),
         };
         let message = error_message(&body);
-        let (host, what) = (self.host.clone(), what.to_owned());
+        let (host, what) = (self.site.host.clone(), what.to_owned());
         match status {
             StatusCode::NOT_FOUND => RegistryError::NotFound {
                 host,
@@ -402,6 +425,7 @@ impl Repository {
                 what,
                 status,
                 attempts: attempt,
+                message,
                 retry_after,
             },
             _ if status.is_server_error() => RegistryError::Busy {
@@ -409,6 +433,7 @@ impl Repository {
                 what,
                 status,
                 attempts: attempt,
+                message,
                 retry_after,
             },
             _ => RegistryError::Unexpected {
@@ -422,7 +447,7 @@ impl Repository {
 
     pub(super) fn malformed(&self, what: &str, reason: &str) -> RegistryError {
         RegistryError::Malformed {
-            host: self.host.clone(),
+            host: self.site.host.clone(),
             what: what.to_owned(),
             reason: reason.to_owned(),
         }
@@ -430,7 +455,7 @@ impl Repository {
 
     pub(super) fn denied(&self, what: &str, message: &str) -> RegistryError {
         RegistryError::Denied {
-            host: self.host.clone(),
+            host: self.site.host.clone(),
             what: what.to_owned(),
             message: message.to_owned(),
         }

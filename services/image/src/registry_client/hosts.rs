@@ -1,29 +1,130 @@
-//! What is configured about registries: `[image.registry."host:port"]`, and Docker's credentials file.
+//! What is known about registries: `[image]` and `[image.registry."host:port"]`
+//! of the configuration, other engines' directories, and who we are to them.
+//!
+//! The own table wins, key by key; what it does not say, the directories may.
 
-use std::collections::HashMap;
-use std::io;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use base64::Engine as _;
-use serde::Deserialize;
+use gantry_credentials::{Credentials, DockerConfig, Server};
+use gantry_oci::Reference;
+use gantry_oci::reference::DEFAULT_DOMAIN;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
+use super::certs_dir::{self, Said};
 use super::error::RegistryError;
+use super::site::{API, Abilities, Address, PemFile, Site};
 
 /// One registry's table in the configuration.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct HostConfig {
     /// True: HTTP, or HTTPS without looking at the certificate, will do.
-    /// Absent: only for a registry on this machine (127.0.0.0/8, ::1, localhost).
+    /// Absent: only for a registry on this machine (127.0.0.0/8, ::1,
+    /// localhost) that no authority is named for.
     pub insecure: Option<bool>,
-    /// Registries that are asked first, in this order ("mirror.example:5000").
-    pub mirrors: Vec<String>,
-    /// A PEM file of authorities that are trusted besides the system's.
-    pub ca: Option<PathBuf>,
+    /// Registries that are asked first, in this order.
+    pub mirrors: Vec<Mirror>,
+    /// PEM files of authorities that are trusted besides the system's.
+    pub ca: OneOrMany,
+    /// PEM files of the certificate and the key that the registry is shown.
+    pub client_cert: Option<PathBuf>,
+    pub client_key: Option<PathBuf>,
+    /// Sent with every request.
+    pub headers: BTreeMap<String, String>,
     /// Name and password, for an engine that runs on its own.
     pub username: Option<String>,
     pub password: Option<String>,
+}
+
+/// A registry that has what another has: its address, or a table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Mirror {
+    /// `[http://|https://]HOST[:PORT][/PATH]`.
+    pub url: String,
+    /// It serves many registries, and is told which one is meant (`?ns=HOST`).
+    pub pull_through: bool,
+    /// False: it is asked for content by digest only, and never what a tag stands for.
+    pub resolve: bool,
+}
+
+impl From<&str> for Mirror {
+    fn from(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            pull_through: false,
+            resolve: true,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Mirror {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            url: String,
+            #[serde(default)]
+            pull_through: bool,
+            resolve: Option<bool>,
+        }
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = Mirror;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mirror's address, or a table with its url")
+            }
+
+            fn visit_str<E>(self, url: &str) -> Result<Mirror, E> {
+                Ok(url.into())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Mirror, A::Error> {
+                let table = Table::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Mirror {
+                    url: table.url,
+                    pull_through: table.pull_through,
+                    resolve: table.resolve.unwrap_or(true),
+                })
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+/// One path, or a list of paths.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct OneOrMany(pub Vec<PathBuf>);
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = OneOrMany;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path, or a list of paths")
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![path.into()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
+                let mut paths = Vec::new();
+                while let Some(path) = list.next_element()? {
+                    paths.push(path);
+                }
+                Ok(OneOrMany(paths))
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
 }
 
 /// What is known about registries.
@@ -31,139 +132,174 @@ pub struct HostConfig {
 pub struct Hosts {
     /// Tables by "host" or "host:port".
     pub tables: HashMap<String, HostConfig>,
+    /// Mirrors of Docker Hub, where its table names none.
+    pub mirrors: Vec<Mirror>,
+    /// Directories in Docker's and containerd's layout; the first that knows a host counts.
+    pub certs_dirs: Vec<PathBuf>,
     /// Docker's `config.json`, which may not exist.
     pub docker_config: Option<PathBuf>,
 }
 
-/// Who asks.
-#[derive(Clone, Eq, PartialEq)]
-pub enum Credentials {
-    Password {
-        username: String,
-        password: String,
-    },
-    /// What a token service gave in place of a password (OAuth 2 refresh token).
-    Identity {
-        token: String,
-    },
+/// Where a registry's images are: its mirrors, and itself.
+pub(super) struct Layout {
+    pub(super) mirrors: Vec<Site>,
+    pub(super) registry: Site,
 }
 
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Password { username, .. } => write!(f, "Password({username})"),
-            Self::Identity { .. } => write!(f, "Identity"),
-        }
-    }
-}
-
-/// Docker's configuration, as far as it is read.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct DockerConfig {
-    auths: HashMap<String, DockerAuth>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct DockerAuth {
-    auth: String,
-    username: String,
-    password: String,
-    identitytoken: String,
-}
-
-/// The name under which Docker keeps the credentials for its own registry.
-const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 pub(super) const DOCKER_HUB_API: &str = "registry-1.docker.io";
 
+/// A host's name and, where that differs, the host of its API.
+fn names(host: &str) -> Vec<&str> {
+    if host == DOCKER_HUB_API || host == DEFAULT_DOMAIN {
+        vec![DEFAULT_DOMAIN, DOCKER_HUB_API]
+    } else {
+        vec![host]
+    }
+}
+
 impl Hosts {
-    pub(super) fn table(&self, host: &str) -> HostConfig {
-        let hub = (host == DOCKER_HUB_API).then_some("docker.io");
-        let table = self.tables.get(host).or_else(|| self.tables.get(hub?));
-        table.cloned().unwrap_or_default()
+    /// What of the tables cannot be used, before anybody relies on it.
+    pub fn check(&self) -> Result<(), RegistryError> {
+        for (host, table) in &self.tables {
+            self.own_site(host, table, &Said::default())?;
+            for mirror in &table.mirrors {
+                self.mirror(host, mirror)?;
+            }
+        }
+        for mirror in &self.mirrors {
+            self.mirror(DEFAULT_DOMAIN, mirror)?;
+        }
+        Ok(())
     }
 
-    /// Whether HTTP, or HTTPS with any certificate, will do.
-    pub(super) fn is_insecure(&self, host: &str) -> bool {
-        self.table(host).insecure.unwrap_or_else(|| is_local(host))
+    fn table(&self, host: &str) -> Option<&HostConfig> {
+        names(host)
+            .into_iter()
+            .find_map(|name| self.tables.get(name))
+    }
+
+    /// How a host is spoken to as itself.
+    pub(super) fn site(&self, host: &str) -> Result<Site, RegistryError> {
+        let said = certs_dir::look_up(&self.certs_dirs, &names(host))?;
+        let default = HostConfig::default();
+        self.own_site(host, self.table(host).unwrap_or(&default), &said)
+    }
+
+    fn own_site(&self, host: &str, table: &HostConfig, said: &Said) -> Result<Site, RegistryError> {
+        let wrong = |reason: String| RegistryError::Configuration {
+            host: host.to_owned(),
+            reason,
+        };
+        let api = if host == DEFAULT_DOMAIN {
+            DOCKER_HUB_API
+        } else {
+            host
+        };
+        let mut site = said.server.clone().unwrap_or_else(|| Site {
+            host: api.to_owned(),
+            scheme: None,
+            base: API.to_owned(),
+            namespace: None,
+            tls: said.tls.clone(),
+            headers: Vec::new(),
+            abilities: Abilities::ALL,
+        });
+        if !table.ca.0.is_empty() {
+            site.tls.authorities = table.ca.0.iter().map(|path| PemFile::at(path)).collect();
+        }
+        match (&table.client_cert, &table.client_key) {
+            (Some(certificate), Some(key)) => {
+                site.tls.identities = vec![(PemFile::at(certificate), PemFile::at(key))];
+            }
+            (None, None) => {}
+            _ => {
+                let both = "client_cert and client_key must be set both, or neither";
+                return Err(wrong(both.to_owned()));
+            }
+        }
+        for (name, value) in &table.headers {
+            site.headers
+                .push(certs_dir::header(name, value).map_err(wrong)?);
+        }
+        match table.insecure {
+            Some(insecure) => site.tls.anybody = insecure,
+            // A directory that says "skip_verify" says nothing of HTTP.
+            None if site.tls.anybody => site.scheme = site.scheme.or(Some("https")),
+            // Who names an authority wants it to be looked at.
+            None if site.scheme.is_none() && site.tls.authorities.is_empty() => {
+                site.tls.anybody = is_local(&site.host);
+            }
+            None => {}
+        }
+        Ok(site)
+    }
+
+    /// A mirror of `host` that the configuration names.
+    fn mirror(&self, host: &str, mirror: &Mirror) -> Result<Site, RegistryError> {
+        let address =
+            Address::parse(&mirror.url).map_err(|reason| RegistryError::Configuration {
+                host: host.to_owned(),
+                reason: format!("the mirror {reason}"),
+            })?;
+        let mut site = self.site(&address.host)?;
+        site.base = address.base(false);
+        site.scheme = address.scheme.or(site.scheme);
+        site.host = address.host;
+        site.namespace = mirror.pull_through.then(|| names(host)[0].to_owned());
+        site.abilities = Abilities {
+            pull: true,
+            resolve: mirror.resolve,
+            push: false,
+        };
+        Ok(site)
+    }
+
+    /// Where the images of a reference's registry are.
+    pub(super) fn layout(&self, reference: &Reference) -> Result<Layout, RegistryError> {
+        let domain = reference.domain();
+        let said = certs_dir::look_up(&self.certs_dirs, &names(domain))?;
+        let default = HostConfig::default();
+        let table = self.table(domain).unwrap_or(&default);
+        let registry = self.own_site(domain, table, &said)?;
+        let mirrors = if !table.mirrors.is_empty() {
+            &table.mirrors
+        } else if domain == DEFAULT_DOMAIN {
+            &self.mirrors
+        } else {
+            &default.mirrors
+        };
+        let mirrors = if mirrors.is_empty() {
+            said.hosts
+        } else {
+            let sites = mirrors.iter().map(|mirror| self.mirror(domain, mirror));
+            sites.collect::<Result<_, _>>()?
+        };
+        Ok(Layout { mirrors, registry })
     }
 
     /// Credentials of the configuration for a registry, if there are any.
     /// Docker's file is read each time: a `docker login` counts at once.
-    pub(super) fn credentials(&self, host: &str) -> Result<Option<Credentials>, RegistryError> {
-        let table = self.table(host);
-        if let (Some(username), Some(password)) = (table.username, table.password) {
-            return Ok(Some(Credentials::Password { username, password }));
+    pub(super) async fn credentials(
+        &self,
+        host: &str,
+    ) -> Result<Option<Credentials>, RegistryError> {
+        if let Some(table) = self.table(host)
+            && let (Some(username), Some(password)) = (&table.username, &table.password)
+        {
+            return Ok(Some(Credentials::Password {
+                username: username.clone(),
+                password: password.clone(),
+            }));
         }
         let Some(path) = &self.docker_config else {
             return Ok(None);
         };
         let failed = |source| RegistryError::Credentials {
-            path: path.display().to_string(),
+            host: host.to_owned(),
             source,
         };
-        let config = read_docker_config(path).map_err(failed)?;
-        let keys: &[&str] = if host == DOCKER_HUB_API {
-            &[
-                DOCKER_HUB_KEY,
-                "docker.io",
-                "index.docker.io",
-                DOCKER_HUB_API,
-            ]
-        } else {
-            &[host]
-        };
-        let found = config
-            .auths
-            .into_iter()
-            .find(|(key, _)| keys.iter().any(|k| key == k || bare_host(key) == *k));
-        found.map_or(Ok(None), |(_, auth)| auth.credentials().map_err(failed))
-    }
-}
-
-fn bare_host(key: &str) -> &str {
-    let key = key.strip_prefix("https://").unwrap_or(key);
-    let key = key.strip_prefix("http://").unwrap_or(key);
-    key.split('/').next().unwrap_or(key)
-}
-
-fn read_docker_config(path: &Path) -> io::Result<DockerConfig> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(DockerConfig::default()),
-        Err(error) => Err(error),
-    }
-}
-
-impl DockerAuth {
-    fn credentials(self) -> io::Result<Option<Credentials>> {
-        if !self.identitytoken.is_empty() {
-            return Ok(Some(Credentials::Identity {
-                token: self.identitytoken,
-            }));
-        }
-        if !self.auth.is_empty() {
-            let decoded = base64::engine::general_purpose::STANDARD
-                .decode(self.auth.trim())
-                .map_err(io::Error::other)?;
-            let text = String::from_utf8(decoded).map_err(io::Error::other)?;
-            let pair = text.trim_end_matches('\0').split_once(':');
-            let (username, password) = pair
-                .ok_or_else(|| io::Error::other("an \"auth\" is not of the form name:password"))?;
-            return Ok(Some(Credentials::Password {
-                username: username.to_owned(),
-                password: password.to_owned(),
-            }));
-        }
-        if self.username.is_empty() {
-            // A credential helper has it, and helpers are not run.
-            return Ok(None);
-        }
-        Ok(Some(Credentials::Password {
-            username: self.username,
-            password: self.password,
-        }))
+        let config = DockerConfig::read(path).map_err(failed)?;
+        config.find(&Server::new(host)).await.map_err(failed)
     }
 }
 
@@ -184,64 +320,5 @@ fn host_without_port(host: &str) -> &str {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_machine_is_insecure_by_itself() {
-        let mut hosts = Hosts::default();
-        for local in [
-            "localhost",
-            "localhost:5000",
-            "127.0.0.1:80",
-            "127.8.9.1",
-            "[::1]:5000",
-        ] {
-            assert!(hosts.is_insecure(local), "{local}");
-        }
-        for remote in [
-            "registry.example",
-            "10.0.0.1:5000",
-            "localhost.example",
-            "1270.0.0.1",
-        ] {
-            assert!(!hosts.is_insecure(remote), "{remote}");
-        }
-        let table = HostConfig {
-            insecure: Some(true),
-            ..HostConfig::default()
-        };
-        hosts.tables.insert("10.0.0.1:5000".into(), table);
-        assert!(hosts.is_insecure("10.0.0.1:5000"));
-    }
-
-    #[test]
-    fn docker_s_credentials_are_found_under_every_spelling() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("config.json");
-        // "bob:se:cret" and an identity token.
-        let json = r#"{"auths":{
-            "https://index.docker.io/v1/":{"auth":"Ym9iOnNlOmNyZXQ="},
-            "http://r.example:5000/v2/":{"identitytoken":"t"},
-            "helper.example":{}}, "credsStore":"x"}"#;
-        std::fs::write(&path, json).unwrap();
-        let hosts = Hosts {
-            docker_config: Some(path),
-            ..Hosts::default()
-        };
-        assert_eq!(
-            hosts.credentials(DOCKER_HUB_API).unwrap(),
-            Some(Credentials::Password {
-                username: "bob".into(),
-                password: "se:cret".into()
-            })
-        );
-        assert_eq!(
-            hosts.credentials("r.example:5000").unwrap(),
-            Some(Credentials::Identity { token: "t".into() })
-        );
-        assert_eq!(hosts.credentials("helper.example").unwrap(), None);
-        assert_eq!(hosts.credentials("other.example").unwrap(), None);
-    }
-}
+#[path = "hosts_tests.rs"]
+mod tests;

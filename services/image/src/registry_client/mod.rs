@@ -16,14 +16,21 @@
 //! **Nothing hangs.** Connecting, waiting for an answer and waiting for the
 //! next bytes each have a limit.
 //!
-//! Limits at present: no client certificates, no proxies, no credential
-//! helpers (nothing is ever executed).
+//! **Where.** A registry may have mirrors, which are asked first; each host has a
+//! [`site::Site`] that says how it is spoken to: from the configuration, or from
+//! Docker's and containerd's directories.
+//!
+//! Limits at present: no proxies.
 
+mod certs_dir;
 mod challenge;
 mod download;
 mod error;
 mod exchange;
 mod hosts;
+mod lists;
+pub(crate) mod patience;
+mod site;
 mod source;
 mod token;
 mod transport;
@@ -32,15 +39,19 @@ mod upload;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use gantry_credentials::CredentialsError;
 use gantry_oci::Reference;
 
 pub use download::BlobStream;
 pub use error::RegistryError;
-pub use hosts::{Credentials, HostConfig, Hosts};
+pub use gantry_credentials::Credentials;
+pub use hosts::{HostConfig, Hosts, Mirror, OneOrMany};
+pub use lists::Found;
 pub use source::{SourceError, SourceStream};
 pub use upload::{BlobSource, Upload};
 
-use exchange::Endpoint;
+use exchange::{Endpoint, EndpointKey, Target};
+use site::Site;
 use token::TokenKey;
 
 /// A client of all registries. Cheap to clone; clones share connections and tokens.
@@ -51,7 +62,7 @@ pub struct Client {
 
 struct Shared {
     hosts: Hosts,
-    endpoints: Mutex<HashMap<String, Endpoint>>,
+    endpoints: Mutex<HashMap<EndpointKey, Endpoint>>,
     tokens: Mutex<HashMap<TokenKey, token::Token>>,
 }
 
@@ -68,16 +79,19 @@ impl std::fmt::Debug for Shared {
 pub enum Access {
     Pull,
     Push,
+    /// Nothing: only whether the user is let in.
+    Login,
 }
 
 /// One repository on one host, for one user.
 #[derive(Clone, Debug)]
 pub struct Repository {
     client: Client,
-    host: String,
+    site: Site,
     name: String,
     access: Access,
     credentials: Option<Credentials>,
+    mirror: bool,
     /// Another repository of the host that blobs are to be mounted from.
     mount_from: Option<String>,
 }
@@ -100,69 +114,125 @@ impl Client {
         }
     }
 
-    /// The repository of a reference, for pushing.
-    pub fn repository(
+    /// Where the images of a reference are pushed to: its registry, or a host
+    /// before it that takes pushes too.
+    pub async fn repository(
         &self,
         reference: &Reference,
         access: Access,
         credentials: Option<Credentials>,
     ) -> Result<Repository, RegistryError> {
-        self.repository_at(reference.api_host(), reference, access, credentials)
+        let layout = self.shared.hosts.layout(reference)?;
+        let mut sites = layout.mirrors.into_iter();
+        match sites.find(|site| access == Access::Push && site.abilities.push) {
+            Some(site) => self.repository_at(site, reference, access, None).await,
+            None => {
+                self.repository_at(layout.registry, reference, access, credentials)
+                    .await
+            }
+        }
     }
 
     /// Where an image can be pulled from: its registry's mirrors, and itself last.
-    pub fn sources(
+    pub async fn sources(
         &self,
         reference: &Reference,
         credentials: Option<Credentials>,
     ) -> Result<Vec<Repository>, RegistryError> {
-        let host = reference.api_host();
+        let layout = self.shared.hosts.layout(reference)?;
         let mut sources = Vec::new();
-        for mirror in self.shared.hosts.table(host).mirrors {
-            // The caller's credentials are for the registry, and no business of a mirror's.
-            sources.push(self.repository_at(&mirror, reference, Access::Pull, None)?);
+        for mirror in layout.mirrors {
+            if mirror.abilities.pull || mirror.abilities.resolve {
+                // The caller's credentials are for the registry, and no business of a mirror's.
+                let mut source = self
+                    .repository_at(mirror, reference, Access::Pull, None)
+                    .await?;
+                source.mirror = true;
+                sources.push(source);
+            }
         }
-        sources.push(self.repository_at(host, reference, Access::Pull, credentials)?);
+        let registry = layout.registry;
+        sources.push(
+            self.repository_at(registry, reference, Access::Pull, credentials)
+                .await?,
+        );
         Ok(sources)
     }
 
-    fn repository_at(
+    async fn repository_at(
         &self,
-        host: &str,
+        site: Site,
         reference: &Reference,
         access: Access,
         credentials: Option<Credentials>,
     ) -> Result<Repository, RegistryError> {
-        let credentials = match credentials {
-            Some(credentials) => Some(credentials),
-            None => self.shared.hosts.credentials(host)?,
-        };
         Ok(Repository {
+            credentials: self.credentials(&site.host, credentials).await?,
             client: self.clone(),
-            host: host.to_owned(),
+            site,
             name: reference.name().as_str().to_owned(),
             access,
-            credentials,
+            mirror: false,
             mount_from: None,
         })
     }
 
-    /// Checks a user's credentials with a registry.
-    pub async fn login(&self, host: &str, credentials: Credentials) -> Result<(), RegistryError> {
-        let host = if host.is_empty() || host == gantry_oci::reference::DEFAULT_DOMAIN {
-            hosts::DOCKER_HUB_API
-        } else {
-            host
-        };
-        let everything = Repository {
+    /// The caller's credentials, else those of the configuration.
+    async fn credentials(
+        &self,
+        host: &str,
+        given: Option<Credentials>,
+    ) -> Result<Option<Credentials>, RegistryError> {
+        if given.is_some() {
+            return Ok(given);
+        }
+        match self.shared.hosts.credentials(host).await {
+            Err(RegistryError::Credentials {
+                host,
+                source:
+                    source @ (CredentialsError::HelperMissing { .. }
+                    | CredentialsError::HelperTimeout { .. }
+                    | CredentialsError::Helper { .. }),
+            }) => {
+                // Most of what is pulled needs none: that must not fail for a keychain.
+                let error = gantry_kit::fault::chain(&source);
+                tracing::warn!(%host, error, "the registry is asked without credentials");
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+
+    /// The registry itself, and none of its repositories.
+    async fn registry(
+        &self,
+        host: &str,
+        access: Access,
+        credentials: Option<Credentials>,
+    ) -> Result<Repository, RegistryError> {
+        Ok(Repository {
             client: self.clone(),
-            host: host.to_owned(),
+            credentials: self.credentials(host, credentials).await?,
+            site: self.shared.hosts.site(host)?,
             name: String::new(),
-            access: Access::Pull,
-            credentials: Some(credentials),
+            access,
+            mirror: false,
             mount_from: None,
-        };
-        everything.ping().await
+        })
+    }
+
+    /// Checks a user's credentials with a registry. What its token service gave
+    /// to be kept in place of the password, if it gave something.
+    pub async fn login(
+        &self,
+        host: &str,
+        credentials: Credentials,
+    ) -> Result<Option<String>, RegistryError> {
+        let host = gantry_credentials::Server::new(host);
+        let everything = self
+            .registry(host.host(), Access::Login, Some(credentials))
+            .await?;
+        everything.log_in().await
     }
 }
 
@@ -170,7 +240,37 @@ impl Repository {
     /// The host that is asked.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.host
+        &self.site.host
+    }
+
+    /// Whether it has what another registry has, and is not that itself.
+    #[must_use]
+    pub const fn is_mirror(&self) -> bool {
+        self.mirror
+    }
+
+    /// Whether it is asked what a tag stands for.
+    #[must_use]
+    pub const fn resolves_tags(&self) -> bool {
+        self.site.abilities.resolve
+    }
+
+    /// Whether it is asked for content.
+    #[must_use]
+    pub const fn gives_content(&self) -> bool {
+        self.site.abilities.pull
+    }
+
+    /// A path below the repository.
+    fn target(&self, rest: &str) -> Target {
+        let (base, name) = (&self.site.base, &self.name);
+        let mut path = format!("{base}/{name}/{rest}");
+        if let Some(namespace) = &self.site.namespace {
+            path.push(if path.contains('?') { '&' } else { '?' });
+            path.push_str("ns=");
+            path.push_str(namespace);
+        }
+        Target::Path(path)
     }
 
     /// Lets blobs be mounted from another repository of the same host.

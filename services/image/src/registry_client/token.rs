@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use bytes::Bytes;
+use gantry_credentials::Credentials;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -13,7 +14,6 @@ use serde::Deserialize;
 use super::challenge::Challenge;
 use super::error::RegistryError;
 use super::exchange::{Exchange, Target, nothing};
-use super::hosts::Credentials;
 use super::{Access, Repository, lock};
 
 /// A token's life where its service does not say (distribution's token specification).
@@ -26,6 +26,7 @@ const TOKEN_BODY_MAX: usize = 1 << 20;
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct TokenKey {
     host: String,
+    namespace: Option<String>,
     name: String,
     access: Access,
     user: Option<String>,
@@ -36,6 +37,8 @@ pub(super) struct TokenKey {
 pub(super) struct Token {
     header: HeaderValue,
     until: Option<Instant>,
+    /// What the token service gave to be kept in place of a password.
+    identity: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -44,19 +47,22 @@ struct Answer {
     token: String,
     #[serde(default)]
     access_token: String,
+    #[serde(default)]
+    refresh_token: String,
     expires_in: Option<u64>,
 }
 
 impl Repository {
     fn token_key(&self) -> TokenKey {
         TokenKey {
-            host: self.host.clone(),
+            host: self.site.host.clone(),
+            namespace: self.site.namespace.clone(),
             name: self.name.clone(),
             access: self.access,
             user: self.credentials.as_ref().map(|c| match c {
                 // The secret is part of it: a wrong password must not profit from a right one.
                 Credentials::Password { username, password } => format!("{username}:{password}"),
-                Credentials::Identity { token } => token.clone(),
+                Credentials::Identity { token, .. } => token.clone(),
             }),
             mount_from: self.mount_from.clone(),
         }
@@ -72,10 +78,10 @@ impl Repository {
         usable.then(|| token.header.clone())
     }
 
-    fn remember(&self, header: HeaderValue, until: Option<Instant>) {
+    fn remember(&self, token: Token) {
         let mut tokens = lock(&self.client.shared.tokens);
         tokens.retain(|_, token| token.until.is_none_or(|until| Instant::now() < until));
-        tokens.insert(self.token_key(), Token { header, until });
+        tokens.insert(self.token_key(), token);
     }
 
     /// Meets a challenge; the next request then carries what it asks for.
@@ -89,7 +95,11 @@ impl Repository {
                 let Some(Credentials::Password { username, password }) = &self.credentials else {
                     return Err(self.denied(what, "it wants a name and a password"));
                 };
-                self.remember(basic(username, password), None);
+                self.remember(Token {
+                    header: basic(username, password),
+                    until: None,
+                    identity: None,
+                });
                 Ok(())
             }
             Challenge::Bearer {
@@ -109,7 +119,7 @@ impl Repository {
             return challenged.map(str::to_owned).into_iter().collect();
         }
         let actions = match self.access {
-            Access::Pull => "pull",
+            Access::Pull | Access::Login => "pull",
             Access::Push => "pull,push",
         };
         let own = format!("repository:{}:{actions}", self.name);
@@ -144,10 +154,13 @@ impl Repository {
         }
         match &self.credentials {
             Some(Credentials::Password { username, password }) => {
-                query.push_str(&format!("&account={}", encode(username)));
+                query.push_str(&format!("&account={}&client_id=gantry", encode(username)));
+                if self.access == Access::Login {
+                    query.push_str("&offline_token=true");
+                }
                 headers.insert(AUTHORIZATION, basic(username, password));
             }
-            Some(Credentials::Identity { token }) => {
+            Some(Credentials::Identity { token, .. }) => {
                 headers.insert(
                     CONTENT_TYPE,
                     HeaderValue::from_static("application/x-www-form-urlencoded"),
@@ -187,13 +200,11 @@ impl Repository {
             *request.headers_mut() = headers.clone();
             Ok(request)
         };
-        let host = uri
-            .authority()
-            .map_or_else(String::new, ToString::to_string);
-        let response = self
-            .client
-            .send_once(&host, &Target::Absolute(uri), &make, what)
-            .await?;
+        let target = Target::Absolute(uri);
+        let elsewhere = self.elsewhere(&target)?;
+        let site = elsewhere.as_ref().unwrap_or(&self.site);
+        let host = site.host.clone();
+        let response = self.client.send_once(site, &target, &make, what).await?;
         if !response.status().is_success() {
             return Err(self.refusal(response, what, 1).await);
         }
@@ -217,18 +228,29 @@ impl Repository {
             .map_err(|_| self.malformed(what, "its token service gave an odd token"))?;
         header.set_sensitive(true);
         let life = answer.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs);
-        self.remember(
+        self.remember(Token {
             header,
-            Some(Instant::now() + life.min(Duration::from_secs(3600))),
-        );
+            until: Some(Instant::now() + life.min(Duration::from_secs(3600))),
+            identity: Some(answer.refresh_token).filter(|token| !token.is_empty()),
+        });
         Ok(())
     }
 
+    /// Asks to be let in, whatever was known before. What the token service
+    /// gave to be kept in place of the password, if it gave something.
+    pub(super) async fn log_in(&self) -> Result<Option<String>, RegistryError> {
+        let key = self.token_key();
+        lock(&self.client.shared.tokens).remove(&key);
+        self.ping().await?;
+        let token = lock(&self.client.shared.tokens).remove(&key);
+        Ok(token.and_then(|token| token.identity))
+    }
+
     /// Asks the registry for nothing but to be let in.
-    pub(super) async fn ping(&self) -> Result<(), RegistryError> {
+    async fn ping(&self) -> Result<(), RegistryError> {
         self.ask(Exchange {
             method: Method::GET,
-            target: Target::Path("/v2/".into()),
+            target: Target::Path(format!("{}/", self.site.base)),
             headers: HeaderMap::new(),
             body: &nothing,
             what: "the registry itself".into(),

@@ -11,14 +11,16 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::error::RegistryError;
-use super::hosts::HostConfig;
+use super::site::{PemFile, Tls};
 
 /// What requests carry.
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -26,32 +28,36 @@ pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
 
 /// How long a host may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that may be under way on a connection, or wait in the kernel: what a
+/// process that is killed has to fetch again. Left alone it grows to many
+/// megabytes where the disk is slower than the network.
+const WINDOW: usize = 1 << 20;
 /// How long an idle connection is kept: a pull follows the one before soon or not at all.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Whom to trust.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Trust {
-    /// The system's authorities and those of the host's table.
-    Authorities,
-    /// Anybody: the host was declared insecure.
-    Anybody,
-}
-
 /// Makes a client for a host.
-pub(super) fn client(
-    host: &str,
-    table: &HostConfig,
-    trust: Trust,
-) -> Result<HttpClient, RegistryError> {
-    let tls = match trust {
-        Trust::Authorities => trusting(host, table.ca.as_deref())?,
-        Trust::Anybody => trusting_anybody()?,
+pub(super) fn client(host: &str, tls: &Tls) -> Result<HttpClient, RegistryError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(RegistryError::Tls)?;
+    let builder = if tls.anybody {
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
+    } else {
+        builder.with_root_certificates(authorities(host, &tls.authorities)?)
+    };
+    let identities = Identities::read(host, &tls.identities)?;
+    let tls = if identities.0.is_empty() {
+        builder.with_no_client_auth()
+    } else {
+        builder.with_client_cert_resolver(Arc::new(identities))
     };
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
     connector.set_nodelay(true);
+    connector.set_recv_buffer_size(Some(WINDOW));
     // HTTP/1.1 alone: each layer gets a connection of its own, and none waits for another's window.
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
@@ -69,41 +75,87 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn trusting(host: &str, ca: Option<&Path>) -> Result<ClientConfig, RegistryError> {
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(RegistryError::Tls)?;
+fn unusable(host: &str, path: &Path) -> impl Fn(io::Error) -> RegistryError + use<> {
+    let (host, path) = (host.to_owned(), path.display().to_string());
+    move |source| RegistryError::Certificate {
+        host: host.clone(),
+        path: path.clone(),
+        source,
+    }
+}
+
+/// The certificates in a PEM file, of which there must be one.
+fn certificates(host: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
+    let failed = unusable(host, path);
+    let found = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| failed(io::Error::other(error)))?;
+    if found.is_empty() {
+        return Err(failed(io::Error::other("it has no certificate")));
+    }
+    Ok(found)
+}
+
+fn authorities(host: &str, files: &[PemFile]) -> Result<RootCertStore, RegistryError> {
     let mut roots = RootCertStore::empty();
     for certificate in rustls_native_certs::load_native_certs().certs {
         // One odd certificate among the system's does not matter. With none at
         // all every certificate is refused, and the error says so.
         let _ = roots.add(certificate);
     }
-    if let Some(path) = ca {
-        let failed = |source| RegistryError::Certificate {
-            host: host.to_owned(),
-            path: path.display().to_string(),
-            source,
-        };
-        let other = |e| failed(io::Error::other(e));
-        for certificate in CertificateDer::pem_file_iter(path).map_err(other)? {
-            let certificate = certificate.map_err(other)?;
-            roots
-                .add(certificate)
-                .map_err(|e| failed(io::Error::other(e)))?;
+    for file in files {
+        for certificate in certificates(host, &file.path)? {
+            let added = roots.add(certificate);
+            added.map_err(|error| unusable(host, &file.path)(io::Error::other(error)))?;
         }
     }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(roots)
 }
 
-fn trusting_anybody() -> Result<ClientConfig, RegistryError> {
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(RegistryError::Tls)?;
-    Ok(builder
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
-        .with_no_client_auth())
+/// Who we are to a registry that asks.
+#[derive(Debug)]
+struct Identities(Vec<Arc<CertifiedKey>>);
+
+impl Identities {
+    fn read(host: &str, files: &[(PemFile, PemFile)]) -> Result<Self, RegistryError> {
+        let read = |(certificate, key): &(PemFile, PemFile)| {
+            let chain = certificates(host, &certificate.path)?;
+            let failed = unusable(host, &key.path);
+            let private = PrivateKeyDer::from_pem_file(&key.path)
+                .map_err(|error| failed(io::Error::other(error)))?;
+            let identity = CertifiedKey::from_der(chain, private, &provider());
+            identity
+                .map(Arc::new)
+                .map_err(|error| failed(io::Error::other(error)))
+        };
+        files.iter().map(read).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl ResolvesClientCert for Identities {
+    fn resolve(
+        &self,
+        root_hint_subjects: &[&[u8]],
+        sigschemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        let usable =
+            |identity: &&Arc<CertifiedKey>| identity.key.choose_scheme(sigschemes).is_some();
+        // A certificate has its issuer's name in it, as the registry lists it.
+        let wanted = |identity: &&Arc<CertifiedKey>| {
+            let names = |hint: &&[u8]| {
+                let mut chain = identity.cert.iter();
+                chain.any(|der| der.windows(hint.len()).any(|part| part == *hint))
+            };
+            root_hint_subjects.iter().any(names)
+        };
+        let mut fitting = self.0.iter().filter(usable);
+        let first = fitting.clone().next();
+        fitting.find(wanted).or(first).cloned()
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 /// Takes every certificate, for registries that were declared insecure.

@@ -94,6 +94,7 @@ pub(crate) struct Fixture {
 pub(crate) fn config() -> Config {
     Config {
         docker_config: PathBuf::new(),
+        certs_dirs: Vec::new(),
         ..Config::default()
     }
 }

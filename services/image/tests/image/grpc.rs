@@ -427,3 +427,93 @@ async fn a_container_is_compared_committed_and_exported() {
     }
     assert!((3_000_000..3_010_000).contains(&bytes), "{bytes}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_tags_a_search_and_a_login_work_over_the_wire() {
+    let (registry, target) = (Registry::start().await, Registry::start().await);
+    for (n, tag) in ["a", "b", "c"].iter().enumerate() {
+        publish(&registry, tag, &[layer(u32::try_from(n).unwrap())]);
+    }
+    registry.answer_search(r#"{"results":[{"name":"web","star_count":7,"is_official":true}]}"#);
+    let fixture = Fixture::new();
+    let client = start(&fixture);
+    let mut images = ImageServiceClient::new(client.clone());
+
+    let request = proto::PullRequest {
+        reference: format!("{}/app", registry.host),
+        all_tags: true,
+        ..Default::default()
+    };
+    let mut stream = images.pull(request.clone()).await.unwrap().into_inner();
+    let mut tags = Vec::new();
+    while let Some(message) = stream.message().await.unwrap() {
+        if let Some(Event::Done(done)) = message.event {
+            tags.extend(done.image.unwrap().tags);
+        }
+    }
+    let named = |tag: &str| format!("{}/app:{tag}", registry.host);
+    assert_eq!(tags, [named("a"), named("b"), named("c")]);
+    let tagged = proto::PullRequest {
+        reference: named("a"),
+        ..request
+    };
+    let mut stream = images.pull(tagged).await.unwrap().into_inner();
+    let refused = stream.message().await.unwrap_err();
+    assert_eq!(
+        reason(&refused),
+        (Code::InvalidArgument, "INVALID_REFERENCE".into())
+    );
+
+    let repository = format!("{}/app", target.host);
+    for tag in ["a", "c"] {
+        let name = format!("{repository}:{tag}");
+        fixture.store.tag(&named(tag), &name).unwrap();
+    }
+    let request = proto::PushRequest {
+        reference: repository.clone(),
+        all_tags: true,
+        ..Default::default()
+    };
+    let mut stream = images.push(request).await.unwrap().into_inner();
+    let mut pushed = Vec::new();
+    while let Some(message) = stream.message().await.unwrap() {
+        if let Some(proto::push_response::Event::Done(done)) = message.event {
+            pushed.push(done.reference);
+        }
+    }
+    assert_eq!(pushed, ["a", "c"].map(|tag| format!("{repository}:{tag}")));
+
+    let mut request = proto::SearchRequest {
+        term: format!("{}/web", registry.host),
+        ..Default::default()
+    };
+    let found = images.search(request.clone()).await.unwrap().into_inner();
+    let [result] = &found.results[..] else {
+        panic!("{found:?}");
+    };
+    assert_eq!(result.name, format!("{}/web", registry.host));
+    assert!(result.official && result.stars == 7);
+    request.limit = 101;
+    let refused = images.search(request).await.unwrap_err();
+    assert_eq!(
+        reason(&refused),
+        (Code::InvalidArgument, "INVALID_LIMIT".into())
+    );
+
+    registry.want_login("bob", "secret");
+    let login = |password: &str| proto::LoginRequest {
+        registry: registry.host.clone(),
+        auth: Some(proto::RegistryAuth {
+            username: "bob".into(),
+            password: password.into(),
+            identity_token: String::new(),
+        }),
+    };
+    let answer = images.login(login("secret")).await.unwrap().into_inner();
+    assert_eq!(answer.identity_token, "a-long-lived-one");
+    let refused = images.login(login("guess")).await.unwrap_err();
+    assert_eq!(
+        reason(&refused),
+        (Code::PermissionDenied, "REGISTRY_DENIED".into())
+    );
+}

@@ -1,5 +1,7 @@
 //! A registry in the test process, which serves what it is given and misbehaves on request.
 
+mod tokens;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,6 +29,11 @@ pub(crate) struct Fault {
     pub(crate) no_ranges: bool,
     /// Pause before each answer.
     pub(crate) delay: Duration,
+    /// When no cut is left, there is nothing any more.
+    pub(crate) gone_after_cuts: bool,
+    /// An upload takes so many bytes of a request and no more, so often.
+    pub(crate) takes: usize,
+    pub(crate) breaks: usize,
 }
 
 #[derive(Default)]
@@ -36,9 +43,24 @@ struct Content {
     faults: HashMap<String, Fault>,
     uploads: HashMap<String, Vec<u8>>,
     requests: Vec<String>,
+    /// What came after the question mark.
+    queries: Vec<String>,
     /// Name, password: wanted through a token service.
     login: Option<(String, String)>,
+    /// Tokens that were given: for which scope, and for how many requests they are good.
+    tokens: HashMap<String, (String, usize)>,
+    /// How many requests a token is good for.
+    token_life: usize,
     redirect_blobs: bool,
+    /// The value of Retry-After.
+    retry_after: String,
+    /// Tags on one page.
+    page: usize,
+    /// An upload that broke is thrown away.
+    forgetful: bool,
+    /// What `/v1/search` answers. Absent: it is not there.
+    search: Option<String>,
+    repositories: Vec<String>,
 }
 
 /// The registry. Its server ends with the test's runtime.
@@ -54,7 +76,12 @@ impl Registry {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let registry = Self {
             host: listener.local_addr().unwrap().to_string(),
-            content: Arc::default(),
+            content: Arc::new(Mutex::new(Content {
+                token_life: usize::MAX,
+                retry_after: "0".to_owned(),
+                page: usize::MAX,
+                ..Content::default()
+            })),
             served: Arc::default(),
         };
         let app = axum::Router::new()
@@ -115,8 +142,50 @@ impl Registry {
         self.content().faults.insert(digest.to_string(), fault);
     }
 
+    /// Lets uploads break, whichever blob they are of.
+    pub(crate) fn fault_of_uploads(&self, fault: Fault) {
+        self.content().faults.insert("upload".to_owned(), fault);
+    }
+
     pub(crate) fn want_login(&self, name: &str, password: &str) {
         self.content().login = Some((name.to_owned(), password.to_owned()));
+    }
+
+    /// Lets each token be good for so many requests only.
+    pub(crate) fn token_life(&self, requests: usize) {
+        self.content().token_life = requests;
+    }
+
+    /// The scopes that tokens were given for.
+    pub(crate) fn scopes(&self) -> Vec<String> {
+        let content = self.content();
+        let scopes = content.tokens.values().map(|(scope, _)| scope.clone());
+        scopes.collect()
+    }
+
+    pub(crate) fn retry_after(&self, value: &str) {
+        self.content().retry_after = value.to_owned();
+    }
+
+    pub(crate) fn page(&self, tags: usize) {
+        self.content().page = tags;
+    }
+
+    pub(crate) fn forget_broken_uploads(&self) {
+        self.content().forgetful = true;
+    }
+
+    pub(crate) fn answer_search(&self, json: &str) {
+        self.content().search = Some(json.to_owned());
+    }
+
+    pub(crate) fn list_repositories(&self, names: &[&str]) {
+        self.content().repositories = names.iter().map(|name| (*name).to_owned()).collect();
+    }
+
+    /// All queries so far; the list begins anew.
+    pub(crate) fn take_queries(&self) -> Vec<String> {
+        std::mem::take(&mut self.content().queries)
     }
 
     pub(crate) fn redirect_blobs(&self) {
@@ -143,7 +212,27 @@ impl Registry {
     }
 }
 
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let mut named = pairs.filter(|(key, _)| *key == name);
+    let (_, value) = named.next()?;
+    let value = percent_encoding::percent_decode_str(value).decode_utf8();
+    Some(value.unwrap().into_owned())
+}
+
+fn empty(status: u16, headers: &[(&str, &str)]) -> Response {
+    let mut response = Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(*name, *value);
+    }
+    response.body(Body::empty()).unwrap()
+}
+
 fn plain(status: u16) -> Response {
+    refusal(status, "0")
+}
+
+fn refusal(status: u16, retry_after: &str) -> Response {
     let code = match status {
         404 => "MANIFEST_UNKNOWN",
         429 => "TOOMANYREQUESTS",
@@ -152,7 +241,7 @@ fn plain(status: u16) -> Response {
     let json = format!(r#"{{"errors":[{{"code":"{code}","message":"the mock says {status}"}}]}}"#);
     Response::builder()
         .status(status)
-        .header("retry-after", "0")
+        .header("retry-after", retry_after)
         .body(Body::from(json))
         .unwrap()
 }
@@ -166,6 +255,7 @@ async fn answer(State(registry): State<Registry>, request: Request) -> Response 
     let delay = {
         let mut content = registry.content();
         content.requests.push(format!("{method} {path}"));
+        content.queries.push(query.clone());
         let digest = path.rsplit('/').next().unwrap_or_default();
         content
             .faults
@@ -189,14 +279,7 @@ impl Registry {
         let mut content = self.content();
         let authorization = headers.get("authorization").and_then(|v| v.to_str().ok());
         if path == "/token" {
-            // "bob:secret"
-            return if authorization == Some("Basic Ym9iOnNlY3JldA==")
-                && query.contains("service=mock")
-            {
-                Response::new(Body::from(r#"{"token":"let-me-in","expires_in":300}"#))
-            } else {
-                plain(401)
-            };
+            return self.token(&mut content, method, query, authorization, &body);
         }
         if let Some(rest) = path.strip_prefix("/elsewhere/") {
             assert!(
@@ -206,7 +289,7 @@ impl Registry {
             let bytes = content.blobs[rest].clone();
             return self.send_blob(&mut content, rest, bytes, headers);
         }
-        if content.login.is_some() && authorization != Some("Bearer let-me-in") {
+        if content.login.is_some() && !tokens::lets_in(&mut content, authorization, path) {
             let realm = format!(
                 r#"Bearer realm="http://{}/token",service="mock",scope="x""#,
                 self.host
@@ -217,9 +300,30 @@ impl Registry {
                 .body(Body::empty())
                 .unwrap();
         }
+        if path == "/v1/search" {
+            return match &content.search {
+                Some(json) => Response::new(Body::from(json.clone())),
+                None => plain(404),
+            };
+        }
         let Some(rest) = path.strip_prefix("/v2/") else {
             return plain(404);
         };
+        if let Some(name) = rest.strip_suffix("/tags/list") {
+            let mut tags: Vec<String> = content.manifests.keys().cloned().collect();
+            tags.retain(|tag| !tag.contains(':'));
+            return paged(
+                &content,
+                path,
+                query,
+                &format!(r#""name":"{name}","tags""#),
+                tags,
+            );
+        }
+        if rest == "_catalog" {
+            let names = content.repositories.clone();
+            return paged(&content, path, query, r#""repositories""#, names);
+        }
         if rest.is_empty() {
             return Response::new(Body::empty());
         }
@@ -243,7 +347,7 @@ impl Registry {
             };
         }
         if let Some((_, upload)) = rest.split_once("/blobs/uploads/") {
-            return self.upload(&mut content, method, path, upload, query, body);
+            return self.upload(&mut content, method, path, upload, query, headers, body);
         }
         let Some((_, digest)) = rest.split_once("/blobs/") else {
             return plain(404);
@@ -269,6 +373,7 @@ impl Registry {
         self.send_blob(&mut content, digest, bytes, headers)
     }
 
+    #[allow(clippy::too_many_arguments, reason = "they are the request")]
     fn upload(
         &self,
         content: &mut Content,
@@ -276,36 +381,63 @@ impl Registry {
         path: &str,
         upload: &str,
         query: &str,
+        headers: &HeaderMap,
         body: Bytes,
     ) -> Response {
-        let parameter = |name: &str| {
-            let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs
-                .into_iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| value.to_owned())
-        };
+        let parameter = |name: &str| parameter(query, name);
         if method == Method::POST {
             if let Some(digest) = parameter("mount")
                 && parameter("from").as_deref() == Some("mountable")
                 && content.blobs.contains_key(&digest)
             {
-                return Response::builder().status(201).body(Body::empty()).unwrap();
+                return empty(201, &[]);
             }
-            return Response::builder()
-                .status(202)
-                .header("location", format!("{}u1?state=x", path))
-                .body(Body::empty())
-                .unwrap();
+            let name = format!("u{}", content.uploads.len() + 1);
+            content.uploads.insert(name.clone(), Vec::new());
+            return empty(202, &[("location", &format!("{path}{name}?state=x"))]);
         }
-        assert_eq!((method, upload), (&Method::PUT, "u1"));
-        let digest = parameter("digest").unwrap();
-        if Digest::sha256_of(&body).as_str() != digest {
+        if !content.uploads.contains_key(upload) {
+            return plain(404);
+        }
+        let there = content.uploads[upload].len();
+        let location = format!("{path}?state=x");
+        if method == Method::GET {
+            let range = format!("0-{}", there.saturating_sub(1));
+            return empty(204, &[("location", &location), ("range", &range)]);
+        }
+        let range = headers.get("content-range").map(|v| v.to_str().unwrap());
+        let expected = format!("{there}-{}", (there + body.len()).saturating_sub(1));
+        if method == Method::PATCH && range != Some(expected.as_str()) {
+            return plain(416);
+        }
+        let digest = parameter("digest");
+        // Which blob it is going to be only the end of it tells: faults are for any.
+        let fault = content.faults.get_mut("upload").filter(|f| f.breaks > 0);
+        if let Some(fault) = fault
+            && !body.is_empty()
+        {
+            fault.breaks -= 1;
+            let taken = body.slice(..fault.takes.min(body.len()));
+            content.uploads.get_mut(upload).unwrap().extend(taken);
+            if content.forgetful {
+                content.uploads.insert(upload.to_owned(), Vec::new());
+                content.uploads.remove(upload);
+            }
+            return plain(503);
+        }
+        let session = content.uploads.get_mut(upload).unwrap();
+        session.extend_from_slice(&body);
+        if method == Method::PATCH {
+            let range = format!("0-{}", session.len() - 1);
+            return empty(202, &[("location", &location), ("range", &range)]);
+        }
+        assert_eq!(method, Method::PUT);
+        let (digest, bytes) = (digest.unwrap(), session.clone());
+        if Digest::sha256_of(&bytes).as_str() != digest {
             return plain(400);
         }
-        content.uploads.insert(digest.clone(), body.to_vec());
-        content.blobs.insert(digest, body);
-        Response::builder().status(201).body(Body::empty()).unwrap()
+        content.blobs.insert(digest, bytes.into());
+        empty(201, &[])
     }
 
     fn send_blob(
@@ -319,7 +451,11 @@ impl Registry {
         let mut cut = None;
         if let Some(known) = content.faults.get_mut(digest) {
             if !known.refusals.is_empty() {
-                return plain(known.refusals.remove(0));
+                let status = known.refusals.remove(0);
+                return refusal(status, &content.retry_after);
+            }
+            if known.gone_after_cuts && known.cuts == 0 {
+                return plain(404);
             }
             if known.cuts > 0 {
                 known.cuts -= 1;
@@ -364,4 +500,26 @@ impl Registry {
         let pieces = futures::stream::iter(pieces.into_iter().map(Ok)).chain(broken);
         response.body(Body::from_stream(pieces)).unwrap()
     }
+}
+
+/// One page of a list, with a link to the next.
+fn paged(
+    content: &Content,
+    path: &str,
+    query: &str,
+    before: &str,
+    mut all: Vec<String>,
+) -> Response {
+    all.sort();
+    if let Some(last) = parameter(query, "last") {
+        all.retain(|entry| *entry > last);
+    }
+    let page: Vec<&String> = all.iter().take(content.page).collect();
+    let json = format!("{{{before}:{}}}", serde_json::to_string(&page).unwrap());
+    let mut response = Response::builder();
+    if page.len() < all.len() {
+        let last = page.last().unwrap();
+        response = response.header("link", format!(r#"<{path}?last={last}>; rel="next""#));
+    }
+    response.body(Body::from(json)).unwrap()
 }

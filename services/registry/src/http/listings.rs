@@ -134,6 +134,7 @@ pub(super) async fn search(registry: &Registry, query: &Query) -> Answer {
                 "description": "",
                 "star_count": 0,
                 "is_official": false,
+                "is_trusted": false,
                 "is_automated": false,
             })
         })

@@ -79,6 +79,32 @@ async fn chunks_make_a_blob_and_survive_a_restart_in_between() {
 }
 
 #[tokio::test]
+async fn what_came_before_a_chunk_broke_off_is_counted_to_the_last_byte() {
+    let registry = Fixture::new();
+    let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let location = registry.begin("a").await;
+    let pieces = [
+        Ok(Bytes::copy_from_slice(&content[..1_500_001])),
+        Err(std::io::Error::other("the client is gone")),
+    ];
+    let body = Body::from_stream(futures::stream::iter(pieces));
+    let reply = registry.send(Method::PATCH, &location, &[], body).await;
+    assert!(!reply.status.is_success(), "{reply:?}");
+    let reply = registry.get(&location).await;
+    assert_eq!(reply.header("range"), "0-1500000");
+    let headers = [("content-range", "1500001-2999999")];
+    let rest = content[1_500_001..].to_vec();
+    let reply = registry
+        .send(Method::PATCH, &location, &headers, rest)
+        .await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED, "{reply:?}");
+    let digest = Digest::sha256_of(&content);
+    let path = format!("{location}?digest={digest}");
+    let reply = registry.send(Method::PUT, &path, &[], Body::empty()).await;
+    assert_eq!(reply.status, StatusCode::CREATED, "{reply:?}");
+}
+
+#[tokio::test]
 async fn a_chunk_out_of_order_is_refused_and_changes_nothing() {
     let registry = Fixture::new();
     let location = registry.begin("a").await;

@@ -1,0 +1,436 @@
+//! The packed form of an image: what a push or a save sends.
+//!
+//! An image is kept with the manifest that it came with. That is not always one
+//! whose blobs are here: a layer that was there already, packed otherwise, was
+//! not fetched again. Then the packing that is here takes its place, or, where
+//! there is none, the blob is fetched from where the image is known to be. And a
+//! push packs what came plain, as Docker does. Either makes another manifest for
+//! the same configuration, and so for the same image.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use gantry_oci::content::{Commit, ContentError, Expected, IngestKey};
+use gantry_oci::manifest::MANIFEST_MAX;
+use gantry_oci::{
+    Compression, Descriptor, Digest, Document, DocumentKind, Manifest, MediaType, Reference,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::ImageStore;
+use crate::compress::compress;
+use crate::download::Download;
+use crate::error::ImageError;
+use crate::flight::Role;
+use crate::garbage::{Candidates, Lease};
+use crate::image::{Image, LayerRecord};
+use crate::pull::{Watcher, blocking};
+use crate::registry_client::{Credentials, Repository};
+
+/// Pieces of a download between the task that receives and the thread that
+/// writes: enough for both to work, and little to lose.
+const CHANNEL_PIECES: usize = 4;
+
+/// What becomes of layers that are not packed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum PlainLayers {
+    /// They are sent as they are: what an archive wants.
+    #[allow(dead_code, reason = "archives are written elsewhere")]
+    Keep,
+    /// They are packed with gzip first.
+    Compress,
+}
+
+/// Credentials for the registry of a reference.
+#[derive(Clone, Debug)]
+pub(crate) struct Login {
+    /// The registry they are for, and no other.
+    pub(crate) domain: String,
+    pub(crate) credentials: Credentials,
+}
+
+/// An image as it is sent: every blob of it is in the store while this lives.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    /// The manifest; not the record's where [`Packed::changed`] says so.
+    pub(crate) document: Document,
+    /// The layers as the manifest has them, the lowest first.
+    pub(crate) layers: Vec<LayerRecord>,
+    /// The manifest was made here, and is not in the store.
+    pub(crate) changed: bool,
+    /// Blobs that were made or fetched for it.
+    made: Vec<Digest>,
+    lease: Lease,
+}
+
+impl Packed {
+    /// The blobs that the manifest names, with the files they are in; the
+    /// configuration first. Foreign layers, which nobody but their owner may
+    /// hand out, are left out.
+    pub(crate) fn blobs(&self, store: &ImageStore) -> Vec<(Descriptor, PathBuf)> {
+        let own = |descriptor: &&Descriptor| !descriptor.media_type.is_foreign_layer();
+        let blobs = self.document.descriptors().filter(own);
+        blobs
+            .map(|blob| (blob.clone(), store.shared.content.blob_path(&blob.digest)))
+            .collect()
+    }
+}
+
+impl ImageStore {
+    /// Brings an image into a form that can be sent. What is fetched for that
+    /// is asked for with `login` where it is for the same registry.
+    pub(crate) async fn packed(
+        &self,
+        image: &Arc<Image>,
+        plain: PlainLayers,
+        login: Option<&Login>,
+        cancel: &CancellationToken,
+    ) -> Result<Packed, ImageError> {
+        let packings = self.packings_of(image);
+        let names = image.blobs().cloned();
+        let others = packings.iter().flatten().map(|other| other.digest.clone());
+        let names = names.chain(others).map(|digest| digest.to_string());
+        let mut packed = Packed {
+            document: self.own_document(image)?,
+            layers: image.record.layers.clone(),
+            changed: false,
+            made: Vec::new(),
+            lease: self.lease(names.collect()),
+        };
+        let filled = self.fill(&mut packed, image, &packings, plain, login, cancel);
+        match filled.await {
+            Ok(()) => Ok(packed),
+            Err(error) => {
+                self.abandon(packed).await?;
+                Err(error)
+            }
+        }
+    }
+
+    fn own_document(&self, image: &Image) -> Result<Document, ImageError> {
+        let record = &image.record;
+        let raw = self
+            .shared
+            .content
+            .read(&record.manifest, MANIFEST_MAX as u64)?;
+        let read = Document::parse_verified(
+            raw,
+            Some(&record.manifest_media_type),
+            &record.manifest,
+            None,
+        );
+        read.map_err(|source| unusable(image, source))
+    }
+
+    /// For each layer, how other images have it packed.
+    fn packings_of(&self, image: &Image) -> Vec<Vec<Descriptor>> {
+        let all = self.images();
+        let of = |layer: &LayerRecord| {
+            let records = all.iter().flat_map(|other| &other.record.layers);
+            records
+                .filter(|other| other.diff_id == layer.diff_id)
+                .map(|other| &other.descriptor)
+                .filter(|other| other.digest != layer.descriptor.digest)
+                .cloned()
+                .collect()
+        };
+        image.record.layers.iter().map(of).collect()
+    }
+
+    fn has(&self, blob: &Descriptor) -> bool {
+        let found = self.shared.content.stat(&blob.digest);
+        found.is_ok_and(|found| found.size == blob.size)
+    }
+
+    /// Sees to it that there is a blob for each layer, and the manifest that names them.
+    async fn fill(
+        &self,
+        packed: &mut Packed,
+        image: &Arc<Image>,
+        packings: &[Vec<Descriptor>],
+        plain: PlainLayers,
+        login: Option<&Login>,
+        cancel: &CancellationToken,
+    ) -> Result<(), ImageError> {
+        for (position, others) in packings.iter().enumerate() {
+            let mut descriptor = packed.layers[position].descriptor.clone();
+            if descriptor.media_type.is_foreign_layer() {
+                continue;
+            }
+            if !self.has(&descriptor) {
+                match others.iter().find(|other| self.has(other)) {
+                    Some(other) => {
+                        descriptor.media_type = other.media_type.clone();
+                        descriptor.digest = other.digest.clone();
+                        descriptor.size = other.size;
+                    }
+                    None => {
+                        packed.made.push(descriptor.digest.clone());
+                        self.fetch_blob(image, &descriptor, login, cancel).await?;
+                    }
+                }
+            }
+            if plain == PlainLayers::Compress
+                && let Some(compressed) =
+                    compress(&self.shared.content, &descriptor, cancel).await?
+            {
+                packed.made.push(compressed.digest.clone());
+                packed.lease.add(self, &compressed.digest);
+                descriptor = Descriptor {
+                    annotations: descriptor.annotations,
+                    ..compressed
+                };
+            }
+            packed.layers[position].descriptor = descriptor;
+        }
+        let same = image
+            .record
+            .layers
+            .iter()
+            .zip(&packed.layers)
+            .all(|(old, new)| old.descriptor.digest == new.descriptor.digest);
+        if !same {
+            packed.document = self.manifest_with(packed, image)?;
+            packed.changed = true;
+            let layers = match packed.document.kind() {
+                DocumentKind::Manifest(manifest) => manifest.layers.clone(),
+                DocumentKind::Index(_) => Vec::new(),
+            };
+            for (record, descriptor) in packed.layers.iter_mut().zip(layers) {
+                record.descriptor = descriptor;
+            }
+        }
+        Ok(())
+    }
+
+    /// The image's manifest with other layers.
+    fn manifest_with(&self, packed: &Packed, image: &Image) -> Result<Document, ImageError> {
+        let DocumentKind::Manifest(old) = packed.document.kind() else {
+            return Err(ImageError::Unusable {
+                reference: image.id().to_string(),
+                reason: "its manifest is an index".into(),
+            });
+        };
+        let layers = packed.layers.iter().map(|layer| &layer.descriptor);
+        let manifest = in_one_dialect(old, packed.document.media_type(), layers);
+        let raw = serde_json::to_vec(&manifest).map_err(|error| ImageError::Unusable {
+            reference: image.id().to_string(),
+            reason: format!("its manifest cannot be written: {error}"),
+        })?;
+        let media_type = manifest.media_type.as_ref();
+        Document::parse(raw, media_type).map_err(|source| unusable(image, source))
+    }
+
+    /// Fetches a blob of the image from a registry that the image is known to be in.
+    async fn fetch_blob(
+        &self,
+        image: &Image,
+        descriptor: &Descriptor,
+        login: Option<&Login>,
+        cancel: &CancellationToken,
+    ) -> Result<(), ImageError> {
+        let flight = format!("packed {}", descriptor.digest);
+        let _leader = loop {
+            match self.shared.flights.join(&flight) {
+                Role::Leader(leader) => break leader,
+                Role::Follower(mut done) => tokio::select! {
+                    _ = done.changed() => {}
+                    () = cancel.cancelled() => {}
+                },
+            }
+            if cancel.is_cancelled() {
+                return Err(ImageError::Cancelled { what: flight });
+            }
+        };
+        if self.has(descriptor) {
+            return Ok(());
+        }
+        let mut sources = Vec::new();
+        for name in image.record.digests.iter().chain(&image.record.tags) {
+            sources.extend(self.sources_of(name, login).await?);
+        }
+        if sources.is_empty() {
+            return Err(missing(image, descriptor));
+        }
+        let content = self.shared.content.clone();
+        let key = IngestKey::for_digest(&descriptor.digest);
+        let (total, algorithm) = (descriptor.size, descriptor.digest.algorithm());
+        let mut writer = blocking("opening a layer", move || {
+            let mut writer = content.writer_with(&key, algorithm)?;
+            if writer.offset() > total {
+                writer.restart()?;
+            }
+            Ok(writer)
+        })
+        .await?;
+        let offset = writer.offset();
+        let (sender, mut receiver) = mpsc::channel::<Bytes>(CHANNEL_PIECES);
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut written = Ok(());
+            while let Some(piece) = receiver.blocking_recv() {
+                written = writer.write(&piece);
+                if written.is_err() {
+                    break;
+                }
+            }
+            (writer, written)
+        });
+        let watcher: Watcher = Arc::new(|_| {});
+        let download = Download {
+            sources: &sources,
+            descriptor,
+            watcher: &watcher,
+            bytes: &AtomicU64::new(0),
+        };
+        let downloaded = tokio::select! {
+            downloaded = download.run(offset, &sender) => downloaded,
+            () = cancel.cancelled() => Err(ImageError::Cancelled {
+                what: format!("layer {}", descriptor.digest),
+            }),
+        };
+        drop(sender);
+        let lost = |_| ImageError::TaskLost {
+            what: "writing a layer",
+        };
+        let (writer, written) = writing.await.map_err(lost)?;
+        written?;
+        match downloaded {
+            Ok(()) => {}
+            Err(ImageError::Registry(error)) if !error.is_transient() => {
+                let reason = gantry_kit::fault::chain(&error);
+                tracing::info!(layer = %descriptor.digest, reason, "a packed layer cannot be had again");
+                return Err(missing(image, descriptor));
+            }
+            Err(error) => return Err(error),
+        }
+        let expected = Expected::exactly(&descriptor.digest, descriptor.size);
+        let digest = descriptor.digest.clone();
+        blocking("committing a layer", move || {
+            let unusable = |source: ContentError| ImageError::LayerContent { digest, source };
+            let committed = writer.commit(&expected, Commit::Deferred);
+            committed.map(drop).map_err(unusable)
+        })
+        .await
+    }
+
+    /// Where the blobs of a name can be had.
+    async fn sources_of(
+        &self,
+        name: &Reference,
+        login: Option<&Login>,
+    ) -> Result<Vec<Repository>, ImageError> {
+        let login = login.filter(|login| login.domain == name.domain());
+        let credentials = login.map(|login| login.credentials.clone());
+        let sources = self.shared.client.sources(name, credentials).await?;
+        Ok(sources
+            .into_iter()
+            .filter(Repository::gives_content)
+            .collect())
+    }
+
+    /// Makes the packed form the one that the image is kept with, under a name
+    /// it now has. Blocks for the disk.
+    pub(crate) fn adopt(
+        &self,
+        image: &Image,
+        mut packed: Packed,
+        name: Reference,
+    ) -> Result<(), ImageError> {
+        let mut known = image.clone();
+        known.record.digests = [name].into();
+        known.record.tags.clear();
+        if packed.changed {
+            let document = &packed.document;
+            let content = &self.shared.content;
+            packed.lease.add(self, document.digest());
+            content.put_known(document.digest(), document.raw(), Commit::Deferred)?;
+            content.sync_all_pending()?;
+            known.record.manifest = document.digest().clone();
+            known.record.manifest_media_type = document.media_type().clone();
+            known.record.layers.clone_from(&packed.layers);
+            // The index does not name this manifest.
+            known.record.index = None;
+        }
+        self.record(known)?;
+        // What only the old packing had was kept until now.
+        drop(packed.lease);
+        let old = Candidates {
+            layers: Vec::new(),
+            ..Candidates::of_image(image)
+        };
+        self.collect(&old).map(drop)
+    }
+
+    /// Lets go of a packed form that was not sent: what was made for it goes.
+    pub(crate) async fn abandon(&self, packed: Packed) -> Result<(), ImageError> {
+        let candidates = Candidates {
+            blobs: packed.made,
+            layers: Vec::new(),
+        };
+        drop(packed.lease);
+        let store = self.clone();
+        blocking("removing what a failed push left", move || {
+            store.collect(&candidates).map(drop)
+        })
+        .await
+    }
+}
+
+fn unusable(image: &Image, source: gantry_oci::ManifestError) -> ImageError {
+    ImageError::Config {
+        reference: image.id().to_string(),
+        source,
+    }
+}
+
+fn missing(image: &Image, layer: &Descriptor) -> ImageError {
+    let names = image.record.tags.iter().chain(&image.record.digests);
+    let name = names.map(Reference::familiar).next();
+    ImageError::PackedMissing {
+        reference: name.unwrap_or_else(|| image.id().to_string()),
+        layer: layer.digest.clone(),
+    }
+}
+
+/// A manifest whose media types are all Docker's or all OCI's: Docker's while
+/// there is one for each of them, which there is not for zstd.
+fn in_one_dialect<'a>(
+    old: &Manifest,
+    media_type: &MediaType,
+    layers: impl Iterator<Item = &'a Descriptor> + Clone,
+) -> Manifest {
+    let is_zstd =
+        |layer: &Descriptor| layer.media_type.layer_compression() == Some(Compression::Zstd);
+    let docker = *media_type == MediaType::DockerManifest && !layers.clone().any(is_zstd);
+    let typed = |layer: &Descriptor| {
+        let mut layer = layer.clone();
+        if !layer.media_type.is_foreign_layer() {
+            layer.media_type = match (layer.media_type.layer_compression(), docker) {
+                (Some(Compression::Gzip), true) => MediaType::DockerLayerGzip,
+                (Some(Compression::None), true) => MediaType::DockerLayer,
+                (Some(Compression::Gzip), false) => MediaType::OciLayerGzip,
+                (Some(Compression::Zstd), _) => MediaType::OciLayerZstd,
+                (Some(Compression::None), false) => MediaType::OciLayer,
+                (None, _) => layer.media_type,
+            };
+        }
+        layer
+    };
+    let (own, config) = if docker {
+        (MediaType::DockerManifest, MediaType::DockerConfig)
+    } else {
+        (MediaType::OciManifest, MediaType::OciConfig)
+    };
+    Manifest {
+        media_type: Some(own),
+        config: Descriptor {
+            media_type: config,
+            ..old.config.clone()
+        },
+        layers: layers.map(typed).collect(),
+        ..old.clone()
+    }
+}
