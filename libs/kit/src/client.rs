@@ -95,6 +95,7 @@ pub fn has_deadline(service: &str, method: &str) -> bool {
             "Run" | "Attach" | "Exec" | "Logs" | "Events" | "Wait" | "Stop" | "Restart" | "Remove"
         ) | ("ImageService", "Pull" | "Push" | "Import")
             | ("RegistryService", "CollectGarbage")
+            | ("StoreService", "DiskUsage" | "Prune" | "Check")
             | ("RuntimeService", "Attach" | "Wait" | "Logs" | "Events")
             | ("ShimService", "Attach" | "Wait")
             | ("Health", "Watch")

@@ -156,6 +156,8 @@ pub struct Store {
 struct Shared {
     root: PathBuf,
     pending: Mutex<Pending>,
+    /// Ingests that writers of this process have open, and how many.
+    under_way: Mutex<HashMap<IngestKey, usize>>,
 }
 
 /// Blobs that have a name but may not be on the disk, each with the number of the commit that named it.
@@ -186,6 +188,7 @@ impl Store {
             shared: Arc::new(Shared {
                 root,
                 pending: Mutex::default(),
+                under_way: Mutex::default(),
             }),
         };
         store.settle()?;
@@ -487,6 +490,13 @@ impl Store {
         // The set is consistent after every statement, so a panic elsewhere does not spoil it.
         self.shared
             .pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn under_way(&self) -> std::sync::MutexGuard<'_, HashMap<IngestKey, usize>> {
+        self.shared
+            .under_way
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

@@ -148,6 +148,7 @@ impl ImageStore {
                 layers,
                 tags,
                 digests: BTreeSet::new(),
+                parent: None,
             },
             config,
             config_raw: config_raw.into(),
@@ -201,7 +202,7 @@ impl ImageStore {
                 };
                 let store = self.clone();
                 blocking("removing what a failed import left", move || {
-                    store.collect(&candidates)
+                    store.collect(&candidates).map(drop)
                 })
                 .await?;
                 Err(error)

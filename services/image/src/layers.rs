@@ -6,11 +6,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gantry_oci::Digest;
+use gantry_oci::{Algorithm, Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Places, names_in};
 use crate::error::ImageError;
+use crate::image::{ImageRecord, LayerRecord};
+use crate::measure;
+use crate::store::read_file;
 use crate::unpack::{RootAttributes, Unpacked};
 
 /// What `layer.json` says of a layer.
@@ -27,6 +30,32 @@ pub(crate) struct LayerMeta {
     pub(crate) root: Option<RootAttributes>,
 }
 
+/// Whether a directory can be a layer's: the others are none of the store's.
+pub(crate) fn is_layer_name(name: &str) -> bool {
+    let named_by = |algorithm| Digest::from_hex(algorithm, name).is_ok();
+    Algorithm::ALL.into_iter().any(named_by)
+}
+
+/// The name of a layer's record in its directory.
+pub(crate) const LAYER_FILE: &str = "layer.json";
+
+impl LayerMeta {
+    /// What an image's record knows of a layer.
+    pub(crate) fn of_record(layer: &LayerRecord) -> Self {
+        let depends = layer.key != layer.diff_id.hex();
+        let chain_id = depends
+            .then(|| Digest::from_hex(layer.diff_id.algorithm(), &layer.key).ok())
+            .flatten();
+        Self {
+            diff_id: layer.diff_id.clone(),
+            chain_id,
+            size: layer.size,
+            entries: 0,
+            root: layer.root,
+        }
+    }
+}
+
 /// A layer that is there.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
@@ -39,6 +68,8 @@ pub(crate) struct Layer {
 pub(crate) struct Layers {
     places: Places,
     known: Arc<Mutex<HashMap<String, LayerMeta>>>,
+    /// Bytes on the disk, of those that were measured: a layer never changes.
+    measured: Arc<Mutex<HashMap<String, u64>>>,
 }
 
 /// A directory that is being filled. Dropped before it was named, it is removed.
@@ -50,14 +81,26 @@ pub(crate) struct NewLayer {
 }
 
 impl Layers {
-    /// Reads what is there. Directories without a readable `layer.json` are discarded.
-    pub(crate) fn open(places: &Places) -> Result<Self, ImageError> {
+    /// Reads what is there. A directory without a readable `layer.json` is
+    /// discarded, unless an image has the layer: its record says what it is.
+    pub(crate) fn open(places: &Places, records: &[ImageRecord]) -> Result<Self, ImageError> {
         let mut known = HashMap::new();
         for key in names_in(&places.layers)? {
+            if !is_layer_name(&key) {
+                tracing::warn!(name = key, "a foreign file among the layers");
+                continue;
+            }
             let directory = places.layers.join(&key);
-            let meta = fs::read(directory.join("layer.json"))
-                .ok()
-                .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let file = directory.join(LAYER_FILE);
+            let meta = read_file::<LayerMeta>(&file).or_else(|| {
+                let mut layers = records.iter().flat_map(|record| &record.layers);
+                let layer = layers.find(|layer| layer.key == key)?;
+                tracing::error!(
+                    layer = key,
+                    "a layer's record is damaged; what its image says of it is used"
+                );
+                Some(LayerMeta::of_record(layer))
+            });
             match meta {
                 Some(meta) => {
                     known.insert(key, meta);
@@ -71,7 +114,31 @@ impl Layers {
         Ok(Self {
             places: places.clone(),
             known: Arc::new(Mutex::new(known)),
+            measured: Arc::default(),
         })
+    }
+
+    fn measured(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes on the disk of a layer and its record. `settled`: all of it has
+    /// been written out, so that the number is remembered.
+    pub(crate) fn disk_bytes(&self, key: &str, settled: bool) -> Result<u64, ImageError> {
+        if let Some(bytes) = self.measured().get(key) {
+            return Ok(*bytes);
+        }
+        let directory = self.places.layers.join(key);
+        let size = measure::tree(&directory).map_err(ImageError::io("measure", &directory))?;
+        if settled && self.contains(key) {
+            self.measured().insert(key.to_owned(), size.disk);
+        }
+        Ok(size.disk)
+    }
+
+    /// What `layer.json` says of a layer.
+    pub(crate) fn meta(&self, key: &str) -> Option<LayerMeta> {
+        self.known().get(key).cloned()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, LayerMeta>> {
@@ -123,6 +190,7 @@ impl Layers {
         let Some(meta) = self.known().remove(key) else {
             return Ok(None);
         };
+        self.measured().remove(key);
         self.places.discard(&self.places.layers.join(key))?;
         Ok(Some(meta.diff_id))
     }
@@ -153,7 +221,7 @@ impl NewLayer {
         let name = if depends { chain_id } else { &unpacked.diff_id };
         let key = name.hex().to_owned();
         let json = serde_json::to_vec(&meta).map_err(std::io::Error::from);
-        let file = self.path.join("layer.json");
+        let file = self.path.join(LAYER_FILE);
         json.and_then(|json| fs::write(&file, json))
             .map_err(ImageError::io("write", &file))?;
         let to = self.layers.places.layers.join(&key);

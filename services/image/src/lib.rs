@@ -15,6 +15,7 @@
 //! either. None is held over an await.
 #![forbid(unsafe_code)]
 
+pub mod account;
 mod catalogue;
 mod chain;
 mod changes;
@@ -30,11 +31,14 @@ pub mod image;
 pub mod import;
 mod layers;
 pub mod list;
+mod measure;
 pub mod names;
+pub mod prune;
 pub mod pull;
 pub mod push;
 pub mod registry_client;
 mod remote;
+pub mod remove;
 pub mod snapshots;
 mod store;
 pub mod unpack;
@@ -73,6 +77,8 @@ struct Shared {
     layers: Layers,
     records: Records,
     catalogue: RwLock<Catalogue>,
+    /// Images whose configuration is lost: what is left of them is kept for a repair.
+    unreadable: Mutex<Vec<ImageRecord>>,
     snapshots: Snapshots,
     client: Client,
     flights: Flights,
@@ -89,6 +95,12 @@ impl Shared {
         self.keep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unreadable(&self) -> MutexGuard<'_, Vec<ImageRecord>> {
+        self.unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn changes_lock(&self) -> MutexGuard<'_, ()> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,13 +115,15 @@ impl ImageStore {
         let content = Store::open(root)?;
         let records = Records::open(&places)?;
         let mut catalogue = Catalogue::default();
-        for record in records.images()? {
-            let id = record.id.clone();
-            match read_image(&content, record) {
+        let mut unreadable = Vec::new();
+        let images = records.images()?;
+        for record in &images {
+            match read_image(&content, record.clone()) {
                 Ok(image) => catalogue.insert(Arc::new(image)),
                 Err(error) => {
                     let error = gantry_kit::fault::chain(&error);
-                    tracing::error!(image = %id, error, "an image cannot be read and is left out; pull it again");
+                    tracing::error!(image = %record.id, error, "an image cannot be read and is left out; repair the store, or pull it again");
+                    unreadable.push(record.clone());
                 }
             }
         }
@@ -118,10 +132,11 @@ impl ImageStore {
             shared: Arc::new(Shared {
                 client: Client::new(config.hosts()),
                 config,
-                layers: Layers::open(&places)?,
+                layers: Layers::open(&places, &images)?,
                 content,
                 records,
                 catalogue: RwLock::new(catalogue),
+                unreadable: Mutex::new(unreadable),
                 snapshots,
                 flights: Flights::default(),
                 leases: Arc::default(),

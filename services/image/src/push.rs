@@ -1,5 +1,6 @@
 //! Giving an image to a registry: blobs side by side, then the manifest that names them.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -64,12 +65,16 @@ impl ImageStore {
         };
         if let Ok(pushed) = &pushed {
             // From now on it is known to be there under its digest too.
-            let mut known = Image::clone(&image);
-            known.record.digests =
-                [reference.repository().with_digest(pushed.digest.clone())].into();
-            known.record.tags.clear();
-            let store = self.clone();
-            blocking("recording a push", move || store.record(known)).await?;
+            let known = reference.repository().with_digest(pushed.digest.clone());
+            let (store, id) = (self.clone(), image.id().clone());
+            blocking("recording a push", move || {
+                // Removed meanwhile: there is nothing to know any more.
+                match store.add_names(&id, BTreeSet::new(), [known].into()) {
+                    Ok(_) | Err(ImageError::NotFound { .. }) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            })
+            .await?;
         }
         drop(lease);
         pushed

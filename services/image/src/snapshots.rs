@@ -19,6 +19,7 @@ use crate::ImageStore;
 use crate::error::ImageError;
 use crate::garbage::Candidates;
 use crate::image::Image;
+use crate::store::SNAPSHOT_FILE;
 use crate::unpack::RootAttributes;
 
 /// What is kept of a writable layer.
@@ -81,15 +82,20 @@ impl Snapshots {
 
     /// A container that uses an image.
     pub(crate) fn user_of(&self, image: &Digest) -> Option<String> {
+        self.users_of(image).into_iter().next()
+    }
+
+    /// The containers that use an image, the oldest first.
+    pub(crate) fn users_of(&self, image: &Digest) -> Vec<String> {
         let snapshots = self.read();
         let mut users: Vec<_> = snapshots.values().filter(|s| s.image == *image).collect();
         users.sort_by_key(|s| s.created);
-        users.first().map(|s| s.container.clone())
+        users.iter().map(|s| s.container.clone()).collect()
     }
 }
 
 /// The rules of a container's id, which becomes a directory's name.
-fn check_container(text: &str) -> Result<(), ImageError> {
+pub(crate) fn check_container(text: &str) -> Result<(), ImageError> {
     let valid = (1..=64).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text
@@ -184,7 +190,7 @@ impl ImageStore {
             })
             .map_err(ImageError::io("set the owner and mode of", &upper))?;
         let json = serde_json::to_vec(record).map_err(std::io::Error::from);
-        let file = directory.join("snapshot.json");
+        let file = directory.join(SNAPSHOT_FILE);
         json.and_then(|json| fs::write(&file, json))
             .map_err(ImageError::io("write", &file))?;
         // The file is what survives the end of this process; the index's fsync
@@ -197,7 +203,7 @@ impl ImageStore {
         self.shared.records.put_snapshot(record, durability)
     }
 
-    fn snapshot_directory(&self, container: &str) -> PathBuf {
+    pub(crate) fn snapshot_directory(&self, container: &str) -> PathBuf {
         self.shared.places.writable.join(container)
     }
 
@@ -252,7 +258,7 @@ impl ImageStore {
         } else {
             Durability::Power
         };
-        self.shared.records.delete_snapshot(container, durability)?;
+        self.shared.records.delete_snapshot(container, durability);
         self.shared.snapshots.write().remove(container);
         self.empty_trash_behind();
         // An image that was removed by force while it was used goes now.

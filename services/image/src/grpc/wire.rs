@@ -8,6 +8,7 @@ use gantry_proto::types::v1 as types;
 
 use crate::error::ImageError;
 use crate::image::Image;
+use crate::list::Filter;
 use crate::pull::{Event, LayerState, Pulled};
 use crate::push::Pushed;
 use crate::registry_client::Credentials;
@@ -47,6 +48,13 @@ pub(super) fn credentials(wire: proto::RegistryAuth) -> Option<Credentials> {
         username: wire.username,
         password: wire.password,
     })
+}
+
+pub(super) fn filter(wire: proto::Filter) -> Filter {
+    Filter {
+        key: wire.key,
+        value: wire.value,
+    }
 }
 
 fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {

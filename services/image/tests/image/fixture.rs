@@ -114,12 +114,21 @@ impl Fixture {
 
     /// Closes the store and opens it again, as a restart does.
     pub(crate) fn reopen(self) -> Self {
+        self.reopen_after(|_| {})
+    }
+
+    /// The same, with something done to its files between.
+    pub(crate) fn reopen_after(self, change: impl FnOnce(&Path)) -> Self {
         let Self {
             root,
             store,
             events,
         } = self;
         drop(store);
+        // The next one must find the index free, and this must not change it under its feet.
+        drop(open_when_free(root.path()));
+        wait_until_free(root.path());
+        change(root.path());
         Self {
             store: open_when_free(root.path()),
             root,
@@ -175,6 +184,19 @@ fn open_when_free(root: &Path) -> ImageStore {
             Err(error) if std::time::Instant::now() > deadline => panic!("{error}"),
             Err(_) => std::thread::yield_now(),
         }
+    }
+}
+
+/// Waits until nobody has the index open.
+fn wait_until_free(root: &Path) {
+    let file = std::fs::File::open(root.join("index/db")).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the index stays in use"
+        );
+        std::thread::yield_now();
     }
 }
 

@@ -126,7 +126,7 @@ async fn a_pull_streams_its_progress_and_a_container_gets_its_root() {
     let remove = |force| proto::RemoveRequest {
         reference: reference.clone(),
         force,
-        no_prune: false,
+        ..Default::default()
     };
     let status = images.remove(remove(false)).await.unwrap_err();
     assert_eq!(

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod account;
 mod archive;
 mod fixture;
 mod grpc;
 mod life;
 mod pull;
 mod registry;
+mod removal;
 mod unpack;
