@@ -415,11 +415,7 @@ impl Ledger<'_> {
                 continue;
             };
             let images = self.keepers.by_layer.get(&key);
-            let bytes = self
-                .store
-                .shared
-                .layers
-                .disk_bytes(&key, images.is_some())?;
+            let bytes = self.store.shared.layers.disk_bytes(&key)?;
             let mut kept_by = Vec::new();
             let mut freed_by = FreedBy::Prune;
             if let Some(images) = images {

@@ -67,6 +67,13 @@ pub enum ImageError {
         #[source]
         source: ContentError,
     },
+    /// A layer of an image is not in the store, though its record says so.
+    #[error("a layer of image {reference} is not in the store; pull the image again")]
+    LayerMissing {
+        reference: String,
+        #[source]
+        source: ContentError,
+    },
     /// The content store refused.
     #[error(transparent)]
     Content(#[from] ContentError),

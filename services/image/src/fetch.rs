@@ -31,7 +31,7 @@ use crate::growing::{self, GrowingFile, Growth};
 use crate::layers::{Layer, NewLayer};
 use crate::pull::{Event, LayerState, Watcher, blocking};
 use crate::registry_client::{RegistryError, Repository};
-use crate::unpack::{self, UnpackError, Unpacked};
+use crate::unpack::{self, Unpacked};
 
 /// Pieces of a download between the task that receives and the thread that writes.
 const CHANNEL_PIECES: usize = 16;
@@ -40,6 +40,8 @@ const GATHER_BYTES: usize = 256 << 10;
 /// Attempts at a download that brings no byte further.
 const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Packed bytes from which on a layer is brought to the disk by itself.
+const DURABLE_FROM: u64 = 4 << 20;
 /// How often a download reports.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
@@ -257,10 +259,16 @@ impl LayerJob {
             move |source| ImageError::LayerContent { digest, source }
         };
         let expected = Expected::exactly(&self.descriptor.digest, self.descriptor.size);
+        // A large one is brought to the disk while others still come; small ones go together.
+        let durability = if self.descriptor.size > DURABLE_FROM {
+            Commit::Durable
+        } else {
+            Commit::Deferred
+        };
         // A failed write is why the download ended, and not the other way round.
         let outcome = written.map_err(unusable.clone()).and(downloaded);
         blocking("committing a layer", move || match outcome {
-            Ok(()) => match writer.commit(&expected, Commit::Deferred) {
+            Ok(()) => match writer.commit(&expected, durability) {
                 Ok(_) => {
                     growth.finish();
                     Ok(())
@@ -315,13 +323,8 @@ impl LayerJob {
                 source,
             };
             let new = layers.begin()?;
-            let algorithm = expected.algorithm();
-            let unpacked = unpack::unpack(reader, new.open()?, algorithm, &limits, &mut lower)
+            let unpacked = unpack::unpack_as(reader, new.open()?, &expected, &limits, &mut lower)
                 .map_err(failed)?;
-            if unpacked.diff_id != expected {
-                let found = unpacked.diff_id;
-                return Err(failed(UnpackError::DiffId { expected, found }));
-            }
             Ok(Fresh {
                 new,
                 unpacked,

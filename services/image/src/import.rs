@@ -137,7 +137,6 @@ impl ImageStore {
         let id = manifest.config.digest.clone();
         content.put_known(&id, &config_raw, Commit::Deferred)?;
         let manifest = content.put(&json(serde_json::to_vec(&manifest))?, Commit::Deferred)?;
-        self.shared.syncer.sync()?;
         content.sync_all_pending()?;
         let image = Image {
             record: ImageRecord {
@@ -153,7 +152,9 @@ impl ImageStore {
             config,
             config_raw: config_raw.into(),
         };
-        self.record(image).map(|(image, _)| image)
+        let recorded = self.record(image);
+        self.settle_layers_behind();
+        recorded.map(|(image, _)| image)
     }
 
     /// Packs and unpacks the stream. On an error nothing is left.

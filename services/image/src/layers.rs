@@ -1,19 +1,28 @@
 //! Unpacked layers: directories that many images and containers share.
+//!
+//! **Durability.** An unpacked layer can be made again of its packed one, which
+//! is on the disk before an image's record names both. So nobody waits for its
+//! files: a layer is named with the file `unsynced` in it, which holds the id of
+//! the machine's boot, and [`Layers::settle`] takes that away once all is on the
+//! disk. A layer that has it from another boot went through a power cut: what is
+//! in its files is in doubt, and it is unpacked again (`restore`).
 
-use std::collections::HashMap;
-use std::fs;
-use std::os::fd::OwnedFd;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_oci::{Algorithm, Digest};
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{Places, names_in};
+use crate::disk::{Places, Syncer, names_in, remove_file};
 use crate::error::ImageError;
 use crate::image::{ImageRecord, LayerRecord};
 use crate::measure;
 use crate::store::read_file;
+use crate::tree_record;
 use crate::unpack::{RootAttributes, Unpacked};
 
 /// What `layer.json` says of a layer.
@@ -28,6 +37,10 @@ pub(crate) struct LayerMeta {
     pub(crate) entries: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) root: Option<RootAttributes>,
+    /// Digest of the file `tree` (see [`tree_record`]). Absent: the layer was
+    /// made by a version that kept none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tree_digest: Option<Digest>,
 }
 
 /// Whether a directory can be a layer's: the others are none of the store's.
@@ -35,9 +48,6 @@ pub(crate) fn is_layer_name(name: &str) -> bool {
     let named_by = |algorithm| Digest::from_hex(algorithm, name).is_ok();
     Algorithm::ALL.into_iter().any(named_by)
 }
-
-/// The name of a layer's record in its directory.
-pub(crate) const LAYER_FILE: &str = "layer.json";
 
 impl LayerMeta {
     /// What an image's record knows of a layer.
@@ -52,6 +62,7 @@ impl LayerMeta {
             size: layer.size,
             entries: 0,
             root: layer.root,
+            tree_digest: None,
         }
     }
 }
@@ -70,7 +81,17 @@ pub(crate) struct Layers {
     known: Arc<Mutex<HashMap<String, LayerMeta>>>,
     /// Bytes on the disk, of those that were measured: a layer never changes.
     measured: Arc<Mutex<HashMap<String, u64>>>,
+    /// Layers that may not be on the disk, by their directories' names.
+    unsynced: Arc<Mutex<HashSet<String>>>,
+    /// Id of this boot.
+    boot: Arc<str>,
 }
+
+/// The file that says that a layer may not be on the disk.
+const UNSYNCED: &str = "unsynced";
+/// The record of a layer's files.
+pub(crate) const TREE: &str = "tree";
+const META: &str = "layer.json";
 
 /// A directory that is being filled. Dropped before it was named, it is removed.
 #[derive(Debug)]
@@ -81,18 +102,33 @@ pub(crate) struct NewLayer {
 }
 
 impl Layers {
-    /// Reads what is there. A directory without a readable `layer.json` is
-    /// discarded, unless an image has the layer: its record says what it is.
+    /// Reads what is there. A directory that a power cut left in doubt is
+    /// discarded, and one without a readable `layer.json`, unless an image has
+    /// the layer: its record says what it is.
     pub(crate) fn open(places: &Places, records: &[ImageRecord]) -> Result<Self, ImageError> {
+        let boot_id = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot = fs::read_to_string(boot_id).map_err(ImageError::io("read", boot_id))?;
         let mut known = HashMap::new();
+        let mut unsynced = HashSet::new();
         for key in names_in(&places.layers)? {
             if !is_layer_name(&key) {
                 tracing::warn!(name = key, "a foreign file among the layers");
                 continue;
             }
             let directory = places.layers.join(&key);
-            let file = directory.join(LAYER_FILE);
-            let meta = read_file::<LayerMeta>(&file).or_else(|| {
+            match fs::read_to_string(directory.join(UNSYNCED)) {
+                Ok(then) if then == boot => _ = unsynced.insert(key.clone()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Ok(_) | Err(_) => {
+                    tracing::warn!(
+                        layer = key,
+                        "the machine stopped before a layer was on the disk: it is unpacked again"
+                    );
+                    places.discard(&directory)?;
+                    continue;
+                }
+            }
+            let meta = read_file::<LayerMeta>(&directory.join(META)).or_else(|| {
                 let mut layers = records.iter().flat_map(|record| &record.layers);
                 let layer = layers.find(|layer| layer.key == key)?;
                 tracing::error!(
@@ -115,20 +151,43 @@ impl Layers {
             places: places.clone(),
             known: Arc::new(Mutex::new(known)),
             measured: Arc::default(),
+            unsynced: Arc::new(Mutex::new(unsynced)),
+            boot: boot.into(),
         })
+    }
+
+    fn unsynced(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings all layers that have a name by now to the disk, and notes that
+    /// they are there. Blocks for as long as the disk takes.
+    pub(crate) fn settle(&self, syncer: &Syncer) -> Result<(), ImageError> {
+        let named: Vec<String> = self.unsynced().iter().cloned().collect();
+        if named.is_empty() {
+            return Ok(());
+        }
+        syncer.sync()?;
+        for key in named {
+            // It may be gone by now, or be another of the same name: that one has its own.
+            if self.unsynced().remove(&key) {
+                remove_file(&self.places.layers.join(&key).join(UNSYNCED))?;
+            }
+        }
+        Ok(())
     }
 
     fn measured(&self) -> MutexGuard<'_, HashMap<String, u64>> {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes on the disk of a layer and its record. `settled`: all of it has
-    /// been written out, so that the number is remembered.
-    pub(crate) fn disk_bytes(&self, key: &str, settled: bool) -> Result<u64, ImageError> {
+    /// Bytes on the disk of a layer and its record; remembered once it is there.
+    pub(crate) fn disk_bytes(&self, key: &str) -> Result<u64, ImageError> {
         if let Some(bytes) = self.measured().get(key) {
             return Ok(*bytes);
         }
         let directory = self.places.layers.join(key);
+        let settled = !self.unsynced().contains(key) && !directory.join(UNSYNCED).exists();
         let size = measure::tree(&directory).map_err(ImageError::io("measure", &directory))?;
         if settled && self.contains(key) {
             self.measured().insert(key.to_owned(), size.disk);
@@ -191,6 +250,7 @@ impl Layers {
             return Ok(None);
         };
         self.measured().remove(key);
+        self.unsynced().remove(key);
         self.places.discard(&self.places.layers.join(key))?;
         Ok(Some(meta.diff_id))
     }
@@ -217,24 +277,40 @@ impl NewLayer {
             size: unpacked.content_bytes,
             entries: unpacked.entries,
             root: unpacked.root,
+            tree_digest: Some(self.write_tree(unpacked)?),
         };
         let name = if depends { chain_id } else { &unpacked.diff_id };
         let key = name.hex().to_owned();
         let json = serde_json::to_vec(&meta).map_err(std::io::Error::from);
-        let file = self.path.join(LAYER_FILE);
+        let file = self.path.join(META);
         json.and_then(|json| fs::write(&file, json))
             .map_err(ImageError::io("write", &file))?;
+        let mark = self.path.join(UNSYNCED);
+        fs::write(&mark, &*self.layers.boot).map_err(ImageError::io("write", &mark))?;
         let to = self.layers.places.layers.join(&key);
         let mut known = self.layers.known();
         if !known.contains_key(&key) {
             fs::rename(&self.path, &to).map_err(ImageError::io("rename", &self.path))?;
             known.insert(key.clone(), meta.clone());
+            self.layers.unsynced().insert(key.clone());
             drop(known);
             self.named = true;
         } else {
             drop(known);
         }
         Ok(Layer { key, meta })
+    }
+
+    /// Records what is in the layer.
+    fn write_tree(&self, unpacked: &Unpacked) -> Result<Digest, ImageError> {
+        let file = self.path.join(TREE);
+        let failed = |source| ImageError::io("write", &file)(source);
+        let mut out = BufWriter::new(File::create(&file).map_err(failed)?);
+        let root = self.open()?;
+        let digest = tree_record::write(root.as_fd(), &unpacked.known, &mut out)
+            .map_err(|error| failed(io::Error::other(error)))?;
+        out.flush().map_err(failed)?;
+        Ok(digest)
     }
 }
 

@@ -39,8 +39,10 @@ pub mod push;
 pub mod registry_client;
 mod remote;
 pub mod remove;
+mod restore;
 pub mod snapshots;
 mod store;
+mod tree_record;
 pub mod unpack;
 
 use std::path::Path;
@@ -83,11 +85,12 @@ struct Shared {
     client: Client,
     flights: Flights,
     leases: Arc<Leases>,
-    syncer: Syncer,
     changes: Mutex<()>,
     keep: Mutex<()>,
     /// Wakes the thread that empties the trash.
     cleaner: SyncSender<()>,
+    /// Wakes the thread that brings layers to the disk.
+    settler: SyncSender<()>,
 }
 
 impl Shared {
@@ -128,11 +131,12 @@ impl ImageStore {
             }
         }
         let snapshots = Snapshots::new(records.snapshots()?);
+        let layers = Layers::open(&places, &images)?;
+        let syncer = Syncer::new(root)?;
         let store = Self {
             shared: Arc::new(Shared {
                 client: Client::new(config.hosts()),
                 config,
-                layers: Layers::open(&places, &images)?,
                 content,
                 records,
                 catalogue: RwLock::new(catalogue),
@@ -140,13 +144,21 @@ impl ImageStore {
                 snapshots,
                 flights: Flights::default(),
                 leases: Arc::default(),
-                syncer: Syncer::new(root)?,
                 changes: Mutex::default(),
                 keep: Mutex::default(),
-                cleaner: start_cleaner(&places)?,
+                cleaner: start_thread("trash", root, {
+                    let places = places.clone();
+                    move || places.empty_trash()
+                })?,
+                settler: start_thread("settle", root, {
+                    let layers = layers.clone();
+                    move || settle(&layers, &syncer)
+                })?,
+                layers,
                 places,
             }),
         };
+        store.restore_all();
         store.collect_leftovers()?;
         Ok(store)
     }
@@ -193,6 +205,11 @@ impl ImageStore {
         // A full channel means that the thread will look once more anyway.
         self.shared.cleaner.try_send(()).ok();
     }
+
+    /// Has the layers that were just named brought to the disk, and does not wait.
+    pub(crate) fn settle_layers_behind(&self) {
+        self.shared.settler.try_send(()).ok();
+    }
 }
 
 /// Reads an image's parts. What its record names is on the disk, or the record would not be.
@@ -206,19 +223,32 @@ fn read_image(content: &Store, record: ImageRecord) -> Result<Image, ImageError>
     })
 }
 
-/// The thread ends with the store.
-fn start_cleaner(places: &Places) -> Result<SyncSender<()>, ImageError> {
+/// A thread that does some work whenever it is woken, and once at its start for
+/// what an earlier process left. It ends with the store.
+fn start_thread(
+    name: &str,
+    root: &Path,
+    work: impl Fn() + Send + 'static,
+) -> Result<SyncSender<()>, ImageError> {
     let (sender, receiver) = sync_channel::<()>(1);
-    let cleaned = places.clone();
-    // What an earlier process left there goes first.
     sender.try_send(()).ok();
     std::thread::Builder::new()
-        .name("trash".into())
+        .name(name.to_owned())
         .spawn(move || {
             while receiver.recv().is_ok() {
-                cleaned.empty_trash();
+                work();
             }
         })
-        .map_err(ImageError::io("start a thread for", &places.trash))?;
+        .map_err(ImageError::io("start a thread for", root))?;
     Ok(sender)
+}
+
+fn settle(layers: &Layers, syncer: &Syncer) {
+    if let Err(error) = layers.settle(syncer) {
+        let error = gantry_kit::fault::chain(&error);
+        tracing::warn!(
+            error,
+            "layers could not be brought to the disk; after a power cut they are unpacked again"
+        );
+    }
 }

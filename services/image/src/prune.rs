@@ -289,7 +289,7 @@ impl ImageStore {
                 sizes.blobs.insert(digest, bytes);
             }
             for key in part.layers {
-                let bytes = self.shared.layers.disk_bytes(&key, false)?;
+                let bytes = self.shared.layers.disk_bytes(&key)?;
                 sizes.layers.insert(key, bytes);
             }
         }

@@ -24,9 +24,6 @@ use crate::layers::Layer;
 use crate::registry_client::Credentials;
 use crate::remote::Resolved;
 
-/// Packed bytes from which on a pull is written to the disk while it runs.
-const FLOW_FROM: u64 = 32 << 20;
-
 /// What a pull or a push tells while it runs.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -179,8 +176,6 @@ impl ImageStore {
         let chain = Arc::new(Chain::new(count));
         let sources = Arc::new(resolved.sources.clone());
         let chain_ids = resolved.config.chain_ids();
-        let packed: u64 = resolved.parts.layers.iter().map(|layer| layer.size).sum();
-        let _flow = (packed > FLOW_FROM).then(|| self.shared.syncer.flow());
         let mut tasks = JoinSet::new();
         for (position, descriptor) in resolved.parts.layers.iter().enumerate() {
             // In this order: a layer that waits for one below must not hold the place that one needs.
@@ -279,10 +274,11 @@ impl ImageStore {
             let known = store.catalogue().get(image.id()).cloned();
             if known.is_none_or(|known| !known.record.has_parts_of(&image.record)) {
                 store.keep_documents(&parts)?;
-                store.shared.syncer.sync()?;
-                store.shared.content.sync_all_pending()?;
             }
-            store.record(image)
+            store.shared.content.sync_all_pending()?;
+            let recorded = store.record(image);
+            store.settle_layers_behind();
+            recorded
         })
         .await?;
         Ok(Pulled {

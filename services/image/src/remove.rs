@@ -84,13 +84,13 @@ impl ImageStore {
             });
         }
         let rest = without(record, name);
-        let kept = if rest.is_nameless() {
-            self.conflict(&rest, options).is_err()
-        } else {
-            true
-        };
-        if !kept {
-            return self.remove_image(image, options, changes);
+        if rest.is_nameless() {
+            match self.conflict(&rest, options) {
+                Ok(()) => return self.remove_image(image, options, changes),
+                // A container came since.
+                Err(error @ ImageError::InUse { .. }) if !options.force => return Err(error),
+                Err(_) => {}
+            }
         }
         let removed = Removed {
             untagged: names_only_in(record, &rest),

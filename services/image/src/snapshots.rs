@@ -121,6 +121,7 @@ impl ImageStore {
     ) -> Result<(Arc<Image>, Snapshot), ImageError> {
         check_container(container)?;
         let image = self.resolve(reference)?;
+        self.check_layers(&image, reference)?;
         let record = Arc::new(SnapshotRecord {
             container: container.to_owned(),
             image: image.id().clone(),

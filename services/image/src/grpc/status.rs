@@ -50,6 +50,9 @@ impl From<ImageError> for Status {
             ImageError::LayerContent { digest, .. } => {
                 fault(Code::DataLoss, "LAYER_UNUSABLE").with("layer", digest)
             }
+            ImageError::LayerMissing { reference, .. } => {
+                fault(Code::DataLoss, "LAYER_MISSING").with("reference", reference)
+            }
             ImageError::Content(_) => fault(Code::Internal, "CONTENT_STORE"),
             ImageError::Index(_) => fault(Code::Internal, "INDEX"),
             ImageError::Io { path, .. } => {

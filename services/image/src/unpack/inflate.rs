@@ -13,6 +13,7 @@ use std::thread;
 use gantry_oci::{Compression, Hasher};
 
 use super::error::UnpackError;
+use super::gzip::{Checksum, Members};
 use super::limits::Limits;
 
 /// Bytes in a chunk; `CHUNKS` of them are all the memory a layer's stream takes.
@@ -64,6 +65,7 @@ impl TarStream {
         source: R,
         limits: &Limits,
         hasher: Hasher,
+        checksum: Checksum,
     ) -> Result<Self, UnpackError> {
         let (full_sender, full) = sync_channel(CHUNKS);
         let (empty, empty_receiver) = sync_channel::<Vec<u8>>(CHUNKS + 1);
@@ -75,7 +77,7 @@ impl TarStream {
         thread::Builder::new()
             .name("inflate".into())
             .spawn(move || {
-                let last = match inflate(source, &full_sender, &empty_receiver) {
+                let last = match inflate(source, checksum, &full_sender, &empty_receiver) {
                     Ok(()) => Message::End,
                     Err(error) => Message::Failed(error),
                 };
@@ -210,6 +212,7 @@ impl TarStream {
 
 fn inflate<R: Read>(
     source: R,
+    checksum: Checksum,
     full: &SyncSender<Message>,
     empty: &Receiver<Vec<u8>>,
 ) -> Result<(), UnpackError> {
@@ -219,12 +222,7 @@ fn inflate<R: Read>(
     let source = BufReader::with_capacity(CHUNK_BYTES, io::Cursor::new(head).chain(source));
     match format {
         Compression::None => pump(format, source, full, empty),
-        Compression::Gzip => pump(
-            format,
-            flate2::bufread::MultiGzDecoder::new(source),
-            full,
-            empty,
-        ),
+        Compression::Gzip => pump(format, Members::new(source, checksum), full, empty),
         Compression::Zstd => {
             let damaged = |source| UnpackError::Inflate { format, source };
             let mut decoder = zstd::stream::read::Decoder::with_buffer(source).map_err(damaged)?;

@@ -19,6 +19,7 @@
 
 mod entry;
 mod error;
+mod gzip;
 mod inflate;
 mod limits;
 mod lower;
@@ -39,16 +40,19 @@ use serde::{Deserialize, Serialize};
 use tar_core::parse::{ParseEvent, Parser};
 
 pub use error::UnpackError;
+pub(crate) use error::shown;
 pub use inflate::SourceFailed;
 pub use limits::Limits;
 pub use lower::{Lower, Nothing};
 
 use entry::{Entry, Kind};
-use error::shown;
+use gzip::Checksum;
 use inflate::TarStream;
 use lower::{EPOCH, LowerLayers};
 use path::LayerPath;
 use tree::{Ownership, Tree, write_error};
+
+use crate::tree_record::{ContentHash, ContentHasher, KnownContent};
 
 /// The prefix of a whiteout's name.
 const WHITEOUT: &[u8] = b".wh.";
@@ -74,6 +78,8 @@ pub struct Unpacked {
     pub depends_on_lower: bool,
     /// Extended attributes that this file system does not take.
     pub dropped_xattrs: u64,
+    /// Hashes of the contents that passed, for the layer's record.
+    pub(crate) known: KnownContent,
 }
 
 /// Owner and mode of a layer's root directory.
@@ -93,7 +99,36 @@ pub fn unpack<R: Read + Send + 'static>(
     limits: &Limits,
     lower: &mut dyn Lower,
 ) -> Result<Unpacked, UnpackError> {
-    let stream = TarStream::start(source, limits, Hasher::new(algorithm))?;
+    let stream = TarStream::start(source, limits, Hasher::new(algorithm), Checksum::Compared)?;
+    unpack_stream(stream, directory, limits, lower)
+}
+
+/// The same for an archive whose diff ID is known: anything else is refused.
+pub fn unpack_as<R: Read + Send + 'static>(
+    source: R,
+    directory: OwnedFd,
+    expected: &Digest,
+    limits: &Limits,
+    lower: &mut dyn Lower,
+) -> Result<Unpacked, UnpackError> {
+    let hasher = Hasher::new(expected.algorithm());
+    let stream = TarStream::start(source, limits, hasher, Checksum::Left)?;
+    let unpacked = unpack_stream(stream, directory, limits, lower)?;
+    if unpacked.diff_id != *expected {
+        return Err(UnpackError::DiffId {
+            expected: expected.clone(),
+            found: unpacked.diff_id,
+        });
+    }
+    Ok(unpacked)
+}
+
+fn unpack_stream(
+    stream: TarStream,
+    directory: OwnedFd,
+    limits: &Limits,
+    lower: &mut dyn Lower,
+) -> Result<Unpacked, UnpackError> {
     let mut unpacker = Unpacker {
         stream,
         tree: Tree::new(directory),
@@ -105,6 +140,7 @@ pub fn unpack<R: Read + Send + 'static>(
         content_bytes: 0,
         root: None,
         dropped_xattrs: 0,
+        known: KnownContent::default(),
     };
     unpacker.run()?;
     unpacker.finish()
@@ -121,6 +157,7 @@ struct Unpacker<'a> {
     content_bytes: u64,
     root: Option<RootAttributes>,
     dropped_xattrs: u64,
+    known: KnownContent,
 }
 
 enum Step {
@@ -297,28 +334,36 @@ impl Unpacker<'_> {
     fn make_file(&mut self, entry: &Entry) -> Result<(), UnpackError> {
         let path = &entry.path;
         let mut file = self.tree.make_file(path)?;
+        let failed = |step| move |e: Errno| write_error(path, step, e);
+        let made = rustix::fs::fstat(&file).map_err(failed("looking at it"))?;
         match &entry.sparse {
             Some((map, real_size)) => {
                 sparse::write(&mut self.stream, &mut file, path, map, *real_size)?;
+                self.known.forget(made.st_ino);
             }
-            None => self.copy_content(&mut file, path, entry.size)?,
+            None => {
+                let hash = self.copy_content(&mut file, path, entry.size)?;
+                self.known.add(made.st_ino, hash);
+            }
         }
         self.skip(path, padded(entry.size) - entry.size)?;
         self.content_bytes += entry.size;
         self.forget_directory(path);
         // In this order: writing takes capabilities away, changing the owner takes the set-id bits away.
-        let failed = |step| move |e: Errno| write_error(path, step, e);
         let owner = entry.owner;
-        rustix::fs::fchown(
-            &file,
-            Some(Uid::from_raw(owner.uid)),
-            Some(Gid::from_raw(owner.gid)),
-        )
-        .map_err(failed("setting its owner"))?;
+        if (owner.uid, owner.gid) != (made.st_uid, made.st_gid) {
+            rustix::fs::fchown(
+                &file,
+                Some(Uid::from_raw(owner.uid)),
+                Some(Gid::from_raw(owner.gid)),
+            )
+            .map_err(failed("setting its owner"))?;
+        }
         rustix::fs::fchmod(&file, Mode::from_raw_mode(owner.mode))
             .map_err(failed("setting its mode"))?;
         for (key, value) in &entry.xattrs {
             let set = rustix::fs::fsetxattr(&file, key.as_slice(), value, XattrFlags::empty());
+            self.tree.note_xattr();
             self.tolerate(key, set.map_err(failed("setting an extended attribute")))?;
         }
         rustix::fs::futimens(&file, &tree::times(entry.mtime)).map_err(failed("setting its times"))
@@ -361,6 +406,9 @@ impl Unpacker<'_> {
                 if !self.lower.copy_up(&mut self.tree, &target)? {
                     return Err(missing());
                 }
+                if let Some(stat) = self.tree.stat(&target)? {
+                    self.known.forget(stat.st_ino);
+                }
             }
         }
         self.tree.make_hard_link(path, &target)?;
@@ -368,13 +416,14 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// Copies the next `size` bytes of the archive into a file.
+    /// Copies the next `size` bytes of the archive into a file, and hashes them.
     fn copy_content(
         &mut self,
         file: &mut File,
         path: &LayerPath,
         size: u64,
-    ) -> Result<(), UnpackError> {
+    ) -> Result<ContentHash, UnpackError> {
+        let mut hasher = ContentHasher::new();
         let mut left = size;
         while left > 0 {
             let bytes = self.stream.peek()?;
@@ -388,10 +437,11 @@ impl Unpacker<'_> {
                     step: "writing its content",
                     source,
                 })?;
+            hasher.update(&bytes[..count]);
             self.stream.advance(count);
             left -= count as u64;
         }
-        Ok(())
+        Ok(hasher.finish())
     }
 
     fn skip(&mut self, path: &LayerPath, count: u64) -> Result<(), UnpackError> {
@@ -452,6 +502,7 @@ impl Unpacker<'_> {
             )
             .map_err(|e| write_error(&LayerPath::default(), "setting its times", e))?;
         }
+        self.known.settle(!self.tree.has_xattrs());
         let (hasher, tar_bytes) = self.stream.finish();
         Ok(Unpacked {
             diff_id: hasher.finish(),
@@ -461,6 +512,7 @@ impl Unpacker<'_> {
             root: self.root,
             depends_on_lower: self.lower.used,
             dropped_xattrs: self.dropped_xattrs,
+            known: self.known,
         })
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct Tree {
     /// Directories that were made because an entry needed them, and for which
     /// the archive had no entry of their own so far.
     implied: BTreeSet<LayerPath>,
+    /// Whether any file was given an extended attribute.
+    has_xattrs: bool,
 }
 
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
@@ -99,11 +101,21 @@ impl Tree {
             root,
             last: None,
             implied: BTreeSet::new(),
+            has_xattrs: false,
         }
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    pub(super) const fn has_xattrs(&self) -> bool {
+        self.has_xattrs
+    }
+
+    /// A file was given an extended attribute in another way than through here.
+    pub(super) const fn note_xattr(&mut self) {
+        self.has_xattrs = true;
     }
 
     pub(super) fn implied(&self) -> &BTreeSet<LayerPath> {
@@ -155,6 +167,7 @@ impl Tree {
         own(parent.as_fd(), name, made, true)
             .map_err(|e| write_error(entry, "setting the mode of its directory", e))?;
         if opaque {
+            self.has_xattrs = true;
             set_xattr(parent.as_fd(), name, OPAQUE.as_bytes(), b"y")
                 .map_err(|e| write_error(entry, "marking its directory opaque", e))?;
         }
@@ -316,6 +329,7 @@ impl Tree {
         entry: &LayerPath,
     ) -> Result<(), UnpackError> {
         if directory.is_root() {
+            self.has_xattrs = true;
             return set_xattr(self.root.as_fd(), b".", OPAQUE.as_bytes(), b"y")
                 .map_err(|e| write_error(entry, "marking the root opaque", e));
         }
@@ -365,6 +379,7 @@ impl Tree {
         key: &[u8],
         value: &[u8],
     ) -> Result<(), UnpackError> {
+        self.has_xattrs = true;
         let (parent, name) = self.locate(path)?;
         set_xattr(parent, name, key, value)
             .map_err(|e| write_error(path, "setting an extended attribute", e))
@@ -417,7 +432,7 @@ pub(super) fn set_xattr(
 }
 
 /// Reads an extended attribute without following a symlink; absent is `None`.
-pub(super) fn get_xattr(
+pub(crate) fn get_xattr(
     parent: BorrowedFd<'_>,
     name: &[u8],
     key: &[u8],
@@ -442,7 +457,7 @@ pub(super) fn get_xattr(
 }
 
 /// The names of all extended attributes of a file.
-pub(super) fn list_xattrs(parent: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
+pub(crate) fn list_xattrs(parent: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
     let path = proc_path(parent, name);
     loop {
         let mut names = match rustix::fs::llistxattr_query(path.as_slice()) {

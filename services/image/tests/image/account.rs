@@ -34,7 +34,7 @@ pub(crate) fn settled(fixture: &Fixture) -> Account {
         let before = du(fixture.root.path());
         let account = fixture.store.account().unwrap();
         let after = du(fixture.root.path());
-        if (before, account.total) == (after, after) {
+        if (before, account.total) == (after, after) && is_at_rest(fixture) {
             return account;
         }
         assert!(
@@ -43,6 +43,14 @@ pub(crate) fn settled(fixture: &Fixture) -> Account {
             account.total
         );
     }
+}
+
+/// Whether all layers are on the disk, which is noted a moment after a pull.
+fn is_at_rest(fixture: &Fixture) -> bool {
+    let layers = std::fs::read_dir(fixture.root.path().join("layers")).unwrap();
+    layers
+        .map(|layer| layer.unwrap().path())
+        .all(|layer| !layer.join("unsynced").exists())
 }
 
 fn sum(account: &Account, freed_by: &[FreedBy]) -> u64 {

@@ -118,7 +118,7 @@ impl Fixture {
     }
 
     /// The same, with something done to its files between.
-    pub(crate) fn reopen_after(self, change: impl FnOnce(&Path)) -> Self {
+    pub(crate) fn reopen_after(self, meanwhile: impl FnOnce(&Path)) -> Self {
         let Self {
             root,
             store,
@@ -128,7 +128,7 @@ impl Fixture {
         // The next one must find the index free, and this must not change it under its feet.
         drop(open_when_free(root.path()));
         wait_until_free(root.path());
-        change(root.path());
+        meanwhile(root.path());
         Self {
             store: open_when_free(root.path()),
             root,

@@ -7,6 +7,7 @@ mod archive;
 mod fixture;
 mod grpc;
 mod life;
+mod power;
 mod pull;
 mod registry;
 mod removal;
