@@ -5,6 +5,8 @@ mod completion;
 mod create;
 mod exec;
 mod history;
+mod image_prune;
+mod image_tree;
 mod images;
 mod import;
 mod info;
@@ -26,6 +28,8 @@ mod run;
 mod start;
 mod stats;
 mod stop;
+mod system_check;
+mod system_df;
 mod tag;
 mod top;
 mod trace;
@@ -111,7 +115,7 @@ verbs! { Verb {
     Stats(stats::Stats) = "stats",
     /// End containers
     Stop(stop::Stop) = "stop",
-    /// Look at the engine
+    /// Look at the engine and its disk
     System(nouns::System) = "system",
     /// Give an image one more name
     Tag(tag::Tag) = "tag",

@@ -3,9 +3,9 @@
 use clap::Args;
 
 use super::{
-    attach, create, exec, history, images, import, info, inspect, kill, logs, network_ls, pause,
-    port, ps, pull, push, rename, restart, rm, rmi, run, start, stats, stop, tag, top, trace,
-    unpause, wait,
+    attach, create, exec, history, image_prune, images, import, info, inspect, kill, logs,
+    network_ls, pause, port, ps, pull, push, rename, restart, rm, rmi, run, start, stats, stop,
+    system_check, system_df, tag, top, trace, unpause, wait,
 };
 use crate::exit::Failure;
 use crate::session::Session;
@@ -100,6 +100,8 @@ verbs! { ImageVerb {
     /// List images
     #[command(visible_alias = "list")]
     Ls(images::Images) = "ls",
+    /// Remove images that nobody needs
+    Prune(image_prune::ImagePrune) = "prune",
     /// Fetch an image from a registry
     Pull(pull::Pull) = "pull",
     /// Upload an image to a registry
@@ -118,6 +120,10 @@ verbs! { NetworkVerb {
 } }
 
 verbs! { SystemVerb {
+    /// Compare what is on the disk with what it should be
+    Check(system_check::SystemCheck) = "check",
+    /// Show what images and containers take on the disk, and what frees it
+    Df(system_df::SystemDf) = "df",
     /// Show what the engine is, holds and runs on
     Info(info::Info) = "info",
 } }
