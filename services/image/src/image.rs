@@ -37,6 +37,15 @@ impl ImageRecord {
         self.tags.is_empty() && self.digests.is_empty()
     }
 
+    /// How to call it: its first name, or the beginning of its id.
+    #[must_use]
+    pub fn display_name(&self) -> String {
+        match self.names().next() {
+            Some(name) => name.familiar(),
+            None => self.id.short().to_owned(),
+        }
+    }
+
     /// Blobs that must be in the store while the image is.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = &Digest> {
         let layers = self.layers.iter().map(|layer| &layer.descriptor.digest);
@@ -109,10 +118,7 @@ impl Image {
     /// How to call it: its first name, or the beginning of its id.
     #[must_use]
     pub fn display_name(&self) -> String {
-        match self.record.names().next() {
-            Some(name) => name.familiar(),
-            None => self.record.id.short().to_owned(),
-        }
+        self.record.display_name()
     }
 
     /// When it was built.

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gantry_oci::{Algorithm, Digest};
 use serde::{Deserialize, Serialize};
 
+use crate::check::mend;
 use crate::disk::{Places, Syncer, names_in, remove_file};
 use crate::error::ImageError;
 use crate::image::{ImageRecord, LayerRecord};
@@ -91,7 +92,7 @@ pub(crate) struct Layers {
 const UNSYNCED: &str = "unsynced";
 /// The record of a layer's files.
 pub(crate) const TREE: &str = "tree";
-const META: &str = "layer.json";
+pub(crate) const META: &str = "layer.json";
 
 /// A directory that is being filled. Dropped before it was named, it is removed.
 #[derive(Debug)]
@@ -244,6 +245,12 @@ impl Layers {
         self.known().keys().cloned().collect()
     }
 
+    /// Takes a layer whose directory is gone out of those that are known.
+    pub(crate) fn forget(&self, key: &str) {
+        self.known().remove(key);
+        self.measured().remove(key);
+    }
+
     /// Takes a layer away. Its diff ID, if it was there.
     pub(crate) fn discard(&self, key: &str) -> Result<Option<Digest>, ImageError> {
         let Some(meta) = self.known().remove(key) else {
@@ -270,23 +277,7 @@ impl NewLayer {
         unpacked: &Unpacked,
         chain_id: &Digest,
     ) -> Result<Layer, ImageError> {
-        let depends = unpacked.depends_on_lower;
-        let meta = LayerMeta {
-            diff_id: unpacked.diff_id.clone(),
-            chain_id: depends.then(|| chain_id.clone()),
-            size: unpacked.content_bytes,
-            entries: unpacked.entries,
-            root: unpacked.root,
-            tree_digest: Some(self.write_tree(unpacked)?),
-        };
-        let name = if depends { chain_id } else { &unpacked.diff_id };
-        let key = name.hex().to_owned();
-        let json = serde_json::to_vec(&meta).map_err(std::io::Error::from);
-        let file = self.path.join(META);
-        json.and_then(|json| fs::write(&file, json))
-            .map_err(ImageError::io("write", &file))?;
-        let mark = self.path.join(UNSYNCED);
-        fs::write(&mark, &*self.layers.boot).map_err(ImageError::io("write", &mark))?;
+        let (key, meta) = self.describe(unpacked, chain_id)?;
         let to = self.layers.places.layers.join(&key);
         let mut known = self.layers.known();
         if !known.contains_key(&key) {
@@ -299,6 +290,60 @@ impl NewLayer {
             drop(known);
         }
         Ok(Layer { key, meta })
+    }
+
+    /// Writes down what is in the directory. The layer's key, and what it is.
+    fn describe(
+        &self,
+        unpacked: &Unpacked,
+        chain_id: &Digest,
+    ) -> Result<(String, LayerMeta), ImageError> {
+        let depends = unpacked.depends_on_lower;
+        let meta = LayerMeta {
+            diff_id: unpacked.diff_id.clone(),
+            chain_id: depends.then(|| chain_id.clone()),
+            size: unpacked.content_bytes,
+            entries: unpacked.entries,
+            root: unpacked.root,
+            tree_digest: Some(self.write_tree(unpacked)?),
+        };
+        let name = if depends { chain_id } else { &unpacked.diff_id };
+        let json = serde_json::to_vec(&meta).map_err(std::io::Error::from);
+        let file = self.path.join(META);
+        json.and_then(|json| fs::write(&file, json))
+            .map_err(ImageError::io("write", &file))?;
+        let mark = self.path.join(UNSYNCED);
+        fs::write(&mark, &*self.layers.boot).map_err(ImageError::io("write", &mark))?;
+        Ok((name.hex().to_owned(), meta))
+    }
+
+    /// Puts what was unpacked into the place of a layer that is damaged, which
+    /// containers may have mounted. Cut short, it leaves it damaged.
+    pub(crate) fn mend(
+        self,
+        unpacked: &Unpacked,
+        chain_id: &Digest,
+        wanted: &str,
+    ) -> Result<(), ImageError> {
+        let (key, meta) = self.describe(unpacked, chain_id)?;
+        let directory = self.layers.places.layers.join(wanted);
+        if key != wanted {
+            return Err(ImageError::Unusable {
+                reference: wanted.to_owned(),
+                reason: "the layers below it are not those that it was unpacked over".to_owned(),
+            });
+        }
+        let failed = |error| ImageError::io("repair", &directory)(error);
+        // In doubt from now on until it is on the disk.
+        let bring = |name: &str| fs::rename(self.path.join(name), directory.join(name));
+        self.layers.unsynced().insert(key.clone());
+        bring(UNSYNCED).map_err(failed)?;
+        let old = File::open(directory.join("fs")).map_err(failed)?;
+        mend::make_the_same(self.open()?.as_fd(), old.as_fd()).map_err(|e| failed(e.into()))?;
+        bring(TREE).and_then(|()| bring(META)).map_err(failed)?;
+        self.layers.measured().remove(&key);
+        self.layers.known().insert(key, meta);
+        Ok(())
     }
 
     /// Records what is in the layer.

@@ -19,6 +19,7 @@ pub mod account;
 mod catalogue;
 mod chain;
 mod changes;
+pub mod check;
 pub mod config;
 mod disk;
 pub mod error;

@@ -1,11 +1,17 @@
 //! `StoreService`: the store as a whole.
 
+use std::sync::Arc;
+
 use gantry_proto::image::v1 as proto;
 use gantry_proto::image::v1::store_service_server::StoreService;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use super::{Answer, EventStream, ImageGrpc, wire};
 use crate::account::{Account, FreedBy, ImageUse, Owner, OwnerKind, SnapshotUse};
+use crate::check::{CheckEvent, CheckWatcher, Checked};
 use crate::prune::{PruneOptions, Pruned};
 
 #[tonic::async_trait]
@@ -40,8 +46,67 @@ impl StoreService for ImageGrpc {
         }))
     }
 
-    async fn check(&self, _request: Request<proto::CheckRequest>) -> Answer<Self::CheckStream> {
-        Err(Status::unimplemented("check"))
+    async fn check(&self, request: Request<proto::CheckRequest>) -> Answer<Self::CheckStream> {
+        let repair = request.into_inner().repair;
+        let store = self.store.clone();
+        // Unbounded, but filled with a message for each object of the store at most.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let cancel = self.stopping.child_token();
+        let watcher: CheckWatcher = {
+            let sender = sender.clone();
+            Arc::new(move |event| _ = sender.send(Ok(check_event(event))))
+        };
+        tokio::spawn(
+            async move {
+                let mut checking = Box::pin(store.check(repair, cancel.clone(), watcher));
+                let outcome = tokio::select! {
+                    outcome = &mut checking => outcome,
+                    () = sender.closed() => {
+                        cancel.cancel();
+                        checking.await
+                    }
+                };
+                let _ = sender.send(outcome.map(check_done).map_err(Status::from));
+            }
+            .in_current_span(),
+        );
+        let events = UnboundedReceiverStream::new(receiver);
+        Ok(Response::new(Box::pin(events)))
+    }
+}
+
+fn check_event(event: CheckEvent) -> proto::CheckResponse {
+    use proto::check_response::Event;
+    let event = match event {
+        CheckEvent::Progress {
+            object,
+            current,
+            total,
+        } => Event::Progress(proto::CheckProgress {
+            object,
+            current,
+            total,
+        }),
+        CheckEvent::Finding(finding) => Event::Finding(proto::Finding {
+            object: finding.object,
+            problem: finding.problem,
+            repaired: finding.repaired,
+            needed_by: finding.needed_by,
+        }),
+    };
+    proto::CheckResponse { event: Some(event) }
+}
+
+fn check_done(checked: Checked) -> proto::CheckResponse {
+    let done = proto::CheckDone {
+        objects: checked.objects,
+        bytes: checked.bytes,
+        findings: checked.findings,
+        repaired: checked.repaired,
+        finished: Some(wire::timestamp(jiff::Timestamp::now())),
+    };
+    proto::CheckResponse {
+        event: Some(proto::check_response::Event::Done(done)),
     }
 }
 

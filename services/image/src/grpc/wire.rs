@@ -57,7 +57,7 @@ pub(super) fn filter(wire: proto::Filter) -> Filter {
     }
 }
 
-fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
+pub(super) fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: time.as_second(),
         nanos: time.subsec_nanosecond(),
