@@ -291,7 +291,13 @@ impl Store {
     ) -> Result<(), ContentError> {
         let size = bytes.len() as u64;
         if self.keep_existing(digest, size, durability)? {
-            return Ok(());
+            // It is small, and here is another to put in the place of a damaged one.
+            match self.verify(digest) {
+                Ok(()) => return Ok(()),
+                Err(ContentError::NotFound { .. }) => {}
+                Err(ContentError::Damaged { .. }) => remove_if_there(&self.blob_path(digest))?,
+                Err(error) => return Err(error),
+            }
         }
         let mut writer = self.writer_with(&IngestKey::random(), digest.algorithm())?;
         let written = writer.write(bytes);

@@ -307,3 +307,33 @@ fn a_reader_beside_the_writer_finds_all_that_is_written() {
     assert_eq!(writer.written(), bytes.len() as u64);
     assert_eq!(store.stat_ingest(&key).unwrap().offset, bytes.len() as u64);
 }
+
+#[test]
+fn what_is_put_again_replaces_what_was_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let digest = store.put(b"content", Commit::Durable).unwrap();
+    std::fs::write(store.blob_path(&digest), b"c0ntent").unwrap();
+    assert!(matches!(
+        store.verify(&digest),
+        Err(ContentError::Damaged { .. })
+    ));
+    store.put(b"content", Commit::Durable).unwrap();
+    store.verify(&digest).unwrap();
+}
+
+#[test]
+fn an_ingest_is_being_written_while_its_writer_lives() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let key = IngestKey::parse("k").unwrap();
+    let writer = store.writer(&key).unwrap();
+    assert!(store.is_being_written(&key));
+    drop(writer);
+    assert!(!store.is_being_written(&key));
+    let writer = store.writer(&key).unwrap();
+    writer
+        .commit(&Expected::anything(), Commit::Deferred)
+        .unwrap();
+    assert!(!store.is_being_written(&key));
+}

@@ -91,9 +91,13 @@ impl Candidates {
     }
 
     pub(crate) fn of_image(image: &Image) -> Self {
-        let layers = &image.record.layers;
+        Self::of_record(&image.record)
+    }
+
+    pub(crate) fn of_record(record: &ImageRecord) -> Self {
+        let layers = &record.layers;
         Self {
-            blobs: image.blobs().cloned().collect(),
+            blobs: record.blobs().cloned().collect(),
             layers: layers.iter().map(|layer| layer.key.clone()).collect(),
         }
     }

@@ -245,12 +245,6 @@ impl Layers {
         self.known().keys().cloned().collect()
     }
 
-    /// Takes a layer whose directory is gone out of those that are known.
-    pub(crate) fn forget(&self, key: &str) {
-        self.known().remove(key);
-        self.measured().remove(key);
-    }
-
     /// Takes a layer away. Its diff ID, if it was there.
     pub(crate) fn discard(&self, key: &str) -> Result<Option<Digest>, ImageError> {
         let Some(meta) = self.known().remove(key) else {

@@ -100,6 +100,13 @@ impl ImageStore {
         for image in changed.iter().rev() {
             catalogue.insert(Arc::clone(image));
         }
+        drop(catalogue);
+        // Of an image that came anew, or is gone, nothing has to be kept for a repair.
+        let settled =
+            |id: &Digest| gone.contains(&id) || changed.iter().any(|image| image.id() == id);
+        self.shared
+            .unreadable()
+            .retain(|record| !settled(&record.id));
         Ok(())
     }
 

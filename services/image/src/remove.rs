@@ -53,13 +53,41 @@ impl ImageStore {
     /// with all its names. Blocks for the disk.
     pub fn remove(&self, reference: &str, options: &RemoveOptions) -> Result<Removed, ImageError> {
         let changes = self.shared.changes_lock();
-        let image = self.resolve(reference)?;
+        let image = match self.resolve(reference) {
+            Err(error @ ImageError::NotFound { .. }) => {
+                return self.remove_unreadable(reference)?.ok_or(error);
+            }
+            outcome => outcome?,
+        };
         let name = reference.parse::<Reference>().ok().map(lookup_name);
         let name = name.filter(|name| image.record.names().any(|known| known == name));
         match name {
             Some(name) => self.remove_name(&image, &name, options, &changes),
             None => self.remove_by_id(&image, options, &changes),
         }
+    }
+
+    /// Removes an image whose configuration was lost, by its id or any of its
+    /// names: there is nothing of it to keep another name for.
+    fn remove_unreadable(&self, reference: &str) -> Result<Option<Removed>, ImageError> {
+        let name = reference.parse::<Reference>().ok().map(lookup_name);
+        let digits = reference.strip_prefix("sha256:").unwrap_or(reference);
+        let is_it = |record: &ImageRecord| {
+            let named = record.names().any(|known| Some(known) == name.as_ref());
+            named || (digits.len() >= 12 && record.id.hex().starts_with(digits))
+        };
+        let found = self.shared.unreadable().iter().find(|r| is_it(r)).cloned();
+        let Some(record) = found else {
+            return Ok(None);
+        };
+        self.write_changes(&[], &[&record.id])?;
+        let collected = self.collect(&Candidates::of_record(&record))?;
+        let deleted = std::iter::once(&record.id).chain(&collected.layers);
+        Ok(Some(Removed {
+            untagged: record.names().map(Reference::familiar).collect(),
+            deleted: deleted.map(ToString::to_string).collect(),
+            collected,
+        }))
     }
 
     fn remove_name(

@@ -116,7 +116,8 @@ impl Check {
         }
         let mut last = None;
         for record in needing {
-            for name in record.digests.iter().chain(&record.tags) {
+            // A name with a tag may never have been pushed anywhere.
+            for name in &record.digests {
                 match self.fetch(digest, record, name).await {
                     Ok(()) => return Ok("fetched again"),
                     Err(error) => last = Some(error),

@@ -198,7 +198,8 @@ impl ImageStore {
         {
             new.mend(&unpacked, chain_id, key)?;
         } else {
-            self.shared.layers.forget(key);
+            self.shared.layers.discard(key)?;
+            self.empty_trash_behind();
             new.finish(&unpacked, chain_id)?;
         }
         Ok("unpacked again")

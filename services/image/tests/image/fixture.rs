@@ -176,12 +176,14 @@ impl Fixture {
 }
 
 /// The threads of a store that was closed may hold the index for a moment longer.
-fn open_when_free(root: &Path) -> ImageStore {
+pub(crate) fn open_when_free(root: &Path) -> ImageStore {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     loop {
         match ImageStore::open(root, config()) {
             Ok(store) => return store,
-            Err(error) if std::time::Instant::now() > deadline => panic!("{error}"),
+            Err(error) if std::time::Instant::now() > deadline => {
+                panic!("{}", gantry_kit::fault::chain(&error))
+            }
             Err(_) => std::thread::yield_now(),
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gantry_image::ImageStore;
 use gantry_image::error::ImageError;
 use gantry_image::image::Image;
 use gantry_image::import::ImportOptions;
@@ -18,8 +19,8 @@ use crate::archive::{Archive, Head, gzip, zstd};
 use crate::fixture::{Fixture, TestLayer, publish};
 use crate::registry::Registry;
 
-pub(crate) async fn import_bytes(
-    fixture: &Fixture,
+pub(crate) async fn import_pieces(
+    store: &ImageStore,
     options: &ImportOptions,
     bytes: Vec<u8>,
 ) -> Result<Arc<Image>, ImageError> {
@@ -35,8 +36,16 @@ pub(crate) async fn import_bytes(
             }
         }
     };
-    let (imported, ()) = tokio::join!(fixture.store.import(options, pieces), feed);
+    let (imported, ()) = tokio::join!(store.import(options, pieces), feed);
     imported
+}
+
+pub(crate) async fn import_bytes(
+    fixture: &Fixture,
+    options: &ImportOptions,
+    bytes: Vec<u8>,
+) -> Result<Arc<Image>, ImageError> {
+    import_pieces(&fixture.store, options, bytes).await
 }
 
 pub(crate) async fn imported(fixture: &Fixture, reference: &str, tar: Vec<u8>) -> Arc<Image> {

@@ -4,7 +4,9 @@
 
 mod account;
 mod archive;
+mod checking;
 mod fixture;
+mod full_disk;
 mod grpc;
 mod life;
 mod power;
