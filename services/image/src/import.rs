@@ -258,9 +258,6 @@ fn pack_into(
     growth: &Growth,
     source: &mut PieceReader,
 ) -> Result<MediaType, ImageError> {
-    let broken = |error: io::Error| ImageError::Stream {
-        reason: error.to_string(),
-    };
     let mut head = Vec::new();
     source.take(4).read_to_end(&mut head).map_err(broken)?;
     let format = Compression::detect(&head);
@@ -285,14 +282,25 @@ fn pack_into(
     }
 }
 
+/// The stream ended early, or what came of it could not be written.
+fn broken(error: io::Error) -> ImageError {
+    if crate::disk::is_full(&error) {
+        return ImageError::Io {
+            action: "write",
+            path: "the archive's content".into(),
+            source: error,
+        };
+    }
+    ImageError::Stream {
+        reason: error.to_string(),
+    }
+}
+
 fn copy<W: Write>(
     source: &mut impl Read,
     target: &mut W,
     mut wrote: impl FnMut(&W),
 ) -> Result<(), ImageError> {
-    let broken = |error: io::Error| ImageError::Stream {
-        reason: error.to_string(),
-    };
     let mut batch = Vec::with_capacity(BATCH_BYTES);
     loop {
         batch.clear();

@@ -28,7 +28,7 @@ struct Disk {
 impl Disk {
     fn tmpfs(mebibytes: u32) -> Self {
         let directory = tempfile::TempDir::new().unwrap();
-        let size = format!("size={mebibytes}m");
+        let size = format!("size={mebibytes}m,nr_inodes=1000");
         run(Command::new("mount")
             .args(["-t", "tmpfs", "-o", &size, "none"])
             .arg(directory.path()));

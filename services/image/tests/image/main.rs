@@ -8,6 +8,7 @@ mod checking;
 mod fixture;
 mod full_disk;
 mod grpc;
+mod kills;
 mod life;
 mod power;
 mod pull;
