@@ -442,24 +442,23 @@ fn write_pieces(
     growth: Growth,
     mut receiver: mpsc::Receiver<Bytes>,
 ) -> (Writer, Growth, Result<(), ContentError>) {
-    let mut gathered = Vec::new();
     while let Some(first) = receiver.blocking_recv() {
-        let written = if first.len() >= GATHER_BYTES / 4 {
-            writer.write(&first)
+        let piece = if first.len() >= GATHER_BYTES / 4 {
+            first
         } else {
-            gathered.clear();
+            let mut gathered = Vec::with_capacity(GATHER_BYTES);
             gathered.extend_from_slice(&first);
             while gathered.len() < GATHER_BYTES
                 && let Ok(more) = receiver.try_recv()
             {
                 gathered.extend_from_slice(&more);
             }
-            writer.write(&gathered)
+            Bytes::from(gathered)
         };
-        if let Err(error) = written {
+        if let Err(error) = writer.write(&piece) {
             return (writer, growth, Err(error));
         }
-        growth.wrote(writer.written());
+        growth.passed(piece, writer.written());
     }
     // The reader has to find what is still in memory, too.
     if let Err(error) = writer.flush() {
