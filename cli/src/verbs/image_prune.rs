@@ -32,7 +32,6 @@ impl ImagePrune {
             "WARNING! This will remove all dangling images."
         };
         if !self.force && !agreed(warning)? {
-            terminal::println("Total reclaimed space: 0B")?;
             return Ok(0);
         }
         let request = PruneRequest {
@@ -52,7 +51,7 @@ impl ImagePrune {
             }
             text.push('\n');
         }
-        let reclaimed = display::size(pruned.reclaimed);
+        let reclaimed = display::exact_size(pruned.reclaimed);
         text.push_str(&format!("Total reclaimed space: {reclaimed}\n"));
         terminal::print(&text)?;
         Ok(0)

@@ -65,7 +65,7 @@ fn summary(done: &CheckDone, repair: bool) -> String {
     let checked = format!(
         "Checked {}, {}:",
         plural(done.objects, "object"),
-        display::size(done.bytes)
+        display::exact_size(done.bytes)
     );
     match (done.findings, done.findings - done.repaired) {
         (0, _) => format!("{checked} no problem found"),

@@ -178,8 +178,8 @@ fn row(name: &str, total: usize, active: usize, size: u64, reclaimable: u64) -> 
         "Type": name,
         "TotalCount": total.to_string(),
         "Active": active.to_string(),
-        "Size": display::size(size),
-        "Reclaimable": format!("{}{share}", display::size(reclaimable)),
+        "Size": display::exact_size(size),
+        "Reclaimable": format!("{}{share}", display::exact_size(reclaimable)),
     })
 }
 
@@ -188,8 +188,8 @@ fn image_rows(usage: &DiskUsageResponse) -> Vec<Value> {
     for usage in &usage.images {
         let image = usage.image.clone().unwrap_or_default();
         for mut row in images::rows(&image, false, false) {
-            row["SharedSize"] = display::size(usage.shared_size).into();
-            row["UniqueSize"] = display::size(usage.unique_size).into();
+            row["SharedSize"] = display::exact_size(usage.shared_size).into();
+            row["UniqueSize"] = display::exact_size(usage.unique_size).into();
             row["Containers"] = usage.containers.to_string().into();
             rows.push(row);
         }
@@ -206,7 +206,7 @@ fn container_rows(usage: &DiskUsageResponse, containers: &[ContainerSummary]) ->
     let rows = containers.iter().map(|container| {
         let mut row = ps::row(container, false);
         let size = sizes.get(container.id.as_str()).copied().unwrap_or(0);
-        row["Size"] = display::size(size).into();
+        row["Size"] = display::exact_size(size).into();
         row
     });
     rows.collect()
@@ -231,7 +231,7 @@ fn owner_row(owner: &Owner, containers: &[ContainerSummary]) -> Value {
     json!({
         "Type": kind_word(owner.kind()),
         "Name": name,
-        "Size": display::size(owner.bytes),
+        "Size": display::exact_size(owner.bytes),
         "Bytes": owner.bytes.to_string(),
         "KeptBy": kept_by.join(", "),
         "FreedBy": freed_by_words(owner.freed_by()),
@@ -287,10 +287,10 @@ fn promises(usage: &DiskUsageResponse) -> String {
     let all = [FreedBy::Prune, FreedBy::ImagePrune, FreedBy::ImagePruneAll];
     format!(
         "Total: {}\n`gantry image prune` frees {}\n`gantry image prune -a` frees {}\nKept by containers: {}\n",
-        display::size(usage.total),
-        display::size(sum(&dangling)),
-        display::size(sum(&all)),
-        display::size(sum(&[FreedBy::ContainerRemoval])),
+        display::exact_size(usage.total),
+        display::exact_size(sum(&dangling)),
+        display::exact_size(sum(&all)),
+        display::exact_size(sum(&[FreedBy::ContainerRemoval])),
     )
 }
 
@@ -357,7 +357,7 @@ mod tests {
         );
         assert_eq!(
             promises(&usage),
-            "Total: 5.3kB\n`gantry image prune` frees 7B\n`gantry image prune -a` frees 607B\nKept by containers: 600B\n"
+            "Total: 5.303kB\n`gantry image prune` frees 7B\n`gantry image prune -a` frees 607B\nKept by containers: 600B\n"
         );
     }
 

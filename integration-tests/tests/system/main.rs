@@ -11,4 +11,5 @@ mod life;
 mod network;
 mod services;
 mod soak;
+mod store;
 mod terminal;

@@ -271,7 +271,7 @@ impl Ledger<'_> {
             match name.as_str() {
                 "blobs" => self.blobs(&path)?,
                 "ingest" => self.ingests(&path)?,
-                "pending" => self.each(&path, OwnerKind::InProgress, FreedBy::Nothing)?,
+                "pending" | "loads" => self.each(&path, OwnerKind::InProgress, FreedBy::Nothing)?,
                 "layers" => self.layers(&path)?,
                 "writable" => self.writable(&path)?,
                 "images" => self.images(&path)?,

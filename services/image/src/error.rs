@@ -89,7 +89,11 @@ pub enum ImageError {
         source: io::Error,
     },
     /// The image is needed by a container. The words are Docker's.
-    #[error("conflict: unable to {by} container {container}{}", advice(by))]
+    #[error(
+        "conflict: unable to {by} container {}{}",
+        short(container),
+        advice(by)
+    )]
     InUse {
         reference: String,
         container: String,
@@ -169,6 +173,12 @@ impl std::fmt::Display for Use {
             ),
         }
     }
+}
+
+/// An engine's own ids are long, and known by their beginning.
+fn short(container: &str) -> &str {
+    let is_id = container.len() == 64 && container.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_id { &container[..12] } else { container }
 }
 
 fn advice(by: &Use) -> String {

@@ -13,6 +13,7 @@ use gantry_oci::Digest;
 use gantry_oci::content::{ContentError, IngestKey};
 
 use crate::ImageStore;
+use crate::account::digest_of_key;
 use crate::error::ImageError;
 use crate::image::{Image, ImageRecord};
 
@@ -193,7 +194,9 @@ impl ImageStore {
         };
         self.collect(&everything)?;
         for ingest in self.shared.content.list_ingests()? {
-            if is_stale(ingest.modified) {
+            // Who chose a name at random does not find it again.
+            let can_be_resumed = digest_of_key(&ingest.key).is_some();
+            if is_stale(ingest.modified) || !can_be_resumed {
                 self.shared.content.remove_ingest(&ingest.key).ok();
             }
         }

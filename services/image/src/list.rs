@@ -37,7 +37,7 @@ impl ImageStore {
             .images()
             .filter(|image| passes(&conditions, image))
             .filter(|image| all || !image.record.is_nameless() || !is_parent(image))
-            .cloned()
+            .map(|image| with_matching_names(&conditions, image))
             .collect();
         drop(catalogue);
         images.sort_by(|a, b| {
@@ -118,6 +118,23 @@ pub(crate) fn passes(conditions: &[Condition], image: &Image) -> bool {
                     .filter(|other| mem::discriminant(*other) == mem::discriminant(condition))
                     .any(|other| other.holds(image)))
     })
+}
+
+fn with_matching_names(conditions: &[Condition], image: &Arc<Image>) -> Arc<Image> {
+    let patterns = || {
+        conditions.iter().filter_map(|condition| match condition {
+            Condition::Reference(pattern) => Some(pattern),
+            _ => None,
+        })
+    };
+    let matches = |name: &Reference| patterns().any(|pattern| matches_name(pattern, name));
+    if patterns().next().is_none() || image.record.names().all(matches) {
+        return Arc::clone(image);
+    }
+    let mut shown = Image::clone(image);
+    shown.record.tags.retain(|name| matches(name));
+    shown.record.digests.retain(|name| matches(name));
+    Arc::new(shown)
 }
 
 impl Condition {

@@ -217,10 +217,12 @@ impl ImageStore {
         })
     }
 
-    /// Whether somebody writes an ingest, or is about to.
+    /// Whether somebody writes an ingest, or is about to. One with a name made up
+    /// for it is its maker's until it is gone: those that a killed process made
+    /// are removed at the next start.
     pub(crate) fn is_ingest_in_use(&self, key: &IngestKey) -> bool {
         self.shared.content.is_being_written(key)
-            || digest_of_key(key).is_some_and(|digest| self.shared.leases.has(digest.as_str()))
+            || digest_of_key(key).is_none_or(|digest| self.shared.leases.has(digest.as_str()))
     }
 
     fn abandoned_ingests(&self, until: Option<SystemTime>) -> Result<Vec<IngestKey>, ImageError> {

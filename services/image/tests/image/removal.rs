@@ -230,3 +230,22 @@ async fn a_container_is_made_or_its_image_is_removed_but_never_both() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_listed_by_a_name_shows_the_names_that_match() {
+    let fixture = Fixture::new();
+    imported(&fixture, "a:1", tar(1)).await;
+    fixture.store.tag("a:1", "b:1").unwrap();
+    fixture.store.tag("a:1", "b:2").unwrap();
+    let named = |pattern: &str| {
+        let filter = gantry_image::list::Filter {
+            key: "reference".to_owned(),
+            value: pattern.to_owned(),
+        };
+        let images = fixture.store.list(false, &[filter]).unwrap();
+        images[0].familiar_tags()
+    };
+    assert_eq!(named("b"), ["b:1", "b:2"]);
+    assert_eq!(named("*:1"), ["a:1", "b:1"]);
+    assert_eq!(fixture.store.resolve("a:1").unwrap().record.tags.len(), 3);
+}
