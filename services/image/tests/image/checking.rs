@@ -16,6 +16,9 @@ use crate::fixture::{Fixture, TestLayer, publish};
 use crate::life::{gently, imported, tar};
 use crate::registry::Registry;
 
+/// What is done to a file or a directory of the store.
+type Damage = fn(&Path);
+
 pub(crate) async fn check(store: &ImageStore, repair: bool) -> (Checked, Vec<Finding>) {
     let found: Arc<Mutex<Vec<Finding>>> = Arc::default();
     let watcher = {
@@ -109,7 +112,7 @@ async fn a_store_at_rest_is_clean() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_damage_to_a_layer_is_found_and_mended() {
-    let damage: [(&str, fn(&Path)); 9] = [
+    let damage: [(&str, Damage); 9] = [
         ("d/two has another content", |layer| {
             let path = layer.join("fs/d/two");
             let before = fs::metadata(&path).unwrap().modified().unwrap();
@@ -154,7 +157,7 @@ async fn every_kind_of_damage_to_a_layer_is_found_and_mended() {
         };
         damage(&layer);
         let finding = found_and_repaired(&fixture.store, "layer sha256:", problem).await;
-        assert_eq!(finding.needed_by, [reference.clone()]);
+        assert_eq!(finding.needed_by, std::slice::from_ref(&reference));
         assert_eq!(fs::read(layer.join("fs/d/one")).unwrap(), b"1");
         let fixture = fixture.reopen();
         assert_clean(&fixture.store).await;
@@ -228,7 +231,7 @@ async fn damaged_and_missing_content_is_fetched_again() {
         found_and_repaired(&fixture.store, digest.as_str(), "it is damaged").await;
         fs::remove_file(blob(digest)).unwrap();
         let finding = found_and_repaired(&fixture.store, digest.as_str(), "it is missing").await;
-        assert_eq!(finding.needed_by, [reference.clone()]);
+        assert_eq!(finding.needed_by, std::slice::from_ref(&reference));
     }
     // One that nobody needs is removed.
     let orphan = fixture
@@ -376,7 +379,7 @@ fn known(fixture: &Fixture) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_is_lost_cut_or_overwritten_is_rebuilt_from_the_files() {
-    let damage: [(&str, fn(&Path)); 6] = [
+    let damage: [(&str, Damage); 6] = [
         ("deleted", |index| fs::remove_dir_all(index).unwrap()),
         ("its file deleted", |index| {
             fs::remove_file(index.join("db")).unwrap()
