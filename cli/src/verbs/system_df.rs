@@ -73,18 +73,19 @@ impl SystemDf {
         )?;
         let usage = usage.into_inner();
         let containers = containers.into_inner().containers;
-        let shown = |format: &Format, rows: &[Value], table: &str| {
+        let shown_under = |rows: &[Value], table: &str, headings: &[(&str, &str)]| {
             format
-                .rows(rows, table, &HEADINGS)
+                .rows(rows, table, headings)
                 .map_err(|e| Failure::of(&e))
         };
+        let shown = |rows: &[Value], table: &str| shown_under(rows, table, &HEADINGS);
         let text = if self.explain {
             let rows: Vec<Value> = usage
                 .owners
                 .iter()
                 .map(|owner| owner_row(owner, &containers))
                 .collect();
-            let mut text = shown(&format, &rows, OWNERS)?;
+            let mut text = shown(&rows, OWNERS)?;
             if matches!(format, Format::Table) {
                 text.push('\n');
                 text.push_str(&promises(&usage));
@@ -93,15 +94,18 @@ impl SystemDf {
         } else if self.verbose {
             format!(
                 "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\nVOLUME NAME   LINKS     SIZE\n",
-                shown(&format, &image_rows(&usage), IMAGES)?,
-                shown(&format, &container_rows(&usage, &containers), CONTAINERS)?.replacen(
-                    "IMAGE ID",
-                    "CONTAINER ID",
-                    1
-                ),
+                shown(&image_rows(&usage), IMAGES)?,
+                shown_under(
+                    &container_rows(&usage, &containers),
+                    CONTAINERS,
+                    &HEADINGS.map(|(field, heading)| match field {
+                        "ID" => (field, "CONTAINER ID"),
+                        _ => (field, heading),
+                    }),
+                )?,
             )
         } else {
-            shown(&format, &summary(&usage, &containers), TABLE)?
+            shown(&summary(&usage, &containers), TABLE)?
         };
         terminal::print(&text)?;
         Ok(0)

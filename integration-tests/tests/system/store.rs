@@ -48,7 +48,7 @@ fn a_prune_frees_what_df_explained_and_asks_before() -> Result<()> {
             "Images space usage:",
             "SHARED SIZE   UNIQUE SIZE   CONTAINERS",
             "Containers space usage:",
-            "CONTAINER ID",
+            "CONTAINER ID   IMAGE",
             &container[..12],
         ] {
             ensure!(verbose.contains(part), "{part}: {verbose}");

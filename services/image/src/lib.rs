@@ -30,6 +30,7 @@ mod growing;
 pub mod grpc;
 pub mod image;
 pub mod import;
+mod keepers;
 mod layers;
 pub mod list;
 mod measure;

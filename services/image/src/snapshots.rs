@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gantry_kit::store::Durability;
 use gantry_oci::Digest;
@@ -51,6 +51,26 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 pub(crate) struct Snapshots {
     by_container: RwLock<HashMap<String, Arc<SnapshotRecord>>>,
+    /// Containers whose layer is being made or removed, and how often.
+    changing: Mutex<HashMap<String, usize>>,
+}
+
+/// Says that a writable layer is being made or removed, while it lives.
+struct Changing<'a> {
+    snapshots: &'a Snapshots,
+    container: &'a str,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let mut changing = self.snapshots.changing();
+        if let Some(count) = changing.get_mut(self.container) {
+            *count -= 1;
+            if *count == 0 {
+                changing.remove(self.container);
+            }
+        }
+    }
 }
 
 impl Snapshots {
@@ -61,7 +81,25 @@ impl Snapshots {
             .collect();
         Self {
             by_container: RwLock::new(by_container),
+            changing: Mutex::default(),
         }
+    }
+
+    fn changing(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<'a>(&'a self, container: &'a str) -> Changing<'a> {
+        *self.changing().entry(container.to_owned()).or_default() += 1;
+        Changing {
+            snapshots: self,
+            container,
+        }
+    }
+
+    /// Whether a container's layer is there, and neither being made nor removed.
+    pub(crate) fn is_settled(&self, container: &str) -> bool {
+        !self.changing().contains_key(container) && self.read().contains_key(container)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<SnapshotRecord>>> {
@@ -120,6 +158,7 @@ impl ImageStore {
         ephemeral: bool,
     ) -> Result<(Arc<Image>, Snapshot), ImageError> {
         check_container(container)?;
+        let _changing = self.shared.snapshots.change(container);
         let image = self.resolve(reference)?;
         self.check_layers(&image, reference)?;
         let record = Arc::new(SnapshotRecord {
@@ -247,6 +286,7 @@ impl ImageStore {
     /// Removes the writable layer of a container. False: there was none.
     pub fn delete_snapshot(&self, container: &str) -> Result<bool, ImageError> {
         check_container(container)?;
+        let _changing = self.shared.snapshots.change(container);
         let record = self.shared.snapshots.read().get(container).cloned();
         let Some(record) = record else {
             return Ok(false);

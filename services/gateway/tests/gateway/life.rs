@@ -272,7 +272,7 @@ async fn the_removal_of_an_image_is_told_what_runs() {
     };
     let removed = images.remove(request()).await.unwrap().into_inner();
     assert_eq!(removed.untagged, ["debian:12"]);
-    assert_eq!(removed.deleted, [id.clone()]);
+    assert_eq!(removed.deleted, std::slice::from_ref(&id));
     bench.world.exit(&id, 0, 0);
     bench
         .until("the container has ended", |bench| {

@@ -22,9 +22,10 @@ impl Check {
         let snapshots = self.store.shared.snapshots.all();
         let found = blocking("checking writable layers", move || {
             let found = snapshots.iter().filter_map(|record| {
-                let finding = store.check_snapshot(record, repair);
-                // It may have been removed meanwhile.
-                finding.filter(|_| store.get_snapshot(&record.container).is_ok())
+                store.check_snapshot(record, false)?;
+                // It may have been in the middle of being made or removed.
+                let settled = store.shared.snapshots.is_settled(&record.container);
+                settled.then(|| store.check_snapshot(record, repair))?
             });
             Ok(found.collect::<Vec<_>>())
         })
@@ -114,12 +115,27 @@ impl crate::ImageStore {
             .count();
         let more = indexed.len();
         let snapshots = self.shared.snapshots.all();
-        let indexed = records.indexed_snapshots();
-        let lost = snapshots.iter().filter(|record| {
-            let known = indexed.get(&record.container);
-            known != Some(record.as_ref()) && self.get_snapshot(&record.container).is_ok()
-        });
-        let lost = lost.count();
+        let missing = || {
+            let indexed = records.indexed_snapshots();
+            let missing = snapshots
+                .iter()
+                .filter(move |record| indexed.get(&record.container) != Some(record.as_ref()));
+            missing.map(|record| record.container.clone())
+        };
+        // Those that were in the middle of being made or removed are not there any
+        // more when one looks again.
+        let once: Vec<String> = missing()
+            .filter(|container| self.shared.snapshots.is_settled(container))
+            .collect();
+        let lost = if once.is_empty() {
+            0
+        } else {
+            missing()
+                .filter(|container| {
+                    once.contains(container) && self.shared.snapshots.is_settled(container)
+                })
+                .count()
+        };
         if !records.has_index() {
             index.problem = "there is none, since it could not be written".to_owned();
         } else if differ + more + lost > 0 {

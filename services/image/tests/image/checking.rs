@@ -484,3 +484,39 @@ async fn a_name_in_two_files_belongs_to_the_one_that_was_written_last() {
     assert!(old.record.tags.is_empty());
     assert_clean(&fixture.store).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_found_while_images_and_containers_come_and_go() {
+    let registry = Registry::start().await;
+    publish(
+        &registry,
+        "v1",
+        &[TestLayer::gzip(tar(1)), TestLayer::gzip(tar(2))],
+    );
+    let fixture = Fixture::new();
+    let store = fixture.store.clone();
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let checking = tokio::spawn(async move {
+        let mut looks = 0;
+        while !stopped.is_cancelled() {
+            assert_clean(&store).await;
+            looks += 1;
+        }
+        looks
+    });
+    let reference = format!("{}/x:v1", registry.host);
+    for round in 0..15 {
+        fixture.pull(&reference).await.unwrap();
+        imported(&fixture, "a:1", tar(round)).await;
+        fixture.store.prepare("c1", &reference, true).unwrap();
+        fixture.store.tag(&reference, "b:1").unwrap();
+        fixture.store.delete_snapshot("c1").unwrap();
+        fixture.store.remove("b:1", &gently()).unwrap();
+        fixture.store.remove(&reference, &gently()).unwrap();
+        fixture.store.remove("a:1", &gently()).unwrap();
+    }
+    stop.cancel();
+    assert!(checking.await.unwrap() > 0);
+    assert_eq!(fixture.content_files(), Vec::<String>::new());
+}
