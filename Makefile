@@ -51,6 +51,10 @@ soak: test-packages ## 2,000 × run --rm on one engine: no hang, no failure, no 
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --test system -- --ignored soak --nocapture
 
+.PHONY: test-kills
+test-kills: ## Kill the image service at 200 random points of everything it does: the store stays clean (root)
+	GANTRY_KILL_ROUNDS=200 $(CARGO) test -p gantry-image --test image -- kills:: --nocapture
+
 .PHONY: interop
 interop: peers ## Images that Docker and Podman pushed or saved run here, and the other way round (root; installs both)
 	$(CARGO) build --workspace --bins

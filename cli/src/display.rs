@@ -8,14 +8,16 @@ use crate::parse::ports::protocol_name;
 /// Characters of a short id.
 const SHORT_ID: usize = 12;
 
+const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+
 /// "1.23GB": three digits, units of 1000.
 pub(crate) fn size(bytes: u64) -> String {
-    with_units(
-        bytes as f64,
-        1000.0,
-        &["B", "kB", "MB", "GB", "TB", "PB"],
-        3,
-    )
+    with_units(bytes as f64, 1000.0, &UNITS, 3)
+}
+
+/// "1.234GB": four digits, as Docker shows what is taken and freed.
+pub(crate) fn exact_size(bytes: u64) -> String {
+    with_units(bytes as f64, 1000.0, &UNITS, 4)
 }
 
 /// "1.205GiB": four digits, units of 1024.
@@ -168,6 +170,7 @@ mod tests {
         ] {
             assert_eq!(size(bytes), text);
         }
+        assert_eq!(exact_size(1_982_345), "1.982MB");
         assert_eq!(binary_size(1 << 20), "1MiB");
         assert_eq!(binary_size(1_294_000_000), "1.205GiB");
         assert_eq!(binary_size(0), "0B");

@@ -8,6 +8,8 @@ mod diff;
 mod exec;
 mod export;
 mod history;
+mod image_prune;
+mod image_tree;
 mod images;
 mod import;
 mod info;
@@ -33,6 +35,8 @@ mod search;
 mod start;
 mod stats;
 mod stop;
+mod system_check;
+mod system_df;
 mod tag;
 mod top;
 mod trace;
@@ -132,7 +136,7 @@ verbs! { Verb {
     Stats(stats::Stats) = "stats",
     /// End containers
     Stop(stop::Stop) = "stop",
-    /// Look at the engine
+    /// Look at the engine and its disk
     System(nouns::System) = "system",
     /// Give an image one more name
     Tag(tag::Tag) = "tag",

@@ -4,6 +4,7 @@ use clap::Args;
 use gantry_proto::image::v1::{Filter, Image, ListRequest};
 use serde_json::{Value, json};
 
+use super::image_tree;
 use crate::display;
 use crate::exit::Failure;
 use crate::filters;
@@ -42,12 +43,15 @@ pub(crate) struct Images {
     /// Show digests
     #[arg(long)]
     digests: bool,
-    /// Only those that match: reference, label, dangling, before, since
+    /// Only those that match: reference, label, dangling, before, since, until
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = filters::filter)]
     filter: Vec<Filter>,
     /// table, json, or a template
     #[arg(long)]
     format: Option<String>,
+    /// Each image with its layers, their sizes, and which are shared
+    #[arg(long, conflicts_with_all = ["quiet", "format", "digests"])]
+    tree: bool,
     /// Only this repository, or this image
     reference: Option<String>,
 }
@@ -71,6 +75,10 @@ impl Images {
             .await?
             .into_inner()
             .images;
+        if self.tree {
+            terminal::print(&image_tree::text(&images, self.no_trunc))?;
+            return Ok(0);
+        }
         let rows: Vec<Value> = images
             .iter()
             .flat_map(|image| rows(image, self.no_trunc, self.digests))
@@ -98,7 +106,7 @@ impl Images {
 }
 
 /// A row per tag; one for an image without.
-fn rows(image: &Image, whole: bool, digests: bool) -> Vec<Value> {
+pub(crate) fn rows(image: &Image, whole: bool, digests: bool) -> Vec<Value> {
     let digest_of = |repository: &str| {
         image
             .digests

@@ -3,9 +3,9 @@
 use clap::Args;
 
 use super::{
-    attach, commit, create, diff, exec, export, history, images, import, info, inspect, kill, load,
-    logs, network_ls, pause, port, ps, pull, push, rename, restart, rm, rmi, run, save, start,
-    stats, stop, tag, top, trace, unpause, wait,
+    attach, commit, create, diff, exec, export, history, image_prune, images, import, info,
+    inspect, kill, load, logs, network_ls, pause, port, ps, pull, push, rename, restart, rm, rmi,
+    run, save, start, stats, stop, system_check, system_df, tag, top, trace, unpause, wait,
 };
 use crate::exit::Failure;
 use crate::session::Session;
@@ -108,6 +108,8 @@ verbs! { ImageVerb {
     /// List images
     #[command(visible_alias = "list")]
     Ls(images::Images) = "ls",
+    /// Remove images that nobody needs
+    Prune(image_prune::ImagePrune) = "prune",
     /// Fetch an image from a registry
     Pull(pull::Pull) = "pull",
     /// Upload an image to a registry
@@ -128,6 +130,10 @@ verbs! { NetworkVerb {
 } }
 
 verbs! { SystemVerb {
+    /// Compare what is on the disk with what it should be
+    Check(system_check::SystemCheck) = "check",
+    /// Show what images and containers take on the disk, and what frees it
+    Df(system_df::SystemDf) = "df",
     /// Show what the engine is, holds and runs on
     Info(info::Info) = "info",
 } }

@@ -108,7 +108,7 @@ fn id(container: &ContainerSummary, whole: bool) -> String {
     }
 }
 
-fn row(container: &ContainerSummary, whole: bool) -> Value {
+pub(crate) fn row(container: &ContainerSummary, whole: bool) -> Value {
     let command = container.command.join(" ");
     let command = if whole {
         command

@@ -13,8 +13,8 @@ pub(crate) struct Rmi {
     /// Remove all names of an image, and it, also where a container is made of it
     #[arg(short, long)]
     force: bool,
-    /// For Docker's sake; there are no parents to prune
-    #[arg(long, hide = true)]
+    /// Keep parents without a name that only this image has
+    #[arg(long)]
     no_prune: bool,
     /// Images
     #[arg(value_name = "IMAGE", required = true)]
@@ -29,7 +29,8 @@ impl Rmi {
             let request = RemoveRequest {
                 reference,
                 force: self.force,
-                no_prune: false,
+                no_prune: self.no_prune,
+                ..RemoveRequest::default()
             };
             match client.remove(request).await.map_err(Failure::from) {
                 // As Docker: said, and no failure.

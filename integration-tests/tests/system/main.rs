@@ -14,4 +14,5 @@ mod network;
 mod registries;
 mod services;
 mod soak;
+mod store;
 mod terminal;

@@ -96,6 +96,7 @@ pub fn has_deadline(service: &str, method: &str) -> bool {
         ) | ("ImageService", "Pull" | "Push" | "Import")
             | ("ArchiveService", "Save" | "Load")
             | ("RegistryService", "CollectGarbage")
+            | ("StoreService", "DiskUsage" | "Prune" | "Check")
             | ("RuntimeService", "Attach" | "Wait" | "Logs" | "Events")
             | ("ShimService", "Attach" | "Wait")
             | ("Health", "Watch")

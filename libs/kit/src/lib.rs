@@ -15,6 +15,7 @@
 //! | [`client`] | channels to other services, with deadlines and trace context |
 //! | [`fault`] | errors as `google.rpc.Status` with typed details, and back |
 //! | [`store`] | the index each service keeps its records in |
+//! | [`times`] | points in time and durations as people write them |
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -24,3 +25,4 @@ pub mod paths;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod times;

@@ -234,7 +234,12 @@ impl Index for Sled {
 fn is_damage(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput
+        io::ErrorKind::InvalidData
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::InvalidInput
+            // Something that is no directory lies in its place.
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::NotADirectory
     )
 }
 

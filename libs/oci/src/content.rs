@@ -159,6 +159,8 @@ pub struct Store {
 struct Shared {
     root: PathBuf,
     pending: Mutex<Pending>,
+    /// Ingests that writers of this process have open, and how many.
+    under_way: Mutex<HashMap<IngestKey, usize>>,
 }
 
 /// Blobs that have a name but may not be on the disk, each with the number of the commit that named it.
@@ -189,6 +191,7 @@ impl Store {
             shared: Arc::new(Shared {
                 root,
                 pending: Mutex::default(),
+                under_way: Mutex::default(),
             }),
         };
         store.settle()?;
@@ -291,7 +294,13 @@ impl Store {
     ) -> Result<(), ContentError> {
         let size = bytes.len() as u64;
         if self.keep_existing(digest, size, durability)? {
-            return Ok(());
+            // It is small, and here is another to put in the place of a damaged one.
+            match self.verify(digest) {
+                Ok(()) => return Ok(()),
+                Err(ContentError::NotFound { .. }) => {}
+                Err(ContentError::Damaged { .. }) => remove_if_there(&self.blob_path(digest))?,
+                Err(error) => return Err(error),
+            }
         }
         let mut writer = self.writer_with(&IngestKey::random(), digest.algorithm())?;
         let written = writer.write(bytes);
@@ -490,6 +499,13 @@ impl Store {
         // The set is consistent after every statement, so a panic elsewhere does not spoil it.
         self.shared
             .pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn under_way(&self) -> std::sync::MutexGuard<'_, HashMap<IngestKey, usize>> {
+        self.shared
+            .under_way
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

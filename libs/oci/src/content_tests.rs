@@ -333,3 +333,33 @@ fn sealed_content_has_no_name_until_it_is_given_one() {
     let error = store.open_ingest(&third.key).unwrap_err();
     assert!(matches!(error, ContentError::IngestNotFound { .. }));
 }
+
+#[test]
+fn what_is_put_again_replaces_what_was_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let digest = store.put(b"content", Commit::Durable).unwrap();
+    std::fs::write(store.blob_path(&digest), b"c0ntent").unwrap();
+    assert!(matches!(
+        store.verify(&digest),
+        Err(ContentError::Damaged { .. })
+    ));
+    store.put(b"content", Commit::Durable).unwrap();
+    store.verify(&digest).unwrap();
+}
+
+#[test]
+fn an_ingest_is_being_written_while_its_writer_lives() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let key = IngestKey::parse("k").unwrap();
+    let writer = store.writer(&key).unwrap();
+    assert!(store.is_being_written(&key));
+    drop(writer);
+    assert!(!store.is_being_written(&key));
+    let writer = store.writer(&key).unwrap();
+    writer
+        .commit(&Expected::anything(), Commit::Deferred)
+        .unwrap();
+    assert!(!store.is_being_written(&key));
+}

@@ -16,6 +16,7 @@
 //! | [`lifecycle`], [`steps`] | verbs, and how several steps are done whole or not at all |
 //! | [`watch`], [`reconcile`], [`restart`] | what goes on without being asked |
 //! | [`window`] | attached streams |
+//! | `image_removal` | which images must stay |
 //! | [`journal`], [`filter`] | events and filters |
 #![forbid(unsafe_code)]
 
@@ -25,6 +26,7 @@ pub mod error;
 pub mod etc_files;
 pub mod filter;
 pub mod grpc;
+mod image_removal;
 pub mod journal;
 pub mod lifecycle;
 pub mod name;
@@ -65,7 +67,7 @@ pub async fn build(context: Context<Settings>) -> Result<Service, BoxError> {
     let engine = Engine::open(config, paths.clone(), stopping)?;
     tokio::spawn(watch::watch(Arc::clone(&engine)));
     tokio::spawn(reconcile::tidy(Arc::clone(&engine)));
-    let routes = proxy::forward(grpc::routes(&engine), &paths);
+    let routes = proxy::forward(grpc::routes(&engine), &engine);
     let names: Vec<&'static str> = grpc::NAMES.iter().chain(proxy::NAMES).copied().collect();
     Ok(Service::new(routes, &names))
 }

@@ -3,12 +3,14 @@
 //!
 //! A call is passed on as HTTP/2: path, headers (deadline and trace context
 //! among them), body and trailers untouched and streamed, so that no message is
-//! read here and a new call needs no line here. Back-pressure is HTTP/2's own:
+//! read here and a new call needs no line here. The one exception is the removal
+//! of images ([`crate::image_removal`]): only here is it known what runs. Back-pressure is HTTP/2's own:
 //! neither side is read faster than the other takes. A service that does not
 //! answer becomes a typed error.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
@@ -28,13 +30,24 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt as _};
 
+use crate::engine::Engine;
 use crate::error::Peer;
+use crate::image_removal::ImageRemoval;
 
 /// A service whose calls are forwarded.
 pub trait Forwarded: Clone + Send + Sync + 'static {
     /// Its full name.
     const NAME: &'static str;
     const OWNER: Peer;
+}
+
+/// Forwards `ImageService`, but for what [`ImageRemoval`] reads.
+#[derive(Clone, Copy, Debug)]
+pub struct ImageService;
+
+impl Forwarded for ImageService {
+    const NAME: &'static str = image_service_server::SERVICE_NAME;
+    const OWNER: Peer = Peer::Image;
 }
 
 macro_rules! forwarded {
@@ -51,18 +64,20 @@ macro_rules! forwarded {
         )*
 
         /// Full names of the services that are forwarded.
-        pub const NAMES: &[&str] = &[$($name),*];
+        pub const NAMES: &[&str] = &[ImageService::NAME, $($name),*];
 
         /// Adds all of them to `routes`.
         #[must_use]
-        pub fn forward(routes: Routes, paths: &Paths) -> Routes {
-            routes$(.add_service(Forward::<$marker>::new(paths)))*
+        pub fn forward(routes: Routes, engine: &Arc<Engine>) -> Routes {
+            let paths = &engine.paths;
+            routes
+                .add_service(ImageRemoval::new(Forward::new(paths), engine))
+                $(.add_service(Forward::<$marker>::new(paths)))*
         }
     };
 }
 
 forwarded! {
-    ImageService: image_service_server::SERVICE_NAME => Peer::Image,
     SnapshotService: snapshot_service_server::SERVICE_NAME => Peer::Image,
     ArchiveService: archive_service_server::SERVICE_NAME => Peer::Image,
     StoreService: store_service_server::SERVICE_NAME => Peer::Image,
@@ -83,6 +98,11 @@ impl<F: Forwarded> Forward<F> {
             channel: client::channel(&paths.socket(F::OWNER.name())),
             service: PhantomData,
         }
+    }
+
+    /// The connection to the service.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 }
 
@@ -111,7 +131,7 @@ impl<F: Forwarded> Service<Request<Body>> for Forward<F> {
     }
 }
 
-fn unanswered(owner: Peer, problem: &tonic::transport::Error) -> Status {
+pub(crate) fn unanswered(owner: Peer, problem: &tonic::transport::Error) -> Status {
     let mut last: &dyn std::error::Error = problem;
     while let Some(source) = last.source() {
         last = source;

@@ -27,6 +27,12 @@ impl Catalogue {
         self.by_id.get(id)
     }
 
+    /// The images that were made from one.
+    pub(crate) fn children(&self, id: &Digest) -> impl Iterator<Item = &Arc<Image>> {
+        self.images()
+            .filter(move |image| image.record.parent.as_ref() == Some(id))
+    }
+
     pub(crate) fn named(&self, name: &Reference) -> Option<&Arc<Image>> {
         self.by_name.get(name).and_then(|id| self.by_id.get(id))
     }
@@ -126,6 +132,7 @@ mod tests {
                 layers: Vec::new(),
                 tags: names(tags),
                 digests: names(digests),
+                parent: None,
                 id,
             },
             config: ImageConfig::default(),

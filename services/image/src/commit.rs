@@ -250,7 +250,9 @@ impl ImageStore {
                 root: layer.meta.root,
             });
         }
-        let kept = self.keep_image(config, layers, new.name.into_iter().collect());
+        let tags = new.name.into_iter().collect();
+        let parent = Some(new.parent.id().clone());
+        let kept = self.keep_image(config, layers, tags, parent);
         if kept.is_err() {
             _lease = None;
             // The first failure is the one to report.

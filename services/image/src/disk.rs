@@ -12,6 +12,8 @@
 //! <root>/images/<config hex>.json       an image's record, for when the index is lost
 //! <root>/loads/<random>                 blobs that a load is about to name
 //! <root>/trash/                         on its way out
+//! <root>/damaged/                       records that could not be read, for a look
+//! <root>/reserve                        room for the small records of a full disk
 //! <root>/empty/                         below the writable layer of an image without layers
 //! <root>/index/                         the index
 //! ```
@@ -20,15 +22,19 @@
 //! has its name. Unpacked layers follow behind (see [`crate::layers`]): they can
 //! be made again of the packed ones. A layer that no record names is removed at
 //! startup.
+//!
+//! **A full disk.** Removing takes renames and unlinks. The few records that
+//! have to be written while something goes (an image that loses one of its
+//! names) take the room of `reserve`, which is given back when there is some.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_oci::content::IngestKey;
-use rustix::fs::{IFlags, Mode, OFlags};
+use rustix::fs::{FallocateFlags, IFlags, Mode, OFlags};
 
 use crate::error::ImageError;
 use crate::unpack::removal;
@@ -43,10 +49,18 @@ pub(crate) struct Places {
     pub(crate) trash: PathBuf,
     /// What is below the writable layer of an image without layers.
     pub(crate) empty: PathBuf,
+    /// Records that could not be read.
+    pub(crate) damaged: PathBuf,
+    pub(crate) reserve: PathBuf,
+    /// Held while the trash is emptied.
+    emptying: Arc<Mutex<()>>,
 }
 
+/// Bytes of the reserve: a few dozen records.
+const RESERVE_BYTES: u64 = 256 << 10;
+
 /// The prefix of directories that are being filled.
-const NEW: &str = ".new-";
+pub(crate) const NEW: &str = ".new-";
 
 impl Places {
     /// Makes what is missing.
@@ -58,6 +72,9 @@ impl Places {
             images: root.join("images"),
             trash: root.join("trash"),
             empty: root.join("empty"),
+            damaged: root.join("damaged"),
+            reserve: root.join("reserve"),
+            emptying: Arc::default(),
         };
         for directory in [
             &places.layers,
@@ -70,7 +87,35 @@ impl Places {
                 .map_err(ImageError::io("make the directory", directory))?;
         }
         spread(&places.layers);
+        places.refill_reserve();
         Ok(places)
+    }
+
+    /// Takes room for the records of a full disk, if there is any.
+    pub(crate) fn refill_reserve(&self) {
+        let there = fs::metadata(&self.reserve).is_ok_and(|file| file.len() >= RESERVE_BYTES);
+        if there {
+            return;
+        }
+        let taken = File::create(&self.reserve).and_then(|file| {
+            let flags = FallocateFlags::empty();
+            rustix::fs::fallocate(&file, flags, 0, RESERVE_BYTES).map_err(io::Error::from)
+        });
+        if let Err(error) = taken {
+            // A file system that cannot do it, or a disk that is full already.
+            tracing::debug!(%error, "no room is reserved");
+            fs::remove_file(&self.reserve).ok();
+        }
+    }
+
+    /// Puts a file that cannot be understood where a person finds it.
+    pub(crate) fn set_aside(&self, path: &Path) -> Result<PathBuf, ImageError> {
+        fs::create_dir_all(&self.damaged)
+            .map_err(ImageError::io("make the directory", &self.damaged))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let to = self.damaged.join(format!("{name}.{}", IngestKey::random()));
+        fs::rename(path, &to).map_err(ImageError::io("set aside", path))?;
+        Ok(to)
     }
 
     /// A new directory beside `parent`'s others, with a name nobody has.
@@ -87,12 +132,30 @@ impl Places {
         match fs::rename(path, &to) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // No room for one more name: then it goes at once.
+            Err(error) if is_full(&error) => match removal::remove_path(path) {
+                Ok(()) => Ok(true),
+                Err(error) => Err(ImageError::io("remove", path)(error)),
+            },
             Err(error) => Err(ImageError::io("remove", path)(error)),
         }
     }
 
+    /// Keeps others from emptying the trash while the guard lives.
+    pub(crate) fn hold_trash(&self) -> MutexGuard<'_, ()> {
+        self.emptying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Removes what was discarded. One failure does not keep the rest.
     pub(crate) fn empty_trash(&self) {
+        let held = self.hold_trash();
+        self.empty_held_trash(&held);
+        drop(held);
+        self.refill_reserve();
+    }
+
+    /// The same, for who keeps others from it.
+    pub(crate) fn empty_held_trash(&self, _held: &MutexGuard<'_, ()>) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let trash = match rustix::fs::open(&self.trash, flags, Mode::empty()) {
             Ok(trash) => trash,
@@ -137,6 +200,15 @@ impl Places {
         bytes: &[u8],
         durable: bool,
     ) -> Result<(), ImageError> {
+        match self.try_write_file(path, bytes, durable) {
+            Err(error) if error.is_out_of_space() && fs::remove_file(&self.reserve).is_ok() => {
+                self.try_write_file(path, bytes, durable)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn try_write_file(&self, path: &Path, bytes: &[u8], durable: bool) -> Result<(), ImageError> {
         let parent = path.parent().unwrap_or(&self.root);
         let new = parent.join(format!("{NEW}{}", IngestKey::random()));
         let written = (|| {
@@ -157,6 +229,14 @@ impl Places {
             ImageError::io("write", path)(error)
         })
     }
+}
+
+/// Whether a disk or a quota is used up.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Asks the file system to put what is in each of the directory's directories

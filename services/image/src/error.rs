@@ -8,6 +8,7 @@ use gantry_oci::content::ContentError;
 use gantry_oci::{Digest, ManifestError, ReferenceError};
 
 use crate::archive::ArchiveError;
+use crate::disk::is_full;
 use crate::pack::PackError;
 use crate::registry_client::{RegistryError, SourceError};
 use crate::union::UnionError;
@@ -90,17 +91,29 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
-    /// The image is needed.
+    /// The image is needed by a container. The words are Docker's.
     #[error(
-        "image {reference} is used by container {container}; remove the container first, or force it"
+        "conflict: unable to {by} container {}{}",
+        short(container),
+        advice(by)
     )]
     InUse {
         reference: String,
         container: String,
+        by: Use,
     },
     /// An id that has several names.
-    #[error("image {id} has several names ({}); remove them one by one, or force it", .names.join(", "))]
+    #[error(
+        "conflict: unable to delete {id} (must be forced) - image is referenced in multiple repositories ({})",
+        .names.join(", ")
+    )]
     SeveralNames { id: String, names: Vec<String> },
+    /// Other images were made from it.
+    #[error(
+        "conflict: unable to delete {id} (cannot be forced) - image has dependent child images ({})",
+        .children.join(", ")
+    )]
+    HasChildren { id: String, children: Vec<String> },
     /// A container's writable layer is there already.
     #[error("container {container} has a writable layer already")]
     SnapshotExists { container: String },
@@ -180,6 +193,48 @@ pub enum ImageError {
     TaskLost { what: &'static str },
 }
 
+/// How a container needs an image that is to be removed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Use {
+    /// Its last name would go, and a container was made from it.
+    Name { name: String, id: String },
+    /// A container that does not run was made from it.
+    Stopped { id: String },
+    /// A container that runs was made from it.
+    Running { id: String },
+}
+
+impl std::fmt::Display for Use {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name { name, .. } => {
+                write!(f, "remove repository reference {name:?} (must force) -")
+            }
+            Self::Stopped { id } => write!(
+                f,
+                "delete {id} (must be forced) - image is being used by stopped"
+            ),
+            Self::Running { id } => write!(
+                f,
+                "delete {id} (cannot be forced) - image is being used by running"
+            ),
+        }
+    }
+}
+
+/// An engine's own ids are long, and known by their beginning.
+fn short(container: &str) -> &str {
+    let is_id = container.len() == 64 && container.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_id { &container[..12] } else { container }
+}
+
+fn advice(by: &Use) -> String {
+    match by {
+        Use::Name { id, .. } => format!(" is using its referenced image {id}"),
+        Use::Stopped { .. } | Use::Running { .. } => String::new(),
+    }
+}
+
 fn listed(platforms: &[String]) -> String {
     if platforms.is_empty() {
         "none".to_owned()
@@ -210,19 +265,14 @@ impl ImageError {
     /// Whether the disk is full.
     #[must_use]
     pub fn is_out_of_space(&self) -> bool {
-        let full = |error: &io::Error| {
-            matches!(
-                error.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            )
-        };
         match self {
             Self::Content(source) | Self::LayerContent { source, .. } => source.is_out_of_space(),
-            Self::Io { source, .. } => full(source),
-            Self::Layer {
+            Self::Io { source, .. }
+            | Self::Index(StoreError::Access { source } | StoreError::Open { source, .. })
+            | Self::Layer {
                 source: UnpackError::Write { source, .. },
                 ..
-            } => full(source),
+            } => is_full(source),
             _ => false,
         }
     }

@@ -14,7 +14,7 @@ use gantry_oci::content::{ContentError, IngestKey};
 
 use crate::ImageStore;
 use crate::error::ImageError;
-use crate::image::Image;
+use crate::image::{Image, ImageRecord};
 
 /// How long parts of a download are kept for it to be resumed.
 const RESUMABLE_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -37,7 +37,7 @@ impl Leases {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.lock().contains_key(name)
     }
 }
@@ -74,6 +74,24 @@ pub(crate) struct Candidates {
     pub(crate) layers: Vec<String>,
 }
 
+/// What went.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Collected {
+    pub(crate) blobs: Vec<Digest>,
+    /// Diff IDs of layers, the top-most first.
+    pub(crate) layers: Vec<Digest>,
+    /// Names of their directories.
+    pub(crate) layer_keys: Vec<String>,
+}
+
+impl Collected {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.blobs.extend(more.blobs);
+        self.layers.extend(more.layers);
+        self.layer_keys.extend(more.layer_keys);
+    }
+}
+
 impl Candidates {
     pub(crate) fn layers(layers: impl Iterator<Item = String>) -> Self {
         Self {
@@ -83,9 +101,13 @@ impl Candidates {
     }
 
     pub(crate) fn of_image(image: &Image) -> Self {
-        let layers = &image.record.layers;
+        Self::of_record(&image.record)
+    }
+
+    pub(crate) fn of_record(record: &ImageRecord) -> Self {
+        let layers = &record.layers;
         Self {
-            blobs: image.blobs().cloned().collect(),
+            blobs: record.blobs().cloned().collect(),
             layers: layers.iter().map(|layer| layer.key.clone()).collect(),
         }
     }
@@ -106,20 +128,23 @@ impl ImageStore {
         }
     }
 
-    /// Removes those candidates that nobody refers to. The diff IDs of the
-    /// layers that went, the top-most first.
-    pub(crate) fn collect(&self, candidates: &Candidates) -> Result<Vec<Digest>, ImageError> {
+    /// Removes those candidates that nobody refers to.
+    pub(crate) fn collect(&self, candidates: &Candidates) -> Result<Collected, ImageError> {
         let _keep = self.shared.keep_lock();
         let (live_blobs, live_layers) = self.referenced();
         let leases = &self.shared.leases;
-        let mut gone = Vec::new();
+        let mut gone = Collected::default();
         let mut first_error = None;
         for key in candidates.layers.iter().rev() {
             if live_layers.contains(key) || leases.has(key) {
                 continue;
             }
             match self.shared.layers.discard(key) {
-                Ok(diff_id) => gone.extend(diff_id),
+                Ok(Some(diff_id)) => {
+                    gone.layers.push(diff_id);
+                    gone.layer_keys.push(key.clone());
+                }
+                Ok(None) => {}
                 Err(error) => _ = first_error.get_or_insert(error),
             }
         }
@@ -128,7 +153,8 @@ impl ImageStore {
                 continue;
             }
             match self.shared.content.delete(digest) {
-                Ok(_) | Err(ContentError::NotFound { .. }) => {}
+                Ok(_) => gone.blobs.push(digest.clone()),
+                Err(ContentError::NotFound { .. }) => {}
                 Err(error) => _ = first_error.get_or_insert(error.into()),
             }
         }
@@ -152,13 +178,15 @@ impl ImageStore {
     }
 
     /// What the records refer to: blobs, and layers by their directories' names.
-    fn referenced(&self) -> (HashSet<Digest>, HashSet<String>) {
+    pub(crate) fn referenced(&self) -> (HashSet<Digest>, HashSet<String>) {
         let catalogue = self.catalogue();
-        let blobs = catalogue
-            .images()
-            .flat_map(|image| image.blobs().cloned().collect::<Vec<_>>());
-        let blobs = blobs.collect();
-        let layers = catalogue.images().flat_map(|image| &image.record.layers);
+        let unreadable = self.shared.unreadable();
+        let records = || {
+            let readable = catalogue.images().map(|image| &image.record);
+            readable.chain(unreadable.iter())
+        };
+        let blobs = records().flat_map(ImageRecord::blobs).cloned().collect();
+        let layers = records().flat_map(|record| &record.layers);
         let mut layers: HashSet<String> = layers.map(|layer| layer.key.clone()).collect();
         for snapshot in self.shared.snapshots.all() {
             layers.extend(snapshot.layers.iter().cloned());

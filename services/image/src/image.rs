@@ -25,6 +25,40 @@ pub struct ImageRecord {
     pub tags: BTreeSet<Reference>,
     /// Names with a digest, canonical ("docker.io/library/debian@sha256:…").
     pub digests: BTreeSet<Reference>,
+    /// The image that this one was made from on this machine, by a commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Digest>,
+}
+
+impl ImageRecord {
+    /// Whether it has no name at all.
+    #[must_use]
+    pub fn is_nameless(&self) -> bool {
+        self.tags.is_empty() && self.digests.is_empty()
+    }
+
+    /// How to call it: its first name, or the beginning of its id.
+    #[must_use]
+    pub fn display_name(&self) -> String {
+        match self.names().next() {
+            Some(name) => name.familiar(),
+            None => self.id.short().to_owned(),
+        }
+    }
+
+    /// Blobs that must be in the store while the image is.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &Digest> {
+        let layers = self.layers.iter().map(|layer| &layer.descriptor.digest);
+        [&self.id, &self.manifest]
+            .into_iter()
+            .chain(self.index.as_ref())
+            .chain(layers)
+    }
+
+    /// All names, those with a tag first.
+    pub fn names(&self) -> impl Iterator<Item = &Reference> {
+        self.tags.iter().chain(&self.digests)
+    }
 }
 
 /// One layer of an image.
@@ -81,6 +115,12 @@ impl Image {
         self.record.tags.iter().map(Reference::familiar).collect()
     }
 
+    /// How to call it: its first name, or the beginning of its id.
+    #[must_use]
+    pub fn display_name(&self) -> String {
+        self.record.display_name()
+    }
+
     /// When it was built.
     #[must_use]
     pub fn created(&self) -> Option<jiff::Timestamp> {
@@ -89,11 +129,6 @@ impl Image {
 
     /// Blobs that must be in the store while the image is.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = &Digest> {
-        let record = &self.record;
-        let layers = record.layers.iter().map(|layer| &layer.descriptor.digest);
-        [&record.id, &record.manifest]
-            .into_iter()
-            .chain(record.index.as_ref())
-            .chain(layers)
+        self.record.blobs()
     }
 }

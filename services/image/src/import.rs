@@ -13,8 +13,8 @@ use bytes::Bytes;
 use flate2::write::GzEncoder;
 use gantry_oci::content::{Commit, Expected, IngestKey, Writer};
 use gantry_oci::{
-    Algorithm, Compression, ContainerConfig, Descriptor, History, ImageConfig, Manifest, MediaType,
-    Platform, RootFs,
+    Algorithm, Compression, ContainerConfig, Descriptor, Digest, History, ImageConfig, Manifest,
+    MediaType, Platform, RootFs,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -104,7 +104,7 @@ impl ImageStore {
                 size: layer.meta.size,
                 root: layer.meta.root,
             };
-            let image = store.keep_image(config, vec![record], name.into_iter().collect())?;
+            let image = store.keep_image(config, vec![record], name.into_iter().collect(), None)?;
             drop(lease);
             Ok(image)
         })
@@ -171,6 +171,7 @@ impl ImageStore {
         config: ImageConfig,
         layers: Vec<LayerRecord>,
         tags: BTreeSet<gantry_oci::Reference>,
+        parent: Option<Digest>,
     ) -> Result<Arc<Image>, ImageError> {
         let content = &self.shared.content;
         let config_raw = serde_json::to_vec(&config).map_err(unwritable)?;
@@ -190,6 +191,7 @@ impl ImageStore {
                 layers,
                 tags,
                 digests: BTreeSet::new(),
+                parent,
             },
             config,
             config_raw: config_raw.into(),
@@ -245,7 +247,7 @@ impl ImageStore {
                 };
                 let store = self.clone();
                 blocking("removing what a failed import left", move || {
-                    store.collect(&candidates)
+                    store.collect(&candidates).map(drop)
                 })
                 .await?;
                 Err(error)
@@ -321,9 +323,6 @@ fn pack_into(
     growth: &Growth,
     source: &mut PieceReader,
 ) -> Result<MediaType, ImageError> {
-    let broken = |error: io::Error| ImageError::Stream {
-        reason: error.to_string(),
-    };
     let mut head = Vec::new();
     source.take(4).read_to_end(&mut head).map_err(broken)?;
     let format = Compression::detect(&head);
@@ -348,14 +347,25 @@ fn pack_into(
     }
 }
 
+/// The stream ended early, or what came of it could not be written.
+fn broken(error: io::Error) -> ImageError {
+    if crate::disk::is_full(&error) {
+        return ImageError::Io {
+            action: "write",
+            path: "the archive's content".into(),
+            source: error,
+        };
+    }
+    ImageError::Stream {
+        reason: error.to_string(),
+    }
+}
+
 fn copy<W: Write>(
     source: &mut impl Read,
     target: &mut W,
     mut wrote: impl FnMut(&W),
 ) -> Result<(), ImageError> {
-    let broken = |error: io::Error| ImageError::Stream {
-        reason: error.to_string(),
-    };
     let mut batch = Vec::with_capacity(BATCH_BYTES);
     loop {
         batch.clear();

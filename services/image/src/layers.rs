@@ -14,11 +14,15 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gantry_oci::Digest;
+use gantry_oci::{Algorithm, Digest};
 use serde::{Deserialize, Serialize};
 
+use crate::check::mend;
 use crate::disk::{Places, Syncer, names_in, remove_file};
 use crate::error::ImageError;
+use crate::image::{ImageRecord, LayerRecord};
+use crate::measure;
+use crate::store::read_file;
 use crate::tree_record;
 use crate::unpack::{RootAttributes, Unpacked};
 
@@ -40,6 +44,30 @@ pub(crate) struct LayerMeta {
     pub(crate) tree_digest: Option<Digest>,
 }
 
+/// Whether a directory can be a layer's: the others are none of the store's.
+pub(crate) fn is_layer_name(name: &str) -> bool {
+    let named_by = |algorithm| Digest::from_hex(algorithm, name).is_ok();
+    Algorithm::ALL.into_iter().any(named_by)
+}
+
+impl LayerMeta {
+    /// What an image's record knows of a layer.
+    pub(crate) fn of_record(layer: &LayerRecord) -> Self {
+        let depends = layer.key != layer.diff_id.hex();
+        let chain_id = depends
+            .then(|| Digest::from_hex(layer.diff_id.algorithm(), &layer.key).ok())
+            .flatten();
+        Self {
+            diff_id: layer.diff_id.clone(),
+            chain_id,
+            size: layer.size,
+            entries: 0,
+            root: layer.root,
+            tree_digest: None,
+        }
+    }
+}
+
 /// A layer that is there.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
@@ -52,6 +80,8 @@ pub(crate) struct Layer {
 pub(crate) struct Layers {
     places: Places,
     known: Arc<Mutex<HashMap<String, LayerMeta>>>,
+    /// Bytes on the disk, of those that were measured: a layer never changes.
+    measured: Arc<Mutex<HashMap<String, u64>>>,
     /// Layers that may not be on the disk, by their directories' names.
     unsynced: Arc<Mutex<HashSet<String>>>,
     /// Id of this boot.
@@ -62,7 +92,7 @@ pub(crate) struct Layers {
 const UNSYNCED: &str = "unsynced";
 /// The record of a layer's files.
 pub(crate) const TREE: &str = "tree";
-const META: &str = "layer.json";
+pub(crate) const META: &str = "layer.json";
 
 /// A directory that is being filled. Dropped before it was named, it is removed.
 #[derive(Debug)]
@@ -73,14 +103,19 @@ pub(crate) struct NewLayer {
 }
 
 impl Layers {
-    /// Reads what is there. Directories without a readable `layer.json`, and
-    /// those that a power cut left in doubt, are discarded.
-    pub(crate) fn open(places: &Places) -> Result<Self, ImageError> {
+    /// Reads what is there. A directory that a power cut left in doubt is
+    /// discarded, and one without a readable `layer.json`, unless an image has
+    /// the layer: its record says what it is.
+    pub(crate) fn open(places: &Places, records: &[ImageRecord]) -> Result<Self, ImageError> {
         let boot_id = Path::new("/proc/sys/kernel/random/boot_id");
         let boot = fs::read_to_string(boot_id).map_err(ImageError::io("read", boot_id))?;
         let mut known = HashMap::new();
         let mut unsynced = HashSet::new();
         for key in names_in(&places.layers)? {
+            if !is_layer_name(&key) {
+                tracing::warn!(name = key, "a foreign file among the layers");
+                continue;
+            }
             let directory = places.layers.join(&key);
             match fs::read_to_string(directory.join(UNSYNCED)) {
                 Ok(then) if then == boot => _ = unsynced.insert(key.clone()),
@@ -94,9 +129,15 @@ impl Layers {
                     continue;
                 }
             }
-            let meta = fs::read(directory.join(META))
-                .ok()
-                .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let meta = read_file::<LayerMeta>(&directory.join(META)).or_else(|| {
+                let mut layers = records.iter().flat_map(|record| &record.layers);
+                let layer = layers.find(|layer| layer.key == key)?;
+                tracing::error!(
+                    layer = key,
+                    "a layer's record is damaged; what its image says of it is used"
+                );
+                Some(LayerMeta::of_record(layer))
+            });
             match meta {
                 Some(meta) => {
                     known.insert(key, meta);
@@ -110,6 +151,7 @@ impl Layers {
         Ok(Self {
             places: places.clone(),
             known: Arc::new(Mutex::new(known)),
+            measured: Arc::default(),
             unsynced: Arc::new(Mutex::new(unsynced)),
             boot: boot.into(),
         })
@@ -134,6 +176,29 @@ impl Layers {
             }
         }
         Ok(())
+    }
+
+    fn measured(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes on the disk of a layer and its record; remembered once it is there.
+    pub(crate) fn disk_bytes(&self, key: &str) -> Result<u64, ImageError> {
+        if let Some(bytes) = self.measured().get(key) {
+            return Ok(*bytes);
+        }
+        let directory = self.places.layers.join(key);
+        let settled = !self.unsynced().contains(key) && !directory.join(UNSYNCED).exists();
+        let size = measure::tree(&directory).map_err(ImageError::io("measure", &directory))?;
+        if settled && self.contains(key) {
+            self.measured().insert(key.to_owned(), size.disk);
+        }
+        Ok(size.disk)
+    }
+
+    /// What `layer.json` says of a layer.
+    pub(crate) fn meta(&self, key: &str) -> Option<LayerMeta> {
+        self.known().get(key).cloned()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, LayerMeta>> {
@@ -185,6 +250,7 @@ impl Layers {
         let Some(meta) = self.known().remove(key) else {
             return Ok(None);
         };
+        self.measured().remove(key);
         self.unsynced().remove(key);
         self.places.discard(&self.places.layers.join(key))?;
         Ok(Some(meta.diff_id))
@@ -205,23 +271,7 @@ impl NewLayer {
         unpacked: &Unpacked,
         chain_id: &Digest,
     ) -> Result<Layer, ImageError> {
-        let depends = unpacked.depends_on_lower;
-        let meta = LayerMeta {
-            diff_id: unpacked.diff_id.clone(),
-            chain_id: depends.then(|| chain_id.clone()),
-            size: unpacked.content_bytes,
-            entries: unpacked.entries,
-            root: unpacked.root,
-            tree_digest: Some(self.write_tree(unpacked)?),
-        };
-        let name = if depends { chain_id } else { &unpacked.diff_id };
-        let key = name.hex().to_owned();
-        let json = serde_json::to_vec(&meta).map_err(std::io::Error::from);
-        let file = self.path.join(META);
-        json.and_then(|json| fs::write(&file, json))
-            .map_err(ImageError::io("write", &file))?;
-        let mark = self.path.join(UNSYNCED);
-        fs::write(&mark, &*self.layers.boot).map_err(ImageError::io("write", &mark))?;
+        let (key, meta) = self.describe(unpacked, chain_id)?;
         let to = self.layers.places.layers.join(&key);
         let mut known = self.layers.known();
         if !known.contains_key(&key) {
@@ -234,6 +284,60 @@ impl NewLayer {
             drop(known);
         }
         Ok(Layer { key, meta })
+    }
+
+    /// Writes down what is in the directory. The layer's key, and what it is.
+    fn describe(
+        &self,
+        unpacked: &Unpacked,
+        chain_id: &Digest,
+    ) -> Result<(String, LayerMeta), ImageError> {
+        let depends = unpacked.depends_on_lower;
+        let meta = LayerMeta {
+            diff_id: unpacked.diff_id.clone(),
+            chain_id: depends.then(|| chain_id.clone()),
+            size: unpacked.content_bytes,
+            entries: unpacked.entries,
+            root: unpacked.root,
+            tree_digest: Some(self.write_tree(unpacked)?),
+        };
+        let name = if depends { chain_id } else { &unpacked.diff_id };
+        let json = serde_json::to_vec(&meta).map_err(std::io::Error::from);
+        let file = self.path.join(META);
+        json.and_then(|json| fs::write(&file, json))
+            .map_err(ImageError::io("write", &file))?;
+        let mark = self.path.join(UNSYNCED);
+        fs::write(&mark, &*self.layers.boot).map_err(ImageError::io("write", &mark))?;
+        Ok((name.hex().to_owned(), meta))
+    }
+
+    /// Puts what was unpacked into the place of a layer that is damaged, which
+    /// containers may have mounted. Cut short, it leaves it damaged.
+    pub(crate) fn mend(
+        self,
+        unpacked: &Unpacked,
+        chain_id: &Digest,
+        wanted: &str,
+    ) -> Result<(), ImageError> {
+        let (key, meta) = self.describe(unpacked, chain_id)?;
+        let directory = self.layers.places.layers.join(wanted);
+        if key != wanted {
+            return Err(ImageError::Unusable {
+                reference: wanted.to_owned(),
+                reason: "the layers below it are not those that it was unpacked over".to_owned(),
+            });
+        }
+        let failed = |error| ImageError::io("repair", &directory)(error);
+        // In doubt from now on until it is on the disk.
+        let bring = |name: &str| fs::rename(self.path.join(name), directory.join(name));
+        self.layers.unsynced().insert(key.clone());
+        bring(UNSYNCED).map_err(failed)?;
+        let old = File::open(directory.join("fs")).map_err(failed)?;
+        mend::make_the_same(self.open()?.as_fd(), old.as_fd()).map_err(|e| failed(e.into()))?;
+        bring(TREE).and_then(|()| bring(META)).map_err(failed)?;
+        self.layers.measured().remove(&key);
+        self.layers.known().insert(key, meta);
+        Ok(())
     }
 
     /// Records what is in the layer.

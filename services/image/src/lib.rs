@@ -15,10 +15,12 @@
 //! either. None is held over an await.
 #![forbid(unsafe_code)]
 
+pub mod account;
 pub mod archive;
 mod catalogue;
 mod chain;
 mod changes;
+pub mod check;
 pub mod commit;
 mod compress;
 pub mod config;
@@ -33,15 +35,19 @@ mod growing;
 pub mod grpc;
 pub mod image;
 pub mod import;
+mod keepers;
 mod layers;
 pub mod list;
+mod measure;
 pub mod names;
 pub mod pack;
 mod packed;
+pub mod prune;
 pub mod pull;
 pub mod push;
 pub mod registry_client;
 mod remote;
+pub mod remove;
 mod restore;
 pub mod search;
 pub mod snapshots;
@@ -84,6 +90,8 @@ struct Shared {
     layers: Layers,
     records: Records,
     catalogue: RwLock<Catalogue>,
+    /// Images whose configuration is lost: what is left of them is kept for a repair.
+    unreadable: Mutex<Vec<ImageRecord>>,
     snapshots: Snapshots,
     client: Client,
     flights: Flights,
@@ -101,6 +109,12 @@ impl Shared {
         self.keep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unreadable(&self) -> MutexGuard<'_, Vec<ImageRecord>> {
+        self.unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn changes_lock(&self) -> MutexGuard<'_, ()> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,18 +129,20 @@ impl ImageStore {
         let content = Store::open(root)?;
         let records = Records::open(&places)?;
         let mut catalogue = Catalogue::default();
-        for record in records.images()? {
-            let id = record.id.clone();
-            match read_image(&content, record) {
+        let mut unreadable = Vec::new();
+        let images = records.images()?;
+        for record in &images {
+            match read_image(&content, record.clone()) {
                 Ok(image) => catalogue.insert(Arc::new(image)),
                 Err(error) => {
                     let error = gantry_kit::fault::chain(&error);
-                    tracing::error!(image = %id, error, "an image cannot be read and is left out; pull it again");
+                    tracing::error!(image = %record.id, error, "an image cannot be read and is left out; repair the store, or pull it again");
+                    unreadable.push(record.clone());
                 }
             }
         }
         let snapshots = Snapshots::new(records.snapshots()?);
-        let layers = Layers::open(&places)?;
+        let layers = Layers::open(&places, &images)?;
         let syncer = Syncer::new(root)?;
         let hosts = config.hosts();
         hosts.check()?;
@@ -137,6 +153,7 @@ impl ImageStore {
                 content,
                 records,
                 catalogue: RwLock::new(catalogue),
+                unreadable: Mutex::new(unreadable),
                 snapshots,
                 flights: Flights::default(),
                 leases: Arc::default(),

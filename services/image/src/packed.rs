@@ -339,22 +339,28 @@ impl ImageStore {
         mut packed: Packed,
         name: Reference,
     ) -> Result<(), ImageError> {
-        let mut known = image.clone();
-        known.record.digests = [name].into();
-        known.record.tags.clear();
+        let content = &self.shared.content;
         if packed.changed {
             let document = &packed.document;
-            let content = &self.shared.content;
             packed.lease.add(self, document.digest());
             content.put_known(document.digest(), document.raw(), Commit::Deferred)?;
             content.sync_all_pending()?;
-            known.record.manifest = document.digest().clone();
-            known.record.manifest_media_type = document.media_type().clone();
-            known.record.layers.clone_from(&packed.layers);
-            // The index does not name this manifest.
-            known.record.index = None;
         }
-        self.record(known)?;
+        let amended = self.amend(image.id(), |record| {
+            record.digests.insert(name);
+            if packed.changed {
+                record.manifest = packed.document.digest().clone();
+                record.manifest_media_type = packed.document.media_type().clone();
+                record.layers.clone_from(&packed.layers);
+                // The index does not name this manifest.
+                record.index = None;
+            }
+        });
+        match amended {
+            // Removed meanwhile: there is nothing to know any more.
+            Ok(_) | Err(ImageError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
         // What only the old packing had was kept until now.
         drop(packed.lease);
         let old = Candidates {

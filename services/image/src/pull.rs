@@ -294,6 +294,7 @@ impl ImageStore {
                 layers: records.collect(),
                 tags: name_of_pull(reference).into_iter().collect(),
                 digests: BTreeSet::from([reference.repository().with_digest(digest.clone())]),
+                parent: None,
             },
             config: resolved.config.clone(),
             config_raw: resolved.config_raw.clone(),

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use gantry_kit::store::Durability;
 use gantry_oci::Digest;
@@ -19,6 +19,7 @@ use crate::ImageStore;
 use crate::error::ImageError;
 use crate::garbage::Candidates;
 use crate::image::Image;
+use crate::store::SNAPSHOT_FILE;
 use crate::unpack::RootAttributes;
 
 /// What is kept of a writable layer.
@@ -50,6 +51,26 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 pub(crate) struct Snapshots {
     by_container: RwLock<HashMap<String, Arc<SnapshotRecord>>>,
+    /// Containers whose layer is being made or removed, and how often.
+    changing: Mutex<HashMap<String, usize>>,
+}
+
+/// Says that a writable layer is being made or removed, while it lives.
+struct Changing<'a> {
+    snapshots: &'a Snapshots,
+    container: &'a str,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let mut changing = self.snapshots.changing();
+        if let Some(count) = changing.get_mut(self.container) {
+            *count -= 1;
+            if *count == 0 {
+                changing.remove(self.container);
+            }
+        }
+    }
 }
 
 impl Snapshots {
@@ -60,7 +81,25 @@ impl Snapshots {
             .collect();
         Self {
             by_container: RwLock::new(by_container),
+            changing: Mutex::default(),
         }
+    }
+
+    fn changing(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<'a>(&'a self, container: &'a str) -> Changing<'a> {
+        *self.changing().entry(container.to_owned()).or_default() += 1;
+        Changing {
+            snapshots: self,
+            container,
+        }
+    }
+
+    /// Whether a container's layer is there, and neither being made nor removed.
+    pub(crate) fn is_settled(&self, container: &str) -> bool {
+        !self.changing().contains_key(container) && self.read().contains_key(container)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<SnapshotRecord>>> {
@@ -81,15 +120,20 @@ impl Snapshots {
 
     /// A container that uses an image.
     pub(crate) fn user_of(&self, image: &Digest) -> Option<String> {
+        self.users_of(image).into_iter().next()
+    }
+
+    /// The containers that use an image, the oldest first.
+    pub(crate) fn users_of(&self, image: &Digest) -> Vec<String> {
         let snapshots = self.read();
         let mut users: Vec<_> = snapshots.values().filter(|s| s.image == *image).collect();
         users.sort_by_key(|s| s.created);
-        users.first().map(|s| s.container.clone())
+        users.iter().map(|s| s.container.clone()).collect()
     }
 }
 
 /// The rules of a container's id, which becomes a directory's name.
-fn check_container(text: &str) -> Result<(), ImageError> {
+pub(crate) fn check_container(text: &str) -> Result<(), ImageError> {
     let valid = (1..=64).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text
@@ -114,6 +158,7 @@ impl ImageStore {
         ephemeral: bool,
     ) -> Result<(Arc<Image>, Snapshot), ImageError> {
         check_container(container)?;
+        let _changing = self.shared.snapshots.change(container);
         let image = self.resolve(reference)?;
         self.check_layers(&image, reference)?;
         let record = Arc::new(SnapshotRecord {
@@ -181,7 +226,7 @@ impl ImageStore {
             })
             .map_err(ImageError::io("set the owner and mode of", &upper))?;
         let json = serde_json::to_vec(record).map_err(std::io::Error::from);
-        let file = directory.join("snapshot.json");
+        let file = directory.join(SNAPSHOT_FILE);
         json.and_then(|json| fs::write(&file, json))
             .map_err(ImageError::io("write", &file))?;
         // The file is what survives the end of this process; the index's fsync
@@ -194,7 +239,7 @@ impl ImageStore {
         self.shared.records.put_snapshot(record, durability)
     }
 
-    fn snapshot_directory(&self, container: &str) -> PathBuf {
+    pub(crate) fn snapshot_directory(&self, container: &str) -> PathBuf {
         self.shared.places.writable.join(container)
     }
 
@@ -237,6 +282,7 @@ impl ImageStore {
     /// Removes the writable layer of a container. False: there was none.
     pub fn delete_snapshot(&self, container: &str) -> Result<bool, ImageError> {
         check_container(container)?;
+        let _changing = self.shared.snapshots.change(container);
         let record = self.shared.snapshots.read().get(container).cloned();
         let Some(record) = record else {
             return Ok(false);
@@ -249,7 +295,7 @@ impl ImageStore {
         } else {
             Durability::Power
         };
-        self.shared.records.delete_snapshot(container, durability)?;
+        self.shared.records.delete_snapshot(container, durability);
         self.shared.snapshots.write().remove(container);
         self.empty_trash_behind();
         // An image that was removed by force while it was used goes now.

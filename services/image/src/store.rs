@@ -5,20 +5,28 @@
 //! | `images` | configuration's digest | [`ImageRecord`] as JSON |
 //! | `snapshots` | container's id | [`SnapshotRecord`] as JSON |
 //!
-//! Each record is also a file (see [`crate::disk`]), written before the index.
-//! An index that was lost or damaged is filled from them; a record that cannot
-//! be read is reported, left out, and read from its file instead.
+//! Each record is also a file (see [`crate::disk`]), written before the index
+//! and removed before it: the files decide. The index stands in for a file that
+//! was lost or damaged, which is then written anew; an index that was lost or
+//! damaged is filled from the files. A file that cannot be read is set aside and
+//! reported. An index that cannot be written any more (the disk is full) is
+//! thrown away: the files carry everything, and the next start begins another.
 
-use std::fs;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use gantry_kit::store::{Batch, Durability, Index, Sled};
-use gantry_oci::Digest;
+use gantry_kit::store::{Batch, Durability, Index, Sled, StoreError};
+use gantry_oci::{Digest, Reference};
 use serde::de::DeserializeOwned;
 
-use crate::disk::{Places, names_in, remove_file};
+use crate::disk::{Places, is_full, names_in, remove_file};
 use crate::error::ImageError;
 use crate::image::ImageRecord;
-use crate::snapshots::SnapshotRecord;
+use crate::snapshots::{SnapshotRecord, check_container};
 
 const IMAGES: &str = "images";
 const SNAPSHOTS: &str = "snapshots";
@@ -26,7 +34,8 @@ const SNAPSHOTS: &str = "snapshots";
 /// The records.
 #[derive(Debug)]
 pub(crate) struct Records {
-    index: Box<dyn Index>,
+    /// None: there is no index until the next start.
+    index: Mutex<Option<Box<dyn Index>>>,
     places: Places,
 }
 
@@ -37,47 +46,144 @@ fn to_json<T: serde::Serialize>(record: &T) -> Result<Vec<u8>, ImageError> {
 }
 
 impl Records {
-    /// Opens the index, or begins one and fills it from the files.
+    /// Opens the index, or begins one.
     pub(crate) fn open(places: &Places) -> Result<Self, ImageError> {
-        let opened = Sled::open(&places.root.join("index"))?;
-        if let Some(aside) = &opened.quarantined {
-            tracing::warn!(aside = %aside.display(), "the index was damaged and is rebuilt");
-        }
+        let index: Option<Box<dyn Index>> = match Sled::open(&index_path(places)) {
+            Ok(opened) => {
+                if let Some(aside) = &opened.quarantined {
+                    tracing::warn!(aside = %aside.display(), "the index was damaged and is rebuilt");
+                }
+                Some(Box::new(opened.index))
+            }
+            Err(StoreError::Open { source, .. } | StoreError::Access { source })
+                if is_full(&source) =>
+            {
+                tracing::error!(error = %source, "no room for an index: the store does without until the next start");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         Ok(Self {
-            index: Box::new(opened.index),
+            index: Mutex::new(index),
             places: places.clone(),
         })
     }
 
+    fn index(&self) -> MutexGuard<'_, Option<Box<dyn Index>>> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is an index at present.
+    pub(crate) fn has_index(&self) -> bool {
+        self.index().is_some()
+    }
+
+    /// Tells the index what the files say already. It is not worth a failure.
+    fn apply(&self, batch: Batch, durability: Durability) {
+        let mut index = self.index();
+        let Some(open) = index.as_ref() else { return };
+        if let Err(error) = open.apply(batch, durability) {
+            let error = gantry_kit::fault::chain(&error);
+            tracing::error!(
+                error,
+                "the index cannot be written and is thrown away; the next start fills another from the files"
+            );
+            *index = None;
+            // What is left there would be out of date.
+            if let Err(error) = self.places.discard(&index_path(&self.places)) {
+                let error = gantry_kit::fault::chain(&error);
+                tracing::error!(error, "the index that is out of date cannot be removed");
+            }
+        }
+    }
+
+    /// Throws the index away and fills another from what is known.
+    pub(crate) fn rebuild_index(
+        &self,
+        images: &[ImageRecord],
+        snapshots: &[SnapshotRecord],
+    ) -> Result<(), ImageError> {
+        let mut index = self.index();
+        *index = None;
+        let path = index_path(&self.places);
+        self.places.discard(&path)?;
+        let opened = Sled::open(&path)?;
+        let mut batch = Batch::new();
+        for record in images {
+            batch = batch.put(IMAGES, record.id.as_str(), to_json(record)?);
+        }
+        for record in snapshots {
+            batch = batch.put(SNAPSHOTS, record.container.as_str(), to_json(record)?);
+        }
+        opened.index.apply(batch, Durability::Power)?;
+        *index = Some(Box::new(opened.index));
+        Ok(())
+    }
+
     /// All images.
     pub(crate) fn images(&self) -> Result<Vec<ImageRecord>, ImageError> {
-        let mut records = self.scan::<ImageRecord>(IMAGES)?;
+        let indexed = self.indexed_images();
+        let mut found: BTreeMap<Digest, (ImageRecord, SystemTime)> = BTreeMap::new();
         let mut batch = Batch::new();
-        let mut rebuilt = false;
         for name in names_in(&self.places.images)? {
-            let known = name
-                .strip_suffix(".json")
-                .is_some_and(|hex| records.iter().any(|record| record.id.hex() == hex));
-            if known {
+            let Some(hex) = image_of_file(&name) else {
+                tracing::warn!(name, "a foreign file among the images' records");
                 continue;
-            }
+            };
             let path = self.places.images.join(&name);
             match read_file::<ImageRecord>(&path) {
-                Some(record) => {
-                    tracing::info!(image = %record.id, "an image's record is rebuilt from its file");
-                    batch = batch.put(IMAGES, record.id.as_str(), to_json(&record)?);
-                    rebuilt = true;
-                    records.push(record);
+                Some(record) if record.id.hex() == hex => {
+                    let written = fs::metadata(&path).and_then(|file| file.modified());
+                    let written = written.unwrap_or(SystemTime::UNIX_EPOCH);
+                    found.insert(record.id.clone(), (record, written));
                 }
-                None => {
-                    self.places.discard(&path)?;
+                _ => {
+                    let aside = self.places.set_aside(&path)?;
+                    tracing::error!(aside = %aside.display(), "an image's record cannot be read and is set aside");
                 }
             }
         }
-        if rebuilt {
-            self.index.apply(batch, Durability::Power)?;
+        for (id, record) in &indexed {
+            if !found.contains_key(id) {
+                tracing::warn!(image = %id, "an image's file was lost and is written from the index");
+                let json = to_json(record)?;
+                self.places.write_file(&self.image_file(id), &json, true)?;
+                found.insert(id.clone(), (record.clone(), SystemTime::UNIX_EPOCH));
+            }
         }
+        for changed in settle_names(&mut found) {
+            // A change of several records that was cut short.
+            let json = to_json(&found[&changed].0)?;
+            self.places
+                .write_file(&self.image_file(&changed), &json, true)?;
+        }
+        let records: Vec<ImageRecord> = found.into_values().map(|(record, _)| record).collect();
+        for record in &records {
+            if indexed.get(&record.id) != Some(record) {
+                batch = batch.put(IMAGES, record.id.as_str(), to_json(record)?);
+            }
+        }
+        self.apply(batch, Durability::Power);
         Ok(records)
+    }
+
+    /// What the index says of images.
+    pub(crate) fn indexed_images(&self) -> HashMap<Digest, ImageRecord> {
+        let records = self.scan::<ImageRecord>(IMAGES).into_iter();
+        records.map(|record| (record.id.clone(), record)).collect()
+    }
+
+    /// What the index says of writable layers.
+    pub(crate) fn indexed_snapshots(&self) -> HashMap<String, SnapshotRecord> {
+        let records = self.scan::<SnapshotRecord>(SNAPSHOTS).into_iter();
+        records
+            .map(|record| (record.container.clone(), record))
+            .collect()
+    }
+
+    /// What the file of an image says, if it can be read.
+    pub(crate) fn image_in_file(&self, id: &Digest) -> Option<ImageRecord> {
+        read_file(&self.image_file(id))
     }
 
     /// Writes images that changed and removes those that are gone, durably.
@@ -94,54 +200,73 @@ impl Records {
             batch = batch.put(IMAGES, record.id.as_str(), json);
         }
         for id in gone {
+            remove_file(&self.image_file(id))?;
             batch = batch.delete(IMAGES, id.as_str());
         }
-        self.index.apply(batch, Durability::Power)?;
-        for id in gone {
-            remove_file(&self.image_file(id))?;
+        if !gone.is_empty() {
+            let images = &self.places.images;
+            File::open(images)
+                .and_then(|directory| directory.sync_all())
+                .map_err(ImageError::io("bring to the disk", images))?;
         }
+        self.apply(batch, Durability::Power);
         Ok(())
     }
 
-    fn image_file(&self, id: &Digest) -> std::path::PathBuf {
+    pub(crate) fn image_file(&self, id: &Digest) -> PathBuf {
         self.places.images.join(format!("{}.json", id.hex()))
     }
 
     /// All writable layers. What has no directory any more is forgotten, and a
-    /// directory without a record was never handed out: it is discarded.
+    /// directory without a record and without files was never handed out: it is
+    /// discarded.
     pub(crate) fn snapshots(&self) -> Result<Vec<SnapshotRecord>, ImageError> {
         let mut records = Vec::new();
         let mut batch = Batch::new();
-        let indexed = self.scan::<SnapshotRecord>(SNAPSHOTS)?;
+        let mut indexed = self.indexed_snapshots();
         for name in names_in(&self.places.writable)? {
+            if check_container(&name).is_err() {
+                tracing::warn!(name, "a foreign file among the writable layers");
+                continue;
+            }
             let directory = self.places.writable.join(&name);
-            let record =
-                read_file::<SnapshotRecord>(&directory.join("snapshot.json")).or_else(|| {
-                    indexed
-                        .iter()
-                        .find(|record| record.container == name)
-                        .cloned()
-                });
-            match record {
+            let file = directory.join(SNAPSHOT_FILE);
+            let known = indexed.remove(&name);
+            match read_file::<SnapshotRecord>(&file) {
                 Some(record) if record.container == name => {
-                    batch = batch.put(SNAPSHOTS, name, to_json(&record)?);
+                    if known.as_ref() != Some(&record) {
+                        batch = batch.put(SNAPSHOTS, name, to_json(&record)?);
+                    }
                     records.push(record);
                 }
-                _ => {
-                    tracing::warn!(
+                _ => match known {
+                    Some(record) => {
+                        tracing::warn!(
+                            container = name,
+                            "a writable layer's file was lost and is written from the index"
+                        );
+                        let json = to_json(&record)?;
+                        self.places.write_file(&file, &json, !record.ephemeral)?;
+                        records.push(record);
+                    }
+                    None if is_without_files(&directory) => {
+                        tracing::warn!(
+                            container = name,
+                            "a writable layer without a record is removed"
+                        );
+                        self.places.discard(&directory)?;
+                    }
+                    None => tracing::error!(
                         container = name,
-                        "a writable layer without a record is removed"
-                    );
-                    self.places.discard(&directory)?;
-                }
+                        "a writable layer has files and no record: it is left alone and cannot be used"
+                    ),
+                },
             }
         }
-        for record in &indexed {
-            if !records.iter().any(|r| r.container == record.container) {
-                batch = batch.delete(SNAPSHOTS, record.container.as_str());
-            }
+        for container in indexed.into_keys() {
+            batch = batch.delete(SNAPSHOTS, container);
         }
-        self.index.apply(batch, Durability::Later)?;
+        self.apply(batch, Durability::Later);
         Ok(records)
     }
 
@@ -151,21 +276,30 @@ impl Records {
         durability: Durability,
     ) -> Result<(), ImageError> {
         let batch = Batch::new().put(SNAPSHOTS, record.container.as_str(), to_json(record)?);
-        Ok(self.index.apply(batch, durability)?)
+        self.apply(batch, durability);
+        Ok(())
     }
 
-    pub(crate) fn delete_snapshot(
-        &self,
-        container: &str,
-        durability: Durability,
-    ) -> Result<(), ImageError> {
+    pub(crate) fn delete_snapshot(&self, container: &str, durability: Durability) {
         let batch = Batch::new().delete(SNAPSHOTS, container);
-        Ok(self.index.apply(batch, durability)?)
+        self.apply(batch, durability);
     }
 
-    fn scan<T: DeserializeOwned>(&self, tree: &'static str) -> Result<Vec<T>, ImageError> {
+    fn scan<T: DeserializeOwned>(&self, tree: &'static str) -> Vec<T> {
+        let index = self.index();
+        let Some(open) = index.as_ref() else {
+            return Vec::new();
+        };
+        let scanned = match open.scan(tree) {
+            Ok(scanned) => scanned,
+            Err(error) => {
+                let error = gantry_kit::fault::chain(&error);
+                tracing::error!(tree, error, "the index cannot be read");
+                return Vec::new();
+            }
+        };
         let mut records = Vec::new();
-        for (key, value) in self.index.scan(tree)? {
+        for (key, value) in scanned {
             match serde_json::from_slice(&value) {
                 Ok(record) => records.push(record),
                 Err(error) => {
@@ -174,12 +308,58 @@ impl Records {
                 }
             }
         }
-        Ok(records)
+        records
+    }
+}
+
+/// The name of a writable layer's record in its directory.
+pub(crate) const SNAPSHOT_FILE: &str = "snapshot.json";
+
+fn index_path(places: &Places) -> PathBuf {
+    places.root.join("index")
+}
+
+/// The hex digits of the image whose record's file has this name.
+pub(crate) fn image_of_file(name: &str) -> Option<&str> {
+    let hex = name.strip_suffix(".json")?;
+    let digits = hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    (digits && matches!(hex.len(), 64 | 128)).then_some(hex)
+}
+
+/// A name belongs to the record that was written last. The images that lost one.
+fn settle_names(found: &mut BTreeMap<Digest, (ImageRecord, SystemTime)>) -> Vec<Digest> {
+    let mut owners: HashMap<Reference, (Digest, SystemTime)> = HashMap::new();
+    for (id, (record, written)) in found.iter() {
+        for tag in &record.tags {
+            match owners.get(tag) {
+                Some((_, other)) if other >= written => {}
+                _ => _ = owners.insert(tag.clone(), (id.clone(), *written)),
+            }
+        }
+    }
+    let mut changed = Vec::new();
+    for (id, (record, _)) in found.iter_mut() {
+        let before = record.tags.len();
+        record
+            .tags
+            .retain(|tag| owners.get(tag).is_some_and(|(owner, _)| owner == id));
+        if record.tags.len() != before {
+            changed.push(id.clone());
+        }
+    }
+    changed
+}
+
+/// Whether no container can have written here.
+fn is_without_files(directory: &Path) -> bool {
+    match fs::read_dir(directory.join("upper")) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
 /// A record's file; `None` when there is none that can be read.
-fn read_file<T: DeserializeOwned>(path: &std::path::Path) -> Option<T> {
+pub(crate) fn read_file<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let bytes = fs::read(path).ok()?;
     match serde_json::from_slice(&bytes) {
         Ok(record) => Some(record),

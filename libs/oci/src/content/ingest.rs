@@ -157,6 +157,36 @@ pub struct Writer {
     hasher: Hasher,
     offset: u64,
     broken: bool,
+    _under_way: UnderWay,
+}
+
+/// Marks an ingest as being written while it lives.
+#[derive(Debug)]
+struct UnderWay {
+    store: Store,
+    key: IngestKey,
+}
+
+impl UnderWay {
+    fn begin(store: &Store, key: &IngestKey) -> Self {
+        *store.under_way().entry(key.clone()).or_default() += 1;
+        Self {
+            store: store.clone(),
+            key: key.clone(),
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut under_way = self.store.under_way();
+        if let Some(count) = under_way.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.remove(&self.key);
+            }
+        }
+    }
 }
 
 impl Store {
@@ -172,6 +202,8 @@ impl Store {
         algorithm: Algorithm,
     ) -> Result<Writer, ContentError> {
         let path = self.ingest_path(key);
+        // Before its file is there, so that nobody takes it for an abandoned one.
+        let under_way = UnderWay::begin(self, key);
         let mut file = self.lock_ingest(key, true)?;
         let mut hasher = Hasher::new(algorithm);
         let offset = feed(&mut file, &mut hasher).map_err(ContentError::io("read", &path))?;
@@ -183,7 +215,15 @@ impl Store {
             hasher,
             offset,
             broken: false,
+            _under_way: under_way,
         })
+    }
+
+    /// Whether a writer of this process has the ingest open. Asking does not
+    /// touch its lock, which could make a writer fail.
+    #[must_use]
+    pub fn is_being_written(&self, key: &IngestKey) -> bool {
+        self.under_way().contains_key(key)
     }
 
     /// All ingests: those under way and those abandoned.

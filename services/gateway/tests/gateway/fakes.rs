@@ -211,8 +211,17 @@ impl image::image_service_server::ImageService for Fake {
         unused()
     }
 
-    async fn remove(&self, _: Request<image::RemoveRequest>) -> Answer<image::RemoveResponse> {
-        unused()
+    async fn remove(
+        &self,
+        request: Request<image::RemoveRequest>,
+    ) -> Answer<image::RemoveResponse> {
+        self.0.before("remove image").await?;
+        assert!(request.metadata().contains_key("traceparent-of-the-test"));
+        let request = request.into_inner();
+        Ok(Response::new(image::RemoveResponse {
+            untagged: vec![request.reference],
+            deleted: request.running_containers,
+        }))
     }
 
     async fn search(&self, _: Request<image::SearchRequest>) -> Answer<image::SearchResponse> {

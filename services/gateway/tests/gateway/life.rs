@@ -305,3 +305,35 @@ async fn a_commit_freezes_a_container_and_lets_it_go_on_whatever_comes_of_it() {
     commit(false).await.unwrap_err();
     assert_eq!(calls(), ["commit"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_removal_of_an_image_is_told_what_runs() {
+    let bench = Bench::new().await;
+    let mut run = bench.run(open(false, true)).await;
+    let id = run.started().await;
+    let channel = gantry_kit::client::connect(&bench.paths.socket("gateway"));
+    let mut images = image::image_service_client::ImageServiceClient::new(channel);
+    let request = || {
+        let mut request = tonic::Request::new(image::RemoveRequest {
+            reference: "debian:12".to_owned(),
+            force: true,
+            // Nobody but the gateway says what runs.
+            running_containers: vec!["made-up".to_owned()],
+            ..Default::default()
+        });
+        let metadata = request.metadata_mut();
+        metadata.insert("traceparent-of-the-test", "1".parse().unwrap());
+        request
+    };
+    let removed = images.remove(request()).await.unwrap().into_inner();
+    assert_eq!(removed.untagged, ["debian:12"]);
+    assert_eq!(removed.deleted, std::slice::from_ref(&id));
+    bench.world.exit(&id, 0, 0);
+    bench
+        .until("the container has ended", |bench| {
+            bench.world.containers.lock().unwrap().is_empty()
+        })
+        .await;
+    let removed = images.remove(request()).await.unwrap().into_inner();
+    assert_eq!(removed.deleted, Vec::<String>::new());
+}

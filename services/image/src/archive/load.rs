@@ -401,6 +401,7 @@ impl ImageStore {
                 layers,
                 tags: planned.names,
                 digests: BTreeSet::new(),
+                parent: None,
             },
             config: planned.config,
             config_raw: planned.config_raw,

@@ -15,6 +15,7 @@ use crate::import::ImportOptions;
 use crate::list::Filter;
 use crate::pull::PullOptions;
 use crate::registry_client::Credentials;
+use crate::remove::RemoveOptions;
 use crate::search::SearchOptions;
 
 /// Pieces of an import between the connection and the thread that packs them.
@@ -122,16 +123,9 @@ impl ImageService for ImageGrpc {
     }
 
     async fn list(&self, request: Request<proto::ListRequest>) -> Answer<proto::ListResponse> {
-        let filters: Vec<Filter> = request
-            .into_inner()
-            .filters
-            .into_iter()
-            .map(|filter| Filter {
-                key: filter.key,
-                value: filter.value,
-            })
-            .collect();
-        let images = self.store.list(&filters)?;
+        let request = request.into_inner();
+        let filters: Vec<Filter> = request.filters.into_iter().map(wire::filter).collect();
+        let images = self.store.list(request.all, &filters)?;
         Ok(Response::new(proto::ListResponse {
             images: images.iter().map(|image| wire::image(image)).collect(),
         }))
@@ -171,7 +165,14 @@ impl ImageService for ImageGrpc {
     ) -> Answer<proto::RemoveResponse> {
         let request = request.into_inner();
         let removed = self
-            .with_store(move |store| store.remove(&request.reference, request.force))
+            .with_store(move |store| {
+                let options = RemoveOptions {
+                    force: request.force,
+                    no_prune: request.no_prune,
+                    running: request.running_containers.into_iter().collect(),
+                };
+                store.remove(&request.reference, &options)
+            })
             .await?;
         Ok(Response::new(proto::RemoveResponse {
             untagged: removed.untagged,

@@ -62,11 +62,15 @@ impl From<ImageError> for Status {
             ImageError::InUse {
                 reference,
                 container,
+                ..
             } => fault(Code::FailedPrecondition, "IMAGE_IN_USE")
                 .with("reference", reference)
                 .with("container", container),
             ImageError::SeveralNames { id, .. } => {
                 fault(Code::FailedPrecondition, "IMAGE_HAS_SEVERAL_NAMES").with("id", id)
+            }
+            ImageError::HasChildren { id, .. } => {
+                fault(Code::FailedPrecondition, "IMAGE_HAS_CHILDREN").with("id", id)
             }
             ImageError::SnapshotExists { container } => {
                 fault(Code::AlreadyExists, "SNAPSHOT_EXISTS").with("container", container)

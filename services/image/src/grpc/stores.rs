@@ -1,10 +1,18 @@
 //! `StoreService`: the store as a whole.
 
+use std::sync::Arc;
+
 use gantry_proto::image::v1 as proto;
 use gantry_proto::image::v1::store_service_server::StoreService;
-use tonic::{Request, Status};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
-use super::{Answer, EventStream, ImageGrpc};
+use super::{Answer, EventStream, ImageGrpc, wire};
+use crate::account::{Account, FreedBy, ImageUse, Owner, OwnerKind, SnapshotUse};
+use crate::check::{CheckEvent, CheckWatcher, Checked};
+use crate::prune::{PruneOptions, Pruned};
 
 #[tonic::async_trait]
 impl StoreService for ImageGrpc {
@@ -14,14 +22,147 @@ impl StoreService for ImageGrpc {
         &self,
         _request: Request<proto::DiskUsageRequest>,
     ) -> Answer<proto::DiskUsageResponse> {
-        Err(Status::unimplemented("disk usage"))
+        let account = self.with_store(|store| store.account()).await?;
+        Ok(Response::new(usage(account)))
     }
 
-    async fn prune(&self, _request: Request<proto::PruneRequest>) -> Answer<proto::PruneResponse> {
-        Err(Status::unimplemented("prune"))
+    async fn prune(&self, request: Request<proto::PruneRequest>) -> Answer<proto::PruneResponse> {
+        let request = request.into_inner();
+        let options = PruneOptions {
+            all: request.all,
+            filters: request.filters.into_iter().map(wire::filter).collect(),
+            dry_run: request.dry_run,
+        };
+        let pruned = self.with_store(move |store| store.prune(&options)).await?;
+        let Pruned {
+            untagged,
+            deleted,
+            reclaimed,
+        } = pruned;
+        Ok(Response::new(proto::PruneResponse {
+            untagged,
+            deleted,
+            reclaimed,
+        }))
     }
 
-    async fn check(&self, _request: Request<proto::CheckRequest>) -> Answer<Self::CheckStream> {
-        Err(Status::unimplemented("check"))
+    async fn check(&self, request: Request<proto::CheckRequest>) -> Answer<Self::CheckStream> {
+        let repair = request.into_inner().repair;
+        let store = self.store.clone();
+        // Unbounded, but filled with a message for each object of the store at most.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let cancel = self.stopping.child_token();
+        let watcher: CheckWatcher = {
+            let sender = sender.clone();
+            Arc::new(move |event| _ = sender.send(Ok(check_event(event))))
+        };
+        tokio::spawn(
+            async move {
+                let mut checking = Box::pin(store.check(repair, cancel.clone(), watcher));
+                let outcome = tokio::select! {
+                    outcome = &mut checking => outcome,
+                    () = sender.closed() => {
+                        cancel.cancel();
+                        checking.await
+                    }
+                };
+                let _ = sender.send(outcome.map(check_done).map_err(Status::from));
+            }
+            .in_current_span(),
+        );
+        let events = UnboundedReceiverStream::new(receiver);
+        Ok(Response::new(Box::pin(events)))
+    }
+}
+
+fn check_event(event: CheckEvent) -> proto::CheckResponse {
+    use proto::check_response::Event;
+    let event = match event {
+        CheckEvent::Progress {
+            object,
+            current,
+            total,
+        } => Event::Progress(proto::CheckProgress {
+            object,
+            current,
+            total,
+        }),
+        CheckEvent::Finding(finding) => Event::Finding(proto::Finding {
+            object: finding.object,
+            problem: finding.problem,
+            repaired: finding.repaired,
+            needed_by: finding.needed_by,
+        }),
+    };
+    proto::CheckResponse { event: Some(event) }
+}
+
+fn check_done(checked: Checked) -> proto::CheckResponse {
+    let done = proto::CheckDone {
+        objects: checked.objects,
+        bytes: checked.bytes,
+        findings: checked.findings,
+        repaired: checked.repaired,
+        finished: Some(wire::timestamp(jiff::Timestamp::now())),
+    };
+    proto::CheckResponse {
+        event: Some(proto::check_response::Event::Done(done)),
+    }
+}
+
+fn usage(account: Account) -> proto::DiskUsageResponse {
+    proto::DiskUsageResponse {
+        images: account.images.iter().map(image_usage).collect(),
+        snapshots: account.snapshots.iter().map(snapshot_usage).collect(),
+        owners: account.owners.into_iter().map(owner).collect(),
+        total: account.total,
+        layers_size: account.layers_size,
+    }
+}
+
+fn image_usage(usage: &ImageUse) -> proto::ImageUsage {
+    proto::ImageUsage {
+        image: Some(wire::image(&usage.image)),
+        shared_size: usage.shared,
+        unique_size: usage.unique,
+        containers: usage.containers,
+    }
+}
+
+fn snapshot_usage(usage: &SnapshotUse) -> proto::SnapshotUsage {
+    proto::SnapshotUsage {
+        container_id: usage.record.container.clone(),
+        image_id: usage.record.image.to_string(),
+        size: usage.size,
+        image_size: usage.image_size,
+    }
+}
+
+fn owner(owner: Owner) -> proto::Owner {
+    let kind = match owner.kind {
+        OwnerKind::Layer => proto::OwnerKind::Layer,
+        OwnerKind::PackedLayer => proto::OwnerKind::PackedLayer,
+        OwnerKind::Metadata => proto::OwnerKind::Metadata,
+        OwnerKind::WritableLayer => proto::OwnerKind::WritableLayer,
+        OwnerKind::PartialDownload => proto::OwnerKind::PartialDownload,
+        OwnerKind::Trash => proto::OwnerKind::Trash,
+        OwnerKind::Index => proto::OwnerKind::Index,
+        OwnerKind::InProgress => proto::OwnerKind::InProgress,
+        OwnerKind::Store => proto::OwnerKind::Store,
+        OwnerKind::Foreign => proto::OwnerKind::Foreign,
+    };
+    let freed_by = match owner.freed_by {
+        FreedBy::Nothing => proto::FreedBy::Nothing,
+        FreedBy::Prune => proto::FreedBy::Prune,
+        FreedBy::ImagePrune => proto::FreedBy::ImagePrune,
+        FreedBy::ImagePruneAll => proto::FreedBy::ImagePruneAll,
+        FreedBy::ContainerRemoval => proto::FreedBy::ContainerRemoval,
+    };
+    proto::Owner {
+        kind: kind.into(),
+        name: owner.name,
+        bytes: owner.bytes,
+        kept_by: owner.kept_by,
+        freed_by: freed_by.into(),
     }
 }

@@ -9,6 +9,7 @@ use gantry_proto::types::v1 as types;
 use crate::error::ImageError;
 use crate::files::{Change, ChangeKind};
 use crate::image::Image;
+use crate::list::Filter;
 use crate::pull::{Event, LayerState, Pulled};
 use crate::push::Pushed;
 use crate::registry_client::{Credentials, Found};
@@ -51,7 +52,14 @@ pub(super) fn credentials(wire: proto::RegistryAuth) -> Option<Credentials> {
     })
 }
 
-fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
+pub(super) fn filter(wire: proto::Filter) -> Filter {
+    Filter {
+        key: wire.key,
+        value: wire.value,
+    }
+}
+
+pub(super) fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: time.as_second(),
         nanos: time.subsec_nanosecond(),

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::archive::{Archive, Head, zstd};
 use crate::fixture::{Fixture, TestLayer, publish};
+use crate::life::gently;
 use crate::registry::Registry;
 
 /// Saves into memory.
@@ -183,7 +184,7 @@ async fn stocked() -> (Registry, Fixture) {
         let pulled = format!("{}/x:{tag}", registry.host);
         fixture.pull(&pulled).await.unwrap();
         fixture.store.tag(&pulled, name).unwrap();
-        fixture.store.remove(&pulled, false).unwrap();
+        fixture.store.remove(&pulled, &gently()).unwrap();
     }
     (registry, fixture)
 }

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::archive::{Archive, Head};
 use crate::fixture::Fixture;
+use crate::life::gently;
 use crate::overlay::{Overlay, tree};
 
 const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
@@ -520,7 +521,7 @@ async fn an_image_says_what_the_commit_was_told() {
     // It survives a restart, and its parent's end.
     let fixture = fixture.reopen();
     fixture.store.delete_snapshot("c").unwrap();
-    fixture.store.remove("base", false).unwrap();
+    fixture.store.remove("base", &gently()).unwrap();
     let image = fixture.store.resolve("mine:1").unwrap();
     assert!(mounted(&fixture, &image).contains_key("etc/passwd"));
 }

@@ -118,7 +118,7 @@ impl Fixture {
         self.reopen_after(|_| {})
     }
 
-    /// The same, with something done to the files in between.
+    /// The same, with something done to its files between.
     pub(crate) fn reopen_after(self, meanwhile: impl FnOnce(&Path)) -> Self {
         let Self {
             root,
@@ -126,6 +126,9 @@ impl Fixture {
             events,
         } = self;
         drop(store);
+        // The next one must find the index free, and this must not change it under its feet.
+        drop(open_when_free(root.path()));
+        wait_until_free(root.path());
         meanwhile(root.path());
         Self {
             store: open_when_free(root.path()),
@@ -174,14 +177,29 @@ impl Fixture {
 }
 
 /// The threads of a store that was closed may hold the index for a moment longer.
-fn open_when_free(root: &Path) -> ImageStore {
+pub(crate) fn open_when_free(root: &Path) -> ImageStore {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     loop {
         match ImageStore::open(root, config()) {
             Ok(store) => return store,
-            Err(error) if std::time::Instant::now() > deadline => panic!("{error}"),
+            Err(error) if std::time::Instant::now() > deadline => {
+                panic!("{}", gantry_kit::fault::chain(&error))
+            }
             Err(_) => std::thread::yield_now(),
         }
+    }
+}
+
+/// Waits until nobody has the index open.
+fn wait_until_free(root: &Path) {
+    let file = std::fs::File::open(root.join("index/db")).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the index stays in use"
+        );
+        std::thread::yield_now();
     }
 }
 

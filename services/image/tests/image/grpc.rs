@@ -126,7 +126,7 @@ async fn a_pull_streams_its_progress_and_a_container_gets_its_root() {
     let remove = |force| proto::RemoveRequest {
         reference: reference.clone(),
         force,
-        no_prune: false,
+        ..Default::default()
     };
     let status = images.remove(remove(false)).await.unwrap_err();
     assert_eq!(
@@ -516,4 +516,82 @@ async fn all_tags_a_search_and_a_login_work_over_the_wire() {
         reason(&refused),
         (Code::PermissionDenied, "REGISTRY_DENIED".into())
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_is_accounted_checked_and_pruned_by_its_callers() {
+    use gantry_proto::image::v1::store_service_client::StoreServiceClient;
+    let registry = Registry::start().await;
+    publish(&registry, "v1", &[layer(1), layer(2)]);
+    let fixture = Fixture::new();
+    let reference = format!("{}/x:v1", registry.host);
+    fixture.pull(&reference).await.unwrap();
+    let mut store = StoreServiceClient::new(start(&fixture));
+
+    let usage = store.disk_usage(proto::DiskUsageRequest {}).await;
+    let usage = usage.unwrap().into_inner();
+    assert_eq!(usage.images[0].unique_size, 2);
+    assert_eq!(usage.layers_size, 2);
+    let sum: u64 = usage.owners.iter().map(|owner| owner.bytes).sum();
+    assert_eq!(sum, usage.total);
+    let layers = usage
+        .owners
+        .iter()
+        .filter(|owner| owner.kind() == proto::OwnerKind::Layer);
+    for layer in layers {
+        assert_eq!(layer.kept_by, std::slice::from_ref(&reference));
+        assert_eq!(layer.freed_by(), proto::FreedBy::ImagePruneAll);
+    }
+
+    let check = |repair| proto::CheckRequest { repair };
+    let events = |mut stream: tonic::Streaming<proto::CheckResponse>| async move {
+        let mut events = Vec::new();
+        while let Some(message) = stream.message().await.unwrap() {
+            events.push(message.event.unwrap());
+        }
+        events
+    };
+    use proto::check_response::Event as Checked;
+    let answer = store.check(check(false)).await.unwrap().into_inner();
+    let clean = events(answer).await;
+    let Some(Checked::Done(done)) = clean.last() else {
+        panic!("{clean:?}")
+    };
+    assert_eq!((done.findings, done.objects as usize), (1, clean.len() - 2));
+    let findings = |events: &[Checked]| {
+        let findings = events.iter().filter_map(|event| match event {
+            Checked::Finding(finding) => Some(finding.clone()),
+            _ => None,
+        });
+        findings.collect::<Vec<_>>()
+    };
+    // The socket of the test.
+    assert_eq!(findings(&clean)[0].object, "file image.sock");
+    let image = fixture.store.resolve(&reference).unwrap();
+    let key = &image.record.layers[0].key;
+    let file = fixture.root.path().join("layers").join(key).join("fs/f");
+    std::fs::write(&file, "damaged").unwrap();
+    let answer = store.check(check(true)).await.unwrap().into_inner();
+    let found = events(answer).await;
+    assert_eq!(findings(&found)[0].repaired, "unpacked again");
+    assert_eq!(std::fs::read(file).unwrap(), b"1");
+
+    let prune = |all, key: &str| proto::PruneRequest {
+        all,
+        filters: vec![proto::Filter {
+            key: key.to_owned(),
+            value: "1ns".to_owned(),
+        }],
+        dry_run: false,
+    };
+    let status = store.prune(prune(true, "colour")).await.unwrap_err();
+    assert_eq!(
+        reason(&status),
+        (Code::InvalidArgument, "INVALID_FILTER".into())
+    );
+    let pruned = store.prune(prune(true, "until")).await.unwrap();
+    let pruned = pruned.into_inner();
+    assert_eq!(pruned.untagged[0], reference);
+    assert!(pruned.reclaimed > 0 && pruned.deleted.contains(&image.id().to_string()));
+    assert_eq!(fixture.content_files(), Vec::<String>::new());
 }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gantry_image::ImageStore;
 use gantry_image::error::ImageError;
 use gantry_image::image::Image;
 use gantry_image::import::ImportOptions;
 use gantry_image::list::Filter;
 use gantry_image::pull::{Event, LayerState};
 use gantry_image::registry_client::RegistryError;
+use gantry_image::remove::RemoveOptions;
 use gantry_oci::{Digest, ImageConfig};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +19,8 @@ use crate::archive::{Archive, Head, gzip, zstd};
 use crate::fixture::{Fixture, TestLayer, publish};
 use crate::registry::Registry;
 
-async fn import_bytes(
-    fixture: &Fixture,
+pub(crate) async fn import_pieces(
+    store: &ImageStore,
     options: &ImportOptions,
     bytes: Vec<u8>,
 ) -> Result<Arc<Image>, ImageError> {
@@ -34,11 +36,19 @@ async fn import_bytes(
             }
         }
     };
-    let (imported, ()) = tokio::join!(fixture.store.import(options, pieces), feed);
+    let (imported, ()) = tokio::join!(store.import(options, pieces), feed);
     imported
 }
 
-async fn imported(fixture: &Fixture, reference: &str, tar: Vec<u8>) -> Arc<Image> {
+pub(crate) async fn import_bytes(
+    fixture: &Fixture,
+    options: &ImportOptions,
+    bytes: Vec<u8>,
+) -> Result<Arc<Image>, ImageError> {
+    import_pieces(&fixture.store, options, bytes).await
+}
+
+pub(crate) async fn imported(fixture: &Fixture, reference: &str, tar: Vec<u8>) -> Arc<Image> {
     let options = ImportOptions {
         reference: Some(reference.to_owned()),
         ..ImportOptions::default()
@@ -46,7 +56,18 @@ async fn imported(fixture: &Fixture, reference: &str, tar: Vec<u8>) -> Arc<Image
     import_bytes(fixture, &options, tar).await.unwrap()
 }
 
-fn tar(n: u32) -> Vec<u8> {
+pub(crate) fn gently() -> RemoveOptions {
+    RemoveOptions::default()
+}
+
+pub(crate) fn by_force() -> RemoveOptions {
+    RemoveOptions {
+        force: true,
+        ..RemoveOptions::default()
+    }
+}
+
+pub(crate) fn tar(n: u32) -> Vec<u8> {
     Archive::new()
         .file("f", vec![n as u8; 300_000])
         .file(format!("n{n}"), b"x")
@@ -229,9 +250,9 @@ async fn names_are_removed_one_by_one_and_the_image_with_the_last() {
     let b = imported(&fixture, "b:1", tar(2)).await;
     fixture.store.tag("a:1", "a:2").unwrap();
     fixture.store.tag("a:1", "other/a").unwrap();
-    let error = fixture.store.remove(a.id().short(), false).unwrap_err();
+    let error = fixture.store.remove(a.id().short(), &gently()).unwrap_err();
     assert!(matches!(error, ImageError::SeveralNames { .. }), "{error}");
-    let removed = fixture.store.remove("a:2", false).unwrap();
+    let removed = fixture.store.remove("a:2", &gently()).unwrap();
     assert_eq!(
         (removed.untagged, removed.deleted),
         (vec!["a:2".to_owned()], vec![])
@@ -248,13 +269,13 @@ async fn names_are_removed_one_by_one_and_the_image_with_the_last() {
             .tags
             .is_empty()
     );
-    let removed = fixture.store.remove(b.id().as_str(), false).unwrap();
+    let removed = fixture.store.remove(b.id().as_str(), &gently()).unwrap();
     let diff_id = Digest::sha256_of(&tar(2)).to_string();
     assert_eq!(removed.deleted, [b.id().to_string(), diff_id]);
-    let removed = fixture.store.remove(a.id().short(), true).unwrap();
+    let removed = fixture.store.remove(a.id().short(), &by_force()).unwrap();
     assert_eq!(removed.untagged, ["a:1", "b:1", "other/a:latest"]);
     assert_eq!(fixture.content_files(), Vec::<String>::new());
-    let error = fixture.store.remove("a:1", true).unwrap_err();
+    let error = fixture.store.remove("a:1", &by_force()).unwrap_err();
     assert!(matches!(error, ImageError::NotFound { .. }), "{error}");
 }
 
@@ -271,12 +292,15 @@ async fn shared_layers_stay_until_nobody_has_them() {
     );
     fixture.pull(&b).await.unwrap();
     fixture.pull(&t).await.unwrap();
-    let removed = fixture.store.remove(&b, false).unwrap();
+    let removed = fixture.store.remove(&b, &gently()).unwrap();
     assert_eq!(removed.untagged.len(), 2);
     assert_eq!(removed.deleted.len(), 1);
     let pulled = fixture.pull(&t).await.unwrap();
     assert_eq!(fixture.read(&pulled, "n1").unwrap(), b"x");
-    assert_eq!(fixture.store.remove(&t, false).unwrap().deleted.len(), 3);
+    assert_eq!(
+        fixture.store.remove(&t, &gently()).unwrap().deleted.len(),
+        3
+    );
     assert_eq!(fixture.content_files(), Vec::<String>::new());
 }
 
@@ -310,7 +334,7 @@ async fn a_writable_layer_keeps_its_image_and_goes_without_a_trace() {
     }
     let error = fixture.store.prepare("c2", "a:2", true).unwrap_err();
     assert!(matches!(error, ImageError::NotFound { .. }), "{error}");
-    let error = fixture.store.remove("a:1", false).unwrap_err();
+    let error = fixture.store.remove("a:1", &gently()).unwrap_err();
     assert!(
         matches!(&error, ImageError::InUse { container, .. } if container == "c1"),
         "{error}"
@@ -324,7 +348,7 @@ async fn a_writable_layer_keeps_its_image_and_goes_without_a_trace() {
     );
     std::fs::create_dir_all(snapshot.upper.join("deep/er")).unwrap();
     // By force the image goes, and what the container stands on stays.
-    fixture.store.remove("a:1", true).unwrap();
+    fixture.store.remove("a:1", &by_force()).unwrap();
     assert!(again.lower[0].join("f").exists());
     assert!(fixture.store.delete_snapshot("c1").unwrap());
     assert!(!fixture.store.delete_snapshot("c1").unwrap());
@@ -411,7 +435,7 @@ async fn filters_choose_images() {
                 value: (*value).into(),
             })
             .collect();
-        let images = fixture.store.list(&filters)?;
+        let images = fixture.store.list(false, &filters)?;
         Ok::<_, ImageError>(
             images
                 .iter()
@@ -429,8 +453,15 @@ async fn filters_choose_images() {
     assert_eq!(list(&[("label", "kind")]).unwrap(), ids(&[&new, &old]));
     assert_eq!(
         list(&[("label", "kind=app"), ("label", "x=y")]).unwrap(),
-        ids(&[&newest, &new])
+        []
     );
+    assert_eq!(
+        list(&[("reference", "team/old"), ("reference", "team/new")]).unwrap(),
+        ids(&[&newest, &old])
+    );
+    assert_eq!(list(&[("until", "1h")]).unwrap(), []);
+    let at = old.created().unwrap().to_string();
+    assert_eq!(list(&[("until", &at)]).unwrap(), ids(&[&old]));
     assert_eq!(list(&[("dangling", "true")]).unwrap(), ids(&[&new]));
     assert_eq!(
         list(&[("reference", "team/*:1"), ("label", "kind")]).unwrap(),
@@ -444,7 +475,13 @@ async fn filters_choose_images() {
         list(&[("since", "team/old:1")]).unwrap(),
         ids(&[&newest, &new])
     );
-    for bad in [("dangling", "maybe"), ("colour", "red"), ("reference", "")] {
+    for bad in [
+        ("dangling", "maybe"),
+        ("colour", "red"),
+        ("reference", ""),
+        ("until", "soon"),
+        ("label!", "x"),
+    ] {
         assert!(
             matches!(list(&[bad]), Err(ImageError::Filter { .. })),
             "{bad:?}"

@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod account;
 mod archive;
 mod archives;
 mod bad_archives;
 mod broken_loads;
+mod checking;
 mod commit;
 mod fixture;
+mod full_disk;
 mod grpc;
 mod import_url;
+mod kills;
 mod life;
 mod loads;
 mod overlay;
@@ -18,6 +22,7 @@ mod proxy;
 mod pull;
 mod registries;
 mod registry;
+mod removal;
 mod tls;
 mod transfer;
 mod unpack;

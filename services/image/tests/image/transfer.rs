@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::{Archive, zstd};
 use crate::fixture::{Fixture, MANIFEST, TestLayer, publish, publish_as};
+use crate::life::by_force;
 use crate::proxy::Cutter;
 use crate::registry::{Fault, Registry};
 
@@ -335,9 +336,9 @@ async fn plain_layers_are_packed_on_their_way_and_the_image_stays_the_same() {
         assert_eq!(image.record.manifest, pushed.digest);
         assert!(fixture.store.manifest(&image).is_ok());
         for name in [format!("{}/x:{tag}", from.host), target.clone()] {
-            fixture.store.remove(&name, true).ok();
+            fixture.store.remove(&name, &by_force()).ok();
         }
-        fixture.store.remove(id.as_str(), true).ok();
+        fixture.store.remove(id.as_str(), &by_force()).ok();
         assert_eq!(fixture.content_files(), Vec::<String>::new());
     }
 }
@@ -388,7 +389,7 @@ async fn a_layer_that_was_here_in_another_packing_is_pushed_in_that() {
     let pulled = elsewhere.pull(&target).await.unwrap();
     assert_eq!(elsewhere.read(&pulled, "f").unwrap(), vec![9; 20_000]);
     // The image it had the packing from may go.
-    fixture.store.remove(&one, true).unwrap();
+    fixture.store.remove(&one, &by_force()).unwrap();
     let again = format!("{}/mine/again:1", to.host);
     fixture.store.tag(&target, &again).unwrap();
     fixture
@@ -410,7 +411,7 @@ async fn a_packing_that_nobody_has_here_is_fetched_from_where_the_image_came_fro
     let one = format!("{}/x:first", from.host);
     fixture.pull(&one).await.unwrap();
     let target = pulled_for(&fixture, &other, "second", &to).await;
-    fixture.store.remove(&one, true).unwrap();
+    fixture.store.remove(&one, &by_force()).unwrap();
     let cut = Fault {
         cut_after: Some(second.packed.len() / 2),
         cuts: 1,
@@ -434,7 +435,7 @@ async fn a_packing_that_nobody_has_here_is_fetched_from_where_the_image_came_fro
     let fixture = Fixture::new();
     fixture.pull(&one).await.unwrap();
     let target = pulled_for(&fixture, &other, "second", &to).await;
-    fixture.store.remove(&one, true).unwrap();
+    fixture.store.remove(&one, &by_force()).unwrap();
     let gone = Fault {
         refusals: vec![404; 100],
         ..Fault::default()

@@ -1,0 +1,207 @@
+//! Records: files, index and memory; writable layers; what nobody owns.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+
+use super::{Check, Finding, line};
+use crate::account::OwnerKind;
+use crate::error::ImageError;
+use crate::pull::blocking;
+use crate::snapshots::SnapshotRecord;
+use crate::store::{SNAPSHOT_FILE, read_file};
+
+impl Check {
+    pub(super) async fn records(&mut self) -> Result<(), ImageError> {
+        self.begin("the records")?;
+        let (store, repair) = (self.store.clone(), self.repair);
+        let found = blocking("checking the records", move || store.check_records(repair)).await?;
+        for finding in found {
+            self.found(finding);
+        }
+        let (store, repair) = (self.store.clone(), self.repair);
+        let snapshots = self.store.shared.snapshots.all();
+        let found = blocking("checking writable layers", move || {
+            let found = snapshots.iter().filter_map(|record| {
+                store.check_snapshot(record, false)?;
+                // It may have been in the middle of being made or removed.
+                let settled = store.shared.snapshots.is_settled(&record.container);
+                settled.then(|| store.check_snapshot(record, repair))?
+            });
+            Ok(found.collect::<Vec<_>>())
+        })
+        .await?;
+        for finding in found {
+            self.found(finding);
+        }
+        Ok(())
+    }
+
+    /// What nobody owns.
+    pub(super) async fn leftovers(&mut self) -> Result<(), ImageError> {
+        self.begin("what nobody owns")?;
+        let (store, repair) = (self.store.clone(), self.repair);
+        let found = blocking("looking for leftovers", move || {
+            let mut found = Vec::new();
+            for owner in store.account()?.owners {
+                let aside = owner.kind == OwnerKind::Metadata
+                    && owner.freed_by == crate::account::FreedBy::Prune;
+                if owner.kind == OwnerKind::Foreign {
+                    found.push(Finding {
+                        object: format!("file {}", owner.name),
+                        problem: "it is none of the store's; move it elsewhere or remove it".into(),
+                        ..Finding::default()
+                    });
+                } else if aside {
+                    let path = store.shared.places.damaged.join(&owner.name);
+                    let mut finding = Finding {
+                        object: format!("file damaged/{}", owner.name),
+                        problem: "it is a record that could not be read and was set aside".into(),
+                        ..Finding::default()
+                    };
+                    if repair {
+                        store.shared.places.discard(&path)?;
+                        store.empty_trash_behind();
+                        finding.repaired = "removed".to_owned();
+                    }
+                    found.push(finding);
+                }
+            }
+            Ok(found)
+        })
+        .await?;
+        for finding in found {
+            self.found(finding);
+        }
+        Ok(())
+    }
+}
+
+impl crate::ImageStore {
+    fn check_records(&self, repair: bool) -> Result<Vec<Finding>, ImageError> {
+        // What changes meanwhile would look wrong.
+        let _changes = self.shared.changes_lock();
+        let records = &self.shared.records;
+        let images = self.images();
+        let mut found = Vec::new();
+        for image in &images {
+            if records.image_in_file(image.id()).as_ref() == Some(&image.record) {
+                continue;
+            }
+            let mut finding = Finding {
+                object: format!("image {}", image.display_name()),
+                problem: "the file of its record is missing or says something else".to_owned(),
+                needed_by: vec![image.id().to_string()],
+                ..Finding::default()
+            };
+            if repair {
+                match records.change_images(&[&image.record], &[]) {
+                    Ok(()) => finding.repaired = "written again".to_owned(),
+                    Err(error) => finding.problem = line(&error),
+                }
+            }
+            found.push(finding);
+        }
+        let mut index = Finding {
+            object: "the index".to_owned(),
+            ..Finding::default()
+        };
+        let mut indexed = records.indexed_images();
+        let unreadable = self.shared.unreadable().clone();
+        let differ = images
+            .iter()
+            .map(|image| &image.record)
+            .chain(&unreadable)
+            .filter(|record| indexed.remove(&record.id).as_ref() != Some(record))
+            .count();
+        let more = indexed.len();
+        let snapshots = self.shared.snapshots.all();
+        let missing = || {
+            let indexed = records.indexed_snapshots();
+            let missing = snapshots
+                .iter()
+                .filter(move |record| indexed.get(&record.container) != Some(record.as_ref()));
+            missing.map(|record| record.container.clone())
+        };
+        // Those that were in the middle of being made or removed are not there any
+        // more when one looks again.
+        let once: Vec<String> = missing()
+            .filter(|container| self.shared.snapshots.is_settled(container))
+            .collect();
+        let lost = if once.is_empty() {
+            0
+        } else {
+            missing()
+                .filter(|container| {
+                    once.contains(container) && self.shared.snapshots.is_settled(container)
+                })
+                .count()
+        };
+        if !records.has_index() {
+            index.problem = "there is none, since it could not be written".to_owned();
+        } else if differ + more + lost > 0 {
+            index.problem = format!(
+                "{differ} images and {lost} writable layers are missing or others in it, {more} images are not there any more"
+            );
+        } else {
+            return Ok(found);
+        }
+        if repair {
+            let all: Vec<_> = images
+                .iter()
+                .map(|image| image.record.clone())
+                .chain(unreadable)
+                .collect();
+            let writable: Vec<SnapshotRecord> = snapshots
+                .iter()
+                .map(|record| SnapshotRecord::clone(record))
+                .collect();
+            match records.rebuild_index(&all, &writable) {
+                Ok(()) => index.repaired = "rebuilt from the files".to_owned(),
+                Err(error) => index.problem = format!("{}: {}", index.problem, line(&error)),
+            }
+        }
+        found.push(index);
+        Ok(found)
+    }
+
+    fn check_snapshot(&self, record: &SnapshotRecord, repair: bool) -> Option<Finding> {
+        let directory = self.snapshot_directory(&record.container);
+        let mut finding = Finding {
+            object: format!("writable layer {}", record.container),
+            needed_by: vec![record.container.clone()],
+            ..Finding::default()
+        };
+        let is_directory = |name: &str| {
+            let found = fs::symlink_metadata(directory.join(name));
+            found.is_ok_and(|found| found.is_dir())
+        };
+        let file = directory.join(SNAPSHOT_FILE);
+        if !is_directory("upper") {
+            finding.problem =
+                "what the container wrote is not there; remove the container".to_owned();
+        } else if !is_directory("work") {
+            finding.problem = "the directory that overlayfs works in is missing".to_owned();
+            let made = || {
+                fs::DirBuilder::new()
+                    .mode(0o700)
+                    .create(directory.join("work"))
+            };
+            if repair && made().is_ok() {
+                finding.repaired = "made again".to_owned();
+            }
+        } else if read_file::<SnapshotRecord>(&file).as_ref() != Some(record) {
+            finding.problem = "the file of its record is missing or says something else".to_owned();
+            let write = || {
+                let json = serde_json::to_vec(record).ok()?;
+                let places = &self.shared.places;
+                places.write_file(&file, &json, !record.ephemeral).ok()
+            };
+            if repair && write().is_some() {
+                finding.repaired = "written again".to_owned();
+            }
+        } else {
+            return None;
+        }
+        Some(finding)
+    }
+}
