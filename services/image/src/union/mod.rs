@@ -9,7 +9,8 @@
 //!
 //! [`compare`] walks two unions at once. It serves `diff` and
 //! `commit` (a container's union against its image's) and `export` (a union
-//! against nothing).
+//! against nothing). [`Union::find`] serves the unpacking of a layer that needs
+//! something of those below.
 //!
 //! **Beneath.** A part of a layer is a path in it, opened with
 //! `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)` from the layer's descriptor. A
@@ -158,6 +159,29 @@ impl Union {
             }
         }
         Ok(Some(Node { stat, parts }))
+    }
+
+    /// What is at a path, by its components. Symlinks on the way are not followed.
+    pub(crate) fn find<'a>(
+        &self,
+        path: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Option<Node>, UnionError> {
+        let Some(mut node) = self.root()? else {
+            return Ok(None);
+        };
+        let mut seen = Vec::new();
+        for name in path {
+            if !node.is_directory() {
+                return Ok(None);
+            }
+            let directory = self.open_directory(&node, &seen)?;
+            seen = lookup::beneath(&seen, name);
+            match self.lookup(&directory, name, 0, &seen)? {
+                Some(found) => node = found,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(node))
     }
 
     fn open_part(&self, part: &Part, flags: OFlags) -> Result<OwnedFd, Errno> {

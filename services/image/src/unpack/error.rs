@@ -4,6 +4,8 @@ use std::io;
 
 use gantry_oci::{Compression, Digest};
 
+use crate::union::UnionError;
+
 /// Why a layer could not be unpacked. Nothing of such a layer is kept.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
@@ -69,6 +71,9 @@ pub enum UnpackError {
     /// A layer below, which a hard link or a directory needs, did not arrive.
     #[error("a layer below this one, which it needs, is not there: {reason}")]
     LowerMissing { reason: String },
+    /// A layer below, which a hard link or a directory needs, cannot be read.
+    #[error("a layer below this one, which it needs, cannot be read")]
+    Lower(#[from] UnionError),
     /// The content is not what the image's configuration promises.
     #[error("the layer unpacks to {found}, its image's configuration promises {expected}")]
     DiffId { expected: Digest, found: Digest },
