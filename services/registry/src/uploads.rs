@@ -118,14 +118,6 @@ impl Uploads {
     /// How many bytes have come.
     pub async fn offset(&self, name: &RepositoryName, id: &str) -> Result<u64, RegistryError> {
         let (key, _) = self.find(name, id).await?;
-        // Of a request that broke off, the last megabyte may be in memory still.
-        let slot = self.sessions().get(id).map(Arc::clone);
-        if let Some(slot) = slot
-            && let Ok(slot) = slot.try_lock()
-            && let Some(writer) = slot.as_ref()
-        {
-            return Ok(writer.offset());
-        }
         let store = Arc::clone(&self.store);
         blocking(move || match store.content().stat_ingest(&key) {
             Ok(status) => Ok(status.offset),
