@@ -56,9 +56,9 @@ test-kills: ## Kill the image service at 200 random points of everything it does
 	GANTRY_KILL_ROUNDS=200 $(CARGO) test -p gantry-image --test image -- kills:: --nocapture
 
 .PHONY: interop
-interop: peers ## Images that Docker and Podman pushed pull and run (root; installs both)
+interop: peers ## Images that Docker and Podman pushed or saved run here, and the other way round (root; installs both)
 	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace --test system -- --ignored pushed
+	$(CARGO) test --workspace --test system -- --ignored pushed saved
 
 .PHONY: test-cgroup-v2
 test-cgroup-v2: ## The engine on a cgroup v2 machine, emulated with QEMU (root; fetches Debian's cloud kernel)

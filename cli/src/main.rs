@@ -14,6 +14,7 @@ mod exit;
 mod filters;
 mod format;
 mod inspect;
+mod new_file;
 mod operands;
 mod parse;
 mod progress;

@@ -1,4 +1,4 @@
-//! How a pull or a push goes on: bars on a terminal, Docker's plain lines
+//! How a pull, a push or a load goes on: bars on a terminal, Docker's plain lines
 //! elsewhere, nothing where quiet was asked for.
 
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ use gantry_proto::image::v1::{
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::display;
+use crate::terminal;
 
 /// Where the lines go: standard output belongs to the program of `run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub(crate) enum Channel {
 enum Way {
     Pull,
     Push,
+    Load,
 }
 
 /// The display of one transfer.
@@ -53,6 +55,13 @@ impl Progress {
 
     pub(crate) fn of_push(reference: &str, quiet: bool) -> Self {
         Self::new(Way::Push, reference, Channel::Stdout, quiet)
+    }
+
+    /// Of a load plain lines would tell nothing that its end does not: as with
+    /// Docker it shows bars or nothing.
+    pub(crate) fn of_load(quiet: bool) -> Self {
+        let quiet = quiet || !io::stdout().is_terminal();
+        Self::new(Way::Load, "", Channel::Stdout, quiet)
     }
 
     fn new(way: Way, reference: &str, channel: Channel, quiet: bool) -> Self {
@@ -115,6 +124,19 @@ impl Progress {
             None => {}
         }
         Ok(None)
+    }
+
+    /// Shows how far a layer is that is loaded.
+    pub(crate) fn loading(&mut self, layer: &LayerProgress) -> io::Result<()> {
+        self.layer(layer)
+    }
+
+    /// Says something that is wanted even where quiet was asked for.
+    pub(crate) fn say(&mut self, text: &str) -> io::Result<()> {
+        match &self.bars {
+            Some(bars) => bars.println(text),
+            None => terminal::println(text),
+        }
     }
 
     /// Says what a push is about to do.
@@ -187,13 +209,15 @@ impl Progress {
         };
         layer.state = state;
         let word = match (state, self.way) {
-            (LayerState::Waiting | LayerState::Unspecified, Way::Pull) => "Waiting",
+            (LayerState::Waiting | LayerState::Unspecified, Way::Pull | Way::Load) => "Waiting",
             (LayerState::Waiting | LayerState::Unspecified, Way::Push) => "Preparing",
+            (LayerState::Downloading, Way::Load) => "Loading layer",
             (LayerState::Downloading, _) => "Downloading",
             (LayerState::Unpacking, _) => "Extracting",
             (LayerState::Complete, Way::Pull) => "Pull complete",
             (LayerState::Complete, Way::Push) => "Pushed",
-            (LayerState::Exists, Way::Pull) => "Already exists",
+            (LayerState::Complete, Way::Load) => "Loaded",
+            (LayerState::Exists, Way::Pull | Way::Load) => "Already exists",
             (LayerState::Exists, Way::Push) => "Layer already exists",
             (LayerState::Mounted, _) => "Mounted from another repository",
             (LayerState::Uploading, _) => "Pushing",

@@ -1,9 +1,12 @@
 //! The verbs, one per file.
 
 mod attach;
+mod commit;
 mod completion;
 mod create;
+mod diff;
 mod exec;
+mod export;
 mod history;
 mod image_prune;
 mod image_tree;
@@ -12,6 +15,7 @@ mod import;
 mod info;
 mod inspect;
 mod kill;
+mod load;
 mod login;
 mod logs;
 mod network_ls;
@@ -25,6 +29,7 @@ mod restart;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod start;
 mod stats;
 mod stop;
@@ -61,21 +66,27 @@ mod nouns;
 verbs! { Verb {
     /// Open a window on a running container
     Attach(attach::Attach) = "attach",
+    /// Make an image of a container
+    Commit(commit::Commit) = "commit",
     /// Write a completion script for a shell
     Completion(completion::Completion) = "completion",
     /// Manage containers
     Container(nouns::Container) = "container",
     /// Create a container and do not start it
     Create(create::Create) = "create",
+    /// Show what a container changed in its files, or how two images differ
+    Diff(diff::Diff) = "diff",
     /// Run one more program in a running container
     Exec(exec::Exec) = "exec",
+    /// Write a container's file system as a tar archive
+    Export(export::Export) = "export",
     /// Show how an image was built
     History(history::History) = "history",
     /// Manage images
     Image(nouns::Image) = "image",
     /// List images
     Images(images::Images) = "images",
-    /// Make an image of a tar archive
+    /// Make an image of a tar archive or of one at a URL
     Import(import::Import) = "import",
     /// Show what the engine is, holds and runs on
     Info(info::Info) = "info",
@@ -83,6 +94,8 @@ verbs! { Verb {
     Inspect(inspect::Inspect) = "inspect",
     /// Send a signal to containers
     Kill(kill::Kill) = "kill",
+    /// Read images from a tar archive
+    Load(load::Load) = "load",
     /// Check a user name and password against a registry
     Login(login::Login) = "login",
     /// Show what a container has written
@@ -109,6 +122,8 @@ verbs! { Verb {
     Rmi(rmi::Rmi) = "rmi",
     /// Create a container and run it
     Run(run::Run) = "run",
+    /// Write images into a tar archive
+    Save(save::Save) = "save",
     /// Start containers
     Start(start::Start) = "start",
     /// Show what containers use

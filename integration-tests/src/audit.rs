@@ -273,7 +273,11 @@ fn container_files(root: &Path, traces: &mut Vec<String>) -> Result<()> {
 /// A directory cannot be read.
 pub fn image_files(root: &Path) -> Result<Vec<String>> {
     let mut traces = Vec::new();
-    for below in ["lib/image/blobs/sha256", "lib/image/layers"] {
+    for below in [
+        "lib/image/blobs/sha256",
+        "lib/image/layers",
+        "lib/image/loads",
+    ] {
         entries(&root.join(below), &mut traces)?;
     }
     Ok(traces)

@@ -1,4 +1,4 @@
-//! `gantry import`: makes an image of a tar archive.
+//! `gantry import`: makes an image of a tar archive. One at a URL is fetched by the engine.
 
 use std::path::PathBuf;
 
@@ -32,7 +32,8 @@ pub(crate) struct Import {
     /// Platform of the image: OS/ARCHITECTURE[/VARIANT]
     #[arg(long, value_parser = limits::platform)]
     platform: Option<Platform>,
-    /// Archive, plain, gzip or zstd; - for standard input
+    /// Archive, plain, gzip or zstd: a file, http://… or https://…, or - for standard input
+    #[arg(value_name = "FILE|URL|-")]
     file: PathBuf,
     /// Name of the image
     reference: Option<String>,
@@ -43,7 +44,10 @@ impl Import {
         if let Some(reference) = &self.reference {
             progress::check_reference(reference).map_err(Failure::new)?;
         }
-        let source: Box<dyn AsyncRead + Send + Unpin> = if self.file.as_os_str() == "-" {
+        let url = self.file.to_str().filter(|text| is_url(text));
+        let source: Box<dyn AsyncRead + Send + Unpin> = if url.is_some() {
+            Box::new(tokio::io::empty())
+        } else if self.file.as_os_str() == "-" {
             if terminal::stdin_is_terminal() {
                 return Err(Failure::new(
                     "standard input is a terminal; redirect an archive to it",
@@ -60,7 +64,7 @@ impl Import {
             changes: self.change,
             message: self.message,
             platform: self.platform,
-            source_url: String::new(),
+            source_url: url.unwrap_or_default().to_owned(),
         };
         let (parts, waiting) = mpsc::channel(QUEUE);
         let sender = tokio::spawn(send(header, source, parts));
@@ -82,6 +86,11 @@ impl Import {
         terminal::println(&image.id)?;
         Ok(0)
     }
+}
+
+fn is_url(text: &str) -> bool {
+    let scheme = text.split("://").next().unwrap_or_default();
+    text.contains("://") && matches!(&*scheme.to_ascii_lowercase(), "http" | "https")
 }
 
 /// Sends the archive; the stream ends unfinished where it cannot be read.

@@ -3,9 +3,9 @@
 use clap::Args;
 
 use super::{
-    attach, create, exec, history, image_prune, images, import, info, inspect, kill, logs,
-    network_ls, pause, port, ps, pull, push, rename, restart, rm, rmi, run, start, stats, stop,
-    system_check, system_df, tag, top, trace, unpause, wait,
+    attach, commit, create, diff, exec, export, history, image_prune, images, import, info,
+    inspect, kill, load, logs, network_ls, pause, port, ps, pull, push, rename, restart, rm, rmi,
+    run, save, start, stats, stop, system_check, system_df, tag, top, trace, unpause, wait,
 };
 use crate::exit::Failure;
 use crate::session::Session;
@@ -48,10 +48,16 @@ noun! {
 verbs! { ContainerVerb {
     /// Open a window on a running container
     Attach(attach::Attach) = "attach",
+    /// Make an image of a container
+    Commit(commit::Commit) = "commit",
     /// Create a container and do not start it
     Create(create::Create) = "create",
+    /// Show what a container changed in its files
+    Diff(diff::Diff) = "diff",
     /// Run one more program in a running container
     Exec(exec::Exec) = "exec",
+    /// Write a container's file system as a tar archive
+    Export(export::Export) = "export",
     /// Show everything known of containers
     Inspect(ContainerInspect) = "inspect",
     /// Send a signal to containers
@@ -93,10 +99,12 @@ verbs! { ContainerVerb {
 verbs! { ImageVerb {
     /// Show how an image was built
     History(history::History) = "history",
-    /// Make an image of a tar archive
+    /// Make an image of a tar archive or of one at a URL
     Import(import::Import) = "import",
     /// Show everything known of images
     Inspect(ImageInspect) = "inspect",
+    /// Read images from a tar archive
+    Load(load::Load) = "load",
     /// List images
     #[command(visible_alias = "list")]
     Ls(images::Images) = "ls",
@@ -109,6 +117,8 @@ verbs! { ImageVerb {
     /// Remove images
     #[command(alias = "remove")]
     Rm(rmi::Rmi) = "rm",
+    /// Write images into a tar archive
+    Save(save::Save) = "save",
     /// Give an image one more name
     Tag(tag::Tag) = "tag",
 } }

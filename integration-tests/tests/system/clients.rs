@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use gantry_integration_tests::engine::{Engine, with_engine};
+use gantry_integration_tests::fixture::busybox_members;
 use gantry_integration_tests::image::{Builder, Image};
 use gantry_integration_tests::registry::{ForeignRegistry, push};
 use gantry_integration_tests::tar::{Member, archive};
@@ -13,7 +14,7 @@ use gantry_integration_tests::{GUEST, command, grpc};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn tool(command: &mut Command) -> Result<String> {
+pub(crate) fn tool(command: &mut Command) -> Result<String> {
     command::run(command, b"", MINUTE)?.text()
 }
 
@@ -109,23 +110,26 @@ fn root_archive(directory: &Path) -> Result<String> {
     Ok(path.to_string_lossy().into_owned())
 }
 
+/// Podman with all that it keeps in a directory.
+pub(crate) fn podman(directory: &Path, words: &[&str]) -> Result<String> {
+    tool(
+        Command::new("podman")
+            .arg("--root")
+            .arg(directory.join("root"))
+            .arg("--runroot")
+            .arg(directory.join("run"))
+            .args(["--storage-driver", "vfs"])
+            .args(words),
+    )
+}
+
 #[test]
 #[ignore = "installs other engines on the machine: make interop"]
 fn what_podman_pushed_pulls_and_runs() -> Result<()> {
     with_engine(|engine| {
         let registry = ForeignRegistry::start()?;
         let directory = tempfile::Builder::new().prefix("gt-podman-").tempdir()?;
-        let podman = |words: &[&str]| {
-            tool(
-                Command::new("podman")
-                    .arg("--root")
-                    .arg(directory.path().join("root"))
-                    .arg("--runroot")
-                    .arg(directory.path().join("run"))
-                    .args(["--storage-driver", "vfs"])
-                    .args(words),
-            )
-        };
+        let podman = |words: &[&str]| podman(directory.path(), words);
         let archive = root_archive(directory.path())?;
         podman(&["import", "--quiet", &archive, "localhost/guest:latest"])?;
         for (tag, flags) in [
@@ -164,14 +168,75 @@ fn what_docker_pushed_pulls_and_runs() -> Result<()> {
     })
 }
 
+#[test]
+#[ignore = "installs other engines on the machine: make interop"]
+fn docker_lists_the_same_changes_and_runs_what_a_commit_pushed() -> Result<()> {
+    const CHANGE: &str = "echo more >> /etc/passwd; rm /etc/group; rm -r /home; mkdir -p /home/new; \
+        mkdir -p /a/b; echo x > /a/b/c; ln /a/b/c /a/d; chmod 700 /tmp; touch /root; \
+        rm /bin/vi; mkdir /bin/vi; echo x > /bin/vi/f; ln -s /a /s; mknod /n c 1 3; chmod 755 /bin";
+    with_engine(|engine| {
+        let registry = ForeignRegistry::start()?;
+        let directory = tempfile::Builder::new().prefix("gt-docker-").tempdir()?;
+        let daemon = DockerDaemon::start(directory.path())?;
+        let path = directory.path().join("box.tar");
+        std::fs::write(&path, archive(&busybox_members()?))?;
+        let path = path.to_string_lossy().into_owned();
+        engine.ok(&["import", &path, "box"])?;
+        daemon.docker(&["import", &path, "box"])?;
+        let run = [
+            "run",
+            "--name",
+            "it",
+            "--network",
+            "none",
+            "box",
+            "/bin/sh",
+            "-c",
+            CHANGE,
+        ];
+        engine.ok(&run)?;
+        daemon.docker(&run)?;
+        let sorted = |text: String| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let (ours, dockers) = (
+            sorted(engine.ok(&["diff", "it"])?),
+            sorted(daemon.docker(&["diff", "it"])?),
+        );
+        ensure!(ours == dockers, "ours: {ours:#?}\nDocker's: {dockers:#?}");
+
+        let reference = format!("{}/by/commit:latest", registry.address);
+        engine.ok(&["commit", "it", &reference])?;
+        engine.ok(&["push", &reference])?;
+        let look = "cat /a/d; ls /home /bin/vi; stat -c '%a %h' /tmp /a/b/c; test -e /etc/group || echo gone; readlink /s";
+        let look = [
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            &reference,
+            "/bin/sh",
+            "-c",
+            look,
+        ];
+        let there = daemon.docker(&look)?;
+        ensure!(engine.ok(&look)? == there, "{there}");
+        ensure!(there.contains("new") && there.contains("gone"), "{there}");
+        engine.ok(&["rm", "it"])?;
+        Ok(())
+    })
+}
+
 /// A Docker daemon that touches nothing of the host's network.
-struct DockerDaemon {
+pub(crate) struct DockerDaemon {
     child: std::process::Child,
     socket: String,
 }
 
 impl DockerDaemon {
-    fn start(directory: &Path) -> Result<Self> {
+    pub(crate) fn start(directory: &Path) -> Result<Self> {
         let socket = format!("unix://{}/docker.sock", directory.display());
         let log = std::fs::File::create(directory.join("log"))?;
         let child = Command::new("dockerd")
@@ -208,7 +273,7 @@ impl DockerDaemon {
         Ok(daemon)
     }
 
-    fn docker(&self, words: &[&str]) -> Result<String> {
+    pub(crate) fn docker(&self, words: &[&str]) -> Result<String> {
         tool(
             Command::new("docker")
                 .args(["--host", &self.socket])

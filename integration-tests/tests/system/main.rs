@@ -2,8 +2,10 @@
 //! line, on a private root, bridge and firewall table per test. Needs root, and
 //! the Debian packages that `integration-tests/install.sh` installs.
 
+mod archives;
 mod bad_input;
 mod clients;
+mod commit;
 mod container;
 mod debian;
 mod images;

@@ -94,6 +94,7 @@ pub fn has_deadline(service: &str, method: &str) -> bool {
             "ContainerService",
             "Run" | "Attach" | "Exec" | "Logs" | "Events" | "Wait" | "Stop" | "Restart" | "Remove"
         ) | ("ImageService", "Pull" | "Push" | "Import")
+            | ("ArchiveService", "Save" | "Load")
             | ("RegistryService", "CollectGarbage")
             | ("StoreService", "DiskUsage" | "Prune" | "Check")
             | ("RuntimeService", "Attach" | "Wait" | "Logs" | "Events")

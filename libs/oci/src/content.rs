@@ -16,6 +16,9 @@
 //! name, by a rename. Writers of the same content may run at once: the later
 //! one finds the blob there and drops its own copy.
 //!
+//! [`Writer::seal`] checks too, and leaves the naming to a later
+//! [`Store::commit_sealed`]: for an archive whose table of contents comes last.
+//!
 //! **Durability.** [`Commit::Durable`] returns when file and name are on the
 //! disk (fsync, rename, fsync of the directory). [`Commit::Deferred`] leaves
 //! that to a later [`Store::sync_all_pending`], so that a pull of many layers
@@ -53,7 +56,7 @@ use crate::digest::{Algorithm, Digest, Hasher};
 mod append;
 mod ingest;
 
-pub use ingest::{Committed, Expected, IngestKey, IngestStatus, Writer};
+pub use ingest::{Committed, Expected, IngestKey, IngestStatus, Sealed, Writer};
 
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]

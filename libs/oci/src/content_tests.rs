@@ -337,3 +337,29 @@ fn an_ingest_is_being_written_while_its_writer_lives() {
         .unwrap();
     assert!(!store.is_being_written(&key));
 }
+
+#[test]
+fn sealed_content_has_no_name_until_it_is_given_one() {
+    let (_root, store) = store();
+    let wrong = Digest::sha256_of(b"other");
+    let error = ingest(&store, b"hello").seal(&Expected::digest(&wrong));
+    assert!(matches!(error, Err(ContentError::DigestMismatch { .. })));
+    assert_eq!(files(&store, "ingest"), 0);
+
+    let [first, second, third] = [0, 1, 2].map(|_| {
+        ingest(&store, b"hello")
+            .seal(&Expected::anything())
+            .unwrap()
+    });
+    assert_eq!(first.digest, Digest::sha256_of(b"hello"));
+    assert!(store.list().unwrap().is_empty());
+    let done = store.commit_sealed(&first, Commit::Deferred).unwrap();
+    assert_eq!((done.size, done.existed), (5, false));
+    assert_eq!(store.read(&first.digest, 100).unwrap(), b"hello");
+    let again = store.commit_sealed(&second, Commit::Durable).unwrap();
+    assert!(again.existed);
+    store.remove_ingest(&third.key).unwrap();
+    assert_eq!(files(&store, "ingest"), 0);
+    let error = store.open_ingest(&third.key).unwrap_err();
+    assert!(matches!(error, ContentError::IngestNotFound { .. }));
+}

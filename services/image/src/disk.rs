@@ -10,6 +10,7 @@
 //! <root>/layers/.new-<random>/          being unpacked
 //! <root>/writable/<container>/upper work snapshot.json
 //! <root>/images/<config hex>.json       an image's record, for when the index is lost
+//! <root>/loads/<random>                 blobs that a load is about to name
 //! <root>/trash/                         on its way out
 //! <root>/damaged/                       records that could not be read, for a look
 //! <root>/reserve                        room for the small records of a full disk

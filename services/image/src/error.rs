@@ -7,8 +7,11 @@ use gantry_kit::store::StoreError;
 use gantry_oci::content::ContentError;
 use gantry_oci::{Digest, ManifestError, ReferenceError};
 
+use crate::archive::ArchiveError;
 use crate::disk::is_full;
-use crate::registry_client::RegistryError;
+use crate::pack::PackError;
+use crate::registry_client::{RegistryError, SourceError};
+use crate::union::UnionError;
 use crate::unpack::UnpackError;
 
 /// Why the image store could not do something.
@@ -117,6 +120,36 @@ pub enum ImageError {
     /// A container without a writable layer.
     #[error("container {container} has no writable layer")]
     SnapshotNotFound { container: String },
+    /// Files of a container or an image cannot be read.
+    #[error("the files of {of} cannot be read")]
+    Files {
+        of: String,
+        #[source]
+        source: UnionError,
+    },
+    /// Files of a container cannot be in an archive.
+    #[error("the files of {of} cannot be archived")]
+    Pack {
+        of: String,
+        #[source]
+        source: PackError,
+    },
+    /// A configuration for a new image that is none.
+    #[error("the configuration for the new image is not usable")]
+    NewConfig {
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A field with a value that means nothing.
+    #[error("{field} is not usable: {reason}")]
+    Field { field: &'static str, reason: String },
+    /// An archive to be imported cannot be fetched.
+    #[error("cannot fetch {url}")]
+    Source {
+        url: String,
+        #[source]
+        source: Box<SourceError>,
+    },
     /// A text that can not be the id of a container.
     #[error(
         "{text:?} cannot be the id of a container (1 to 64 of a-z A-Z 0-9 _ . -, beginning with a letter or a digit)"
@@ -138,6 +171,9 @@ pub enum ImageError {
     /// A stream that should have begun otherwise, or broke.
     #[error("the stream of the archive is not usable: {reason}")]
     Stream { reason: String },
+    /// An archive of images is wrong, or cannot be written.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// Whoever asked is gone.
     #[error("{what} was cancelled")]
     Cancelled { what: String },

@@ -13,7 +13,6 @@ use gantry_oci::Digest;
 use gantry_oci::content::{ContentError, IngestKey};
 
 use crate::ImageStore;
-use crate::account::digest_of_key;
 use crate::error::ImageError;
 use crate::image::{Image, ImageRecord};
 
@@ -193,9 +192,10 @@ impl ImageStore {
             layers: self.shared.layers.keys(),
         };
         self.collect(&everything)?;
+        self.undo_loads()?;
         for ingest in self.shared.content.list_ingests()? {
             // Who chose a name at random does not find it again.
-            let can_be_resumed = digest_of_key(&ingest.key).is_some();
+            let can_be_resumed = ingest.key.digest().is_some();
             if is_stale(ingest.modified) || !can_be_resumed {
                 self.shared.content.remove_ingest(&ingest.key).ok();
             }

@@ -39,6 +39,8 @@ struct Progress {
     window_bytes: usize,
     /// Where the reader is.
     reader_at: u64,
+    /// Where it stood when it was waited for in vain.
+    stood_at: Option<u64>,
     /// How it ended, if it did.
     end: Option<Result<(), String>>,
 }
@@ -105,6 +107,7 @@ pub(crate) fn pair(file: File, written: u64) -> (Growth, GrowingFile) {
             window_at: written,
             window_bytes: 0,
             reader_at: 0,
+            stood_at: None,
             end: None,
         }),
         changed: Condvar::new(),
@@ -138,6 +141,7 @@ impl Growth {
             if waited.timed_out() && progress.reader_at == before {
                 let end = progress.window_at + progress.window_bytes as u64;
                 progress.close_window(end);
+                progress.stood_at = Some(before);
             }
         }
         // Only now: until then the reader must not get past the window by way of the file.
@@ -145,6 +149,14 @@ impl Growth {
         if progress.reader_at == GONE {
             return;
         }
+        if progress.stood_at == Some(progress.reader_at) {
+            // It is not waited for again before it moves.
+            progress.window_at += piece.len() as u64;
+            drop(progress);
+            self.shared.changed.notify_all();
+            return;
+        }
+        progress.stood_at = None;
         progress.window_bytes += piece.len();
         progress.window.push_back(piece);
         drop(progress);
@@ -292,6 +304,8 @@ mod tests {
             file.write_all(&piece).unwrap();
             growth.passed(Bytes::from(piece), (n << 20) as u64);
         }
+        // It was waited for once: since then nothing goes through the window.
+        assert!(growth.shared.lock().window.is_empty());
         growth.finish();
         let mut content = Vec::new();
         reader.read_to_end(&mut content).unwrap();

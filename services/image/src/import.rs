@@ -13,10 +13,11 @@ use bytes::Bytes;
 use flate2::write::GzEncoder;
 use gantry_oci::content::{Commit, Expected, IngestKey, Writer};
 use gantry_oci::{
-    Algorithm, Compression, ContainerConfig, Descriptor, History, ImageConfig, Manifest, MediaType,
-    Platform, RootFs,
+    Algorithm, Compression, ContainerConfig, Descriptor, Digest, History, ImageConfig, Manifest,
+    MediaType, Platform, RootFs,
 };
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::ImageStore;
 use crate::changes;
@@ -25,7 +26,7 @@ use crate::growing::{self, Growth};
 use crate::image::{Image, ImageRecord, LayerRecord};
 use crate::layers::NewLayer;
 use crate::pull::blocking;
-use crate::unpack::{self, Nothing, Unpacked};
+use crate::unpack::{self, Nothing, SourceFailed, Unpacked};
 
 /// What an imported image is to be.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +46,8 @@ pub type Pieces = mpsc::Receiver<Result<Bytes, String>>;
 
 /// Bytes packed between two reports to the unpacker.
 const BATCH_BYTES: usize = 256 << 10;
+/// Pieces between a server and the thread that packs them.
+const FETCHED_PIECES: usize = 8;
 
 impl ImageStore {
     /// Makes an image of a tar stream. What is wrong with the options is said
@@ -101,45 +104,88 @@ impl ImageStore {
                 size: layer.meta.size,
                 root: layer.meta.root,
             };
-            let image = store.keep_image(config, vec![record], name.into_iter().collect())?;
+            let names = name.into_iter().collect();
+            let image = store.keep_image(config, vec![record], names, None)?;
             drop(lease);
             Ok(image)
         })
         .await
     }
 
+    /// The same with an archive that is at a URL.
+    pub async fn import_from(
+        &self,
+        options: &ImportOptions,
+        url: &str,
+        cancel: &CancellationToken,
+    ) -> Result<Arc<Image>, ImageError> {
+        self.check_import(options)?;
+        let failed = |source| ImageError::Source {
+            url: url.to_owned(),
+            source: Box::new(source),
+        };
+        let cancelled = || ImageError::Cancelled {
+            what: format!("the import of {url}"),
+        };
+        let mut source = tokio::select! {
+            source = self.shared.client.fetch_source(url) => source.map_err(failed)?,
+            () = cancel.cancelled() => return Err(cancelled()),
+        };
+        let (sender, pieces) = mpsc::channel(FETCHED_PIECES);
+        let forward = async move {
+            loop {
+                let next = tokio::select! {
+                    next = source.next() => next.map_err(failed),
+                    () = cancel.cancelled() => Err(cancelled()),
+                };
+                let piece = match &next {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(piece)) => Ok(piece.clone()),
+                    Err(error) => Err(error.to_string()),
+                };
+                // An import that ended early says why itself.
+                if sender.send(piece).await.is_err() {
+                    return Ok(());
+                }
+                next?;
+            }
+        };
+        let (imported, forwarded) = tokio::join!(self.import(options, pieces), forward);
+        forwarded.and(imported)
+    }
+
+    /// Refuses what is wrong with the options.
+    fn check_import(&self, options: &ImportOptions) -> Result<(), ImageError> {
+        if let Some(text) = &options.reference {
+            self.new_name(text)?;
+        }
+        let mut container = ContainerConfig::default();
+        options
+            .changes
+            .iter()
+            .try_for_each(|change| changes::apply(&mut container, change))
+    }
+
     /// Writes configuration and manifest, brings everything to the disk, and records it.
-    fn keep_image(
+    pub(crate) fn keep_image(
         &self,
         config: ImageConfig,
         layers: Vec<LayerRecord>,
         tags: BTreeSet<gantry_oci::Reference>,
+        parent: Option<Digest>,
     ) -> Result<Arc<Image>, ImageError> {
-        let json = |value: serde_json::Result<Vec<u8>>| {
-            value.map_err(|error| ImageError::Stream {
-                reason: format!("its configuration cannot be written: {error}"),
-            })
-        };
         let content = &self.shared.content;
-        let config_raw = json(serde_json::to_vec(&config))?;
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(MediaType::OciManifest),
-            artifact_type: None,
-            config: Descriptor::of(MediaType::OciConfig, &config_raw),
-            layers: layers
-                .iter()
-                .map(|layer| layer.descriptor.clone())
-                .collect(),
-            subject: None,
-            annotations: None,
-        };
-        let id = manifest.config.digest.clone();
+        let config_raw = serde_json::to_vec(&config).map_err(unwritable)?;
+        let described = Descriptor::of(MediaType::OciConfig, &config_raw);
+        let id = described.digest.clone();
+        let descriptors = layers.iter().map(|layer| layer.descriptor.clone());
+        let manifest = manifest_of(described, descriptors.collect())?;
         content.put_known(&id, &config_raw, Commit::Deferred)?;
-        let manifest = content.put(&json(serde_json::to_vec(&manifest))?, Commit::Deferred)?;
+        let manifest = content.put(&manifest, Commit::Deferred)?;
         content.sync_all_pending()?;
         let image = Image {
             record: ImageRecord {
+                parent: parent.filter(|parent| *parent != id),
                 id,
                 manifest,
                 manifest_media_type: MediaType::OciManifest,
@@ -147,7 +193,6 @@ impl ImageStore {
                 layers,
                 tags,
                 digests: BTreeSet::new(),
-                parent: None,
             },
             config,
             config_raw: config_raw.into(),
@@ -212,6 +257,30 @@ impl ImageStore {
     }
 }
 
+/// The manifest of an image that has none yet. The same parts give the same bytes.
+pub(crate) fn manifest_of(
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+) -> Result<Vec<u8>, ImageError> {
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: Some(MediaType::OciManifest),
+        artifact_type: None,
+        config,
+        layers,
+        subject: None,
+        annotations: None,
+    };
+    serde_json::to_vec(&manifest).map_err(unwritable)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "map_err passes a value")]
+fn unwritable(error: serde_json::Error) -> ImageError {
+    ImageError::Stream {
+        reason: format!("its configuration cannot be written: {error}"),
+    }
+}
+
 fn drop_later<T: Send + 'static>(value: T) {
     // Its directory is removed, which blocks. Nobody waits for it.
     drop(tokio::task::spawn_blocking(move || drop(value)));
@@ -219,10 +288,7 @@ fn drop_later<T: Send + 'static>(value: T) {
 
 /// Keeps the stream packed. On an error what was written is gone.
 fn pack(mut writer: Writer, growth: Growth, pieces: Pieces) -> Result<Descriptor, ImageError> {
-    let mut source = PieceReader {
-        pieces,
-        current: Bytes::new(),
-    };
+    let mut source = PieceReader::new(pieces);
     let packed = pack_into(&mut writer, &growth, &mut source).and_then(|media_type| {
         // The reader has to find what is still in memory, too.
         writer.flush()?;
@@ -317,9 +383,18 @@ fn copy<W: Write>(
 }
 
 /// The pieces of a channel as one stream.
-struct PieceReader {
+pub(crate) struct PieceReader {
     pieces: Pieces,
     current: Bytes,
+}
+
+impl PieceReader {
+    pub(crate) const fn new(pieces: Pieces) -> Self {
+        Self {
+            pieces,
+            current: Bytes::new(),
+        }
+    }
 }
 
 impl Read for PieceReader {
@@ -327,7 +402,7 @@ impl Read for PieceReader {
         while self.current.is_empty() {
             match self.pieces.blocking_recv() {
                 Some(Ok(piece)) => self.current = piece,
-                Some(Err(reason)) => return Err(io::Error::other(reason)),
+                Some(Err(reason)) => return Err(io::Error::other(SourceFailed(reason))),
                 None => return Ok(0),
             }
         }

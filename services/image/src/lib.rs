@@ -16,14 +16,17 @@
 #![forbid(unsafe_code)]
 
 pub mod account;
+pub mod archive;
 mod catalogue;
 mod chain;
 mod changes;
 pub mod check;
+pub mod commit;
 pub mod config;
 mod disk;
 pub mod error;
 mod fetch;
+pub mod files;
 mod flight;
 mod garbage;
 mod growing;
@@ -35,6 +38,7 @@ mod layers;
 pub mod list;
 mod measure;
 pub mod names;
+pub mod pack;
 pub mod prune;
 pub mod pull;
 pub mod push;
@@ -45,6 +49,7 @@ mod restore;
 pub mod snapshots;
 mod store;
 mod tree_record;
+pub mod union;
 pub mod unpack;
 
 use std::path::Path;

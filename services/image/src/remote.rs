@@ -197,7 +197,11 @@ fn choose<'a>(
 }
 
 /// What manifest and configuration say must fit together.
-fn check_parts(parts: &Manifest, config: &ImageConfig, name: &str) -> Result<(), ImageError> {
+pub(crate) fn check_parts(
+    parts: &Manifest,
+    config: &ImageConfig,
+    name: &str,
+) -> Result<(), ImageError> {
     let unusable = |reason: String| ImageError::Unusable {
         reference: name.to_owned(),
         reason,

@@ -218,11 +218,7 @@ impl ImageStore {
         make(&upper, 0o755)?;
         make(&directory.join("work"), 0o700)?;
         // The upper directory's own attributes are what the container sees of `/`.
-        let root = root.unwrap_or(RootAttributes {
-            uid: 0,
-            gid: 0,
-            mode: 0o755,
-        });
+        let root = root.unwrap_or_default();
         fs::set_permissions(&upper, fs::Permissions::from_mode(root.mode))
             .and_then(|()| match (root.uid, root.gid) {
                 (0, 0) => Ok(()),
@@ -311,7 +307,7 @@ impl ImageStore {
 }
 
 /// What the image's layers make of the root directory: the top-most that says anything decides.
-fn root_of(image: &Image) -> Option<RootAttributes> {
+pub(crate) fn root_of(image: &Image) -> Option<RootAttributes> {
     image
         .record
         .layers

@@ -280,7 +280,9 @@ fn overlay(rootfs: types::Rootfs) -> Overlay {
         lower: rootfs.lower_dirs.into_iter().map(PathBuf::from).collect(),
         upper: path(rootfs.upper_dir),
         work: path(rootfs.work_dir),
-        options: Vec::new(),
+        // Some kernels keep an index by default, which gives a file that was changed under one
+        // name its other names too. A commit, which reads the layers without it, would not see that.
+        options: vec!["index=off".to_owned()],
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use gantry_integration_tests::image::{Blob, Builder, Image, Packing};
 use gantry_integration_tests::tar::{Member, append};
+use serde_json::Value;
 
 const LAYERS: u64 = 4;
 const DIRECTORIES: u64 = 60;
@@ -48,6 +49,24 @@ pub(crate) fn load() -> Result<Image> {
     let compressed: usize = blobs.iter().map(|blob| blob.bytes.len()).sum();
     eprintln!("bench: the large image has {} MB", compressed / 1_000_000);
     Ok(Image { blobs, manifest })
+}
+
+/// Another image with the same layers: its configuration names an author.
+///
+/// # Errors
+/// The image is not one of ours.
+pub(crate) fn sibling(image: &Image) -> Result<Image> {
+    let is_config = |blob: &&Blob| blob.media_type.contains("config");
+    let config = image.blobs.iter().find(is_config).context("no config")?;
+    let mut json: Value = serde_json::from_slice(&config.bytes)?;
+    json["author"] = "a sibling".into();
+    let other = Blob::new(&config.media_type, serde_json::to_vec(&json)?);
+    let mut manifest: Value = serde_json::from_slice(&image.manifest.bytes)?;
+    manifest["config"] = other.descriptor();
+    Ok(Image {
+        blobs: vec![other],
+        manifest: Blob::new(&image.manifest.media_type, serde_json::to_vec(&manifest)?),
+    })
 }
 
 fn make() -> Result<Image> {

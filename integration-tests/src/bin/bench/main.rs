@@ -7,7 +7,9 @@
 //! commands a person would type, and their ratios.
 #![forbid(unsafe_code)]
 
+mod archives;
 mod contestant;
+mod floor;
 mod large_image;
 mod memory;
 mod oci;
@@ -29,7 +31,7 @@ use statistics::Table;
 const USAGE: &str = "usage: bench --bin-dir DIR [--rounds N] [--pulls N] [--only NAME[,NAME]]
   --bin-dir DIR   where Gantry's binaries are
   --rounds N      runs of each short command (20)
-  --pulls N       pulls of the large image (2); 0: none
+  --pulls N       pulls, saves and loads of the large image (2); 0: none
   --only NAMES    contestants: gantry, docker, podman (all that are installed)";
 
 struct Arguments {
@@ -170,17 +172,35 @@ fn pulls(
     let large = large_image::load()?;
     eprintln!("bench: pushing the large image");
     push(&registry.address, "large", "latest", &large)?;
-    drop(large);
+    let sibling = large_image::sibling(&large)?;
+    push(&registry.address, "large", "sibling", &sibling)?;
+    let floor = floor::measure(&large)?;
+    drop((large, sibling));
     let reference = format!("{}/large:latest", registry.address);
+    let sibling = format!("{}/large:sibling", registry.address);
     let mut samples = vec![Vec::new(); contestants.len()];
+    let mut shared = samples.clone();
     for _ in 0..rounds {
-        for (contestant, samples) in contestants.iter().zip(&mut samples) {
+        for ((contestant, samples), shared) in contestants.iter().zip(&mut samples).zip(&mut shared)
+        {
             rustix::fs::sync();
             eprintln!("bench: {} pulls", contestant.name());
             samples.push(contestant.run(&["pull", "--quiet", &reference])?.took);
-            contestant.run(&["rmi", &reference])?;
+            // What the first has begun to write is not the second's to wait for.
+            rustix::fs::sync();
+            shared.push(contestant.run(&["pull", "--quiet", &sibling])?.took);
+            contestant.run(&["rmi", &reference, &sibling])?;
         }
     }
     table.times("pull, 525 MB in 4 gzip layers", &samples);
-    Ok(())
+    table.note(&format!(
+        "unavoidable in it: inflate {:.2} s, hash {:.2} s, write {:.2} s; together {:.2} s",
+        floor.inflate.as_secs_f64(),
+        floor.hash.as_secs_f64(),
+        floor.write.as_secs_f64(),
+        floor.sum().as_secs_f64(),
+    ));
+    table.times("pull of an image with the same layers", &shared);
+    memory::peaks(contestants, table)?;
+    archives::compare(contestants, &reference, rounds, table)
 }

@@ -65,6 +65,17 @@ pub(crate) fn idle_containers(
     Ok(())
 }
 
+/// The most that any of the services had in memory so far.
+pub(crate) fn peaks(contestants: &[Contestant], table: &mut Table) -> Result<()> {
+    let mut row = Vec::new();
+    for contestant in contestants {
+        let peaks = contestant.services()?.into_iter().map(peak);
+        row.push(peaks.max().unwrap_or(0));
+    }
+    table.sizes("peak memory of the service that pulls", &row);
+    Ok(())
+}
+
 fn keepers(contestant: &Contestant) -> Result<Vec<i32>> {
     Ok(audit::all_processes()?
         .into_iter()
@@ -83,6 +94,16 @@ fn pss(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     text.lines()
         .find_map(|line| line.strip_prefix("Pss:"))
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
+}
+
+/// Peak resident memory in bytes (proc(5), VmHWM); 0 for a process that is gone.
+fn peak(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
         .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok())
         .unwrap_or(0)
         * 1024

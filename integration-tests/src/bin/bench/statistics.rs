@@ -7,6 +7,7 @@ use std::time::Duration;
 pub(crate) struct Table {
     names: Vec<String>,
     rows: Vec<Row>,
+    notes: Vec<String>,
 }
 
 struct Row {
@@ -21,7 +22,13 @@ impl Table {
         Self {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             rows: Vec::new(),
+            notes: Vec::new(),
         }
+    }
+
+    /// A line below the table.
+    pub(crate) fn note(&mut self, text: &str) {
+        self.notes.push(text.to_owned());
     }
 
     /// A row of medians, with the fastest of each in brackets.
@@ -109,6 +116,9 @@ impl fmt::Display for Table {
                     _ => write!(f, " |")?,
                 }
             }
+        }
+        for note in &self.notes {
+            write!(f, "\n\n{note}")?;
         }
         Ok(())
     }

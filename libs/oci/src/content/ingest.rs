@@ -44,6 +44,12 @@ impl IngestKey {
         Self(format!("{}-{}", digest.algorithm(), digest.hex()))
     }
 
+    /// The digest that [`IngestKey::for_digest`] made this name of.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        self.0.replacen('-', ":", 1).parse().ok()
+    }
+
     /// A name that nobody else has: 128 random bits.
     #[must_use]
     #[expect(
@@ -124,6 +130,19 @@ pub struct Committed {
     pub size: u64,
     /// True when the store had it already.
     pub existed: bool,
+}
+
+/// Content that is whole and known by its digest, and has no name in the store
+/// yet: [`Store::commit_sealed`] gives it one, [`Store::remove_ingest`] removes
+/// it. Nobody has it locked; it is its holder's to know that it is in use.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Sealed {
+    /// The name of its ingest.
+    pub key: IngestKey,
+    /// The content's name to be.
+    pub digest: Digest,
+    /// The content's size in bytes.
+    pub size: u64,
 }
 
 /// Writes one ingest. Dropped without a commit, it leaves what it wrote to be resumed.
@@ -243,6 +262,36 @@ impl Store {
         }
     }
 
+    /// Opens an ingest for reading, while it grows or after.
+    pub fn open_ingest(&self, key: &IngestKey) -> Result<File, ContentError> {
+        let path = self.ingest_path(key);
+        File::open(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => ContentError::IngestNotFound { key: key.clone() },
+            _ => ContentError::io("open", &path)(source),
+        })
+    }
+
+    /// Gives sealed content its name, as [`Writer::commit`] would have done.
+    pub fn commit_sealed(
+        &self,
+        sealed: &Sealed,
+        durability: Commit,
+    ) -> Result<Committed, ContentError> {
+        let existed = self.keep_existing(&sealed.digest, sealed.size, durability)?;
+        if existed {
+            self.remove_ingest(&sealed.key)?;
+        } else {
+            let path = self.ingest_path(&sealed.key);
+            let file = self.open_ingest(&sealed.key)?;
+            self.name_blob(&file, &path, &sealed.digest, durability)?;
+        }
+        Ok(Committed {
+            digest: sealed.digest.clone(),
+            size: sealed.size,
+            existed,
+        })
+    }
+
     /// Removes an ingest that nobody is writing.
     pub fn remove_ingest(&self, key: &IngestKey) -> Result<(), ContentError> {
         let locked = self.lock_ingest(key, false)?;
@@ -360,10 +409,43 @@ impl Writer {
     /// Checks the content and gives it its name. Content that is wrong is
     /// removed; content that is merely too short stays, to be resumed.
     pub fn commit(
-        mut self,
+        self,
         expected: &Expected,
         durability: Commit,
     ) -> Result<Committed, ContentError> {
+        let (mut writer, found) = self.check(expected)?;
+        let size = writer.offset;
+        let existed = writer.store.keep_existing(&found, size, durability)?;
+        if existed {
+            writer.abort()?;
+        } else {
+            writer.settle()?;
+            writer
+                .store
+                .name_blob(writer.file.file(), &writer.path, &found, durability)?;
+        }
+        Ok(Committed {
+            digest: found,
+            size,
+            existed,
+        })
+    }
+
+    /// Checks the content and leaves it without a name, for a caller that does
+    /// not know yet whether anybody will want it. As with [`Writer::commit`],
+    /// content that is wrong is removed.
+    pub fn seal(self, expected: &Expected) -> Result<Sealed, ContentError> {
+        let (mut writer, digest) = self.check(expected)?;
+        writer.settle()?;
+        Ok(Sealed {
+            key: writer.key.clone(),
+            digest,
+            size: writer.offset,
+        })
+    }
+
+    /// The writer and the content's digest, if the content is what was expected.
+    fn check(mut self, expected: &Expected) -> Result<(Self, Digest), ContentError> {
         if self.broken {
             return Err(ContentError::Broken {
                 key: self.key.clone(),
@@ -408,23 +490,17 @@ impl Writer {
                 found,
             });
         }
-        let size = self.offset;
-        let existed = self.store.keep_existing(&found, size, durability)?;
-        if existed {
-            self.abort()?;
-        } else {
-            self.flush()?;
-            let file = self.file.file();
-            // What reserve() took beyond the end goes back.
-            file.set_len(size)
-                .map_err(ContentError::io("truncate", &self.path))?;
-            self.store.name_blob(file, &self.path, &found, durability)?;
-        }
-        Ok(Committed {
-            digest: found,
-            size,
-            existed,
-        })
+        Ok((self, found))
+    }
+
+    /// Brings the file to its final form.
+    fn settle(&mut self) -> Result<(), ContentError> {
+        self.flush()?;
+        // What reserve() took beyond the end goes back.
+        self.file
+            .file()
+            .set_len(self.offset)
+            .map_err(ContentError::io("truncate", &self.path))
     }
 
     /// Removes the ingest.

@@ -10,6 +10,7 @@ use gantry_proto::runtime::v1 as runtime;
 use gantry_proto::shim::v1 as shim;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 use wire::container_service_server::ContainerService;
@@ -17,9 +18,10 @@ use wire::container_service_server::ContainerService;
 use super::status::status;
 use super::{answer, request};
 use crate::engine::Engine;
-use crate::error::Result as DomainResult;
+use crate::error::{Error, Result as DomainResult};
 use crate::filter::Filter;
 use crate::lifecycle::attach::AttachEvent;
+use crate::lifecycle::commit::CommitWanted;
 use crate::lifecycle::exec::ExecEvent;
 use crate::lifecycle::list::ListWanted;
 use crate::lifecycle::run::RunEvent;
@@ -97,6 +99,24 @@ where
         .in_current_span(),
     );
     ReceiverStream::new(receiver)
+}
+
+/// Ends a stream with an error when the gateway stops: one that just ended would
+/// look whole.
+fn whole_or_failed<T: Send + 'static>(
+    stream: BoxStream<T>,
+    stopping: CancellationToken,
+) -> BoxStream<T> {
+    let step = |state: Option<(BoxStream<T>, CancellationToken)>| async {
+        let (mut stream, stopping) = state?;
+        let next = tokio::select! {
+            next = stream.next() => next?,
+            () = stopping.cancelled() => Err(status(Error::Stopping)),
+        };
+        let rest = next.is_ok().then_some((stream, stopping));
+        Some((next, rest))
+    };
+    futures::stream::unfold(Some((stream, stopping)), step).boxed()
 }
 
 #[tonic::async_trait]
@@ -355,15 +375,42 @@ impl ContainerService for Containers {
         }))
     }
 
-    async fn commit(&self, _request: Request<wire::CommitRequest>) -> Answer<wire::CommitResponse> {
-        Err(Status::unimplemented("commit"))
+    async fn commit(&self, request: Request<wire::CommitRequest>) -> Answer<wire::CommitResponse> {
+        let request = request.into_inner();
+        let entry = self.find(&request.container)?;
+        let wanted = CommitWanted {
+            reference: request.reference,
+            author: request.author,
+            message: request.message,
+            changes: request.changes,
+            no_pause: request.no_pause,
+        };
+        let engine = Arc::clone(&self.engine);
+        // To its end, so that a container that was frozen for it goes on.
+        let commit = async move { verbs::commit::commit(&engine, &entry, wanted).await };
+        let committed = to_its_end(commit).await.map_err(status)?;
+        Ok(Response::new(wire::CommitResponse {
+            image: committed.0.image,
+        }))
     }
 
-    async fn diff(&self, _request: Request<wire::DiffRequest>) -> Answer<Self::DiffStream> {
-        Err(Status::unimplemented("diff"))
+    async fn diff(&self, request: Request<wire::DiffRequest>) -> Answer<Self::DiffStream> {
+        let entry = self.find(&request.into_inner().container)?;
+        let changes = verbs::files::diff(&self.engine, &entry).await;
+        let changes = changes
+            .map_err(status)?
+            .map(|some| some.map(|some| some.0).map_err(status));
+        let changes = whole_or_failed(changes.boxed(), self.engine.stopping.clone());
+        Ok(Response::new(changes))
     }
 
-    async fn export(&self, _request: Request<wire::ExportRequest>) -> Answer<Self::ExportStream> {
-        Err(Status::unimplemented("export"))
+    async fn export(&self, request: Request<wire::ExportRequest>) -> Answer<Self::ExportStream> {
+        let entry = self.find(&request.into_inner().container)?;
+        let chunks = verbs::files::export(&self.engine, &entry).await;
+        let chunks = chunks
+            .map_err(status)?
+            .map(|chunk| chunk.map(|chunk| chunk.0).map_err(status));
+        let chunks = whole_or_failed(chunks.boxed(), self.engine.stopping.clone());
+        Ok(Response::new(chunks))
     }
 }

@@ -5,10 +5,12 @@
 //! gone: callers run it in a task of its own ([`to_its_end`]).
 
 pub mod attach;
+pub mod commit;
 pub mod create;
 pub mod ended;
 pub mod events;
 pub mod exec;
+pub mod files;
 pub mod inspect;
 pub mod kill;
 pub mod list;

@@ -2,7 +2,7 @@
 
 use futures::stream::{BoxStream, StreamExt as _};
 use gantry_kit::client::{Client, MESSAGE_LIMIT};
-use gantry_oci::ImageConfig;
+use gantry_oci::{ContainerConfig, ImageConfig};
 use gantry_proto::image::v1 as wire;
 use wire::image_service_client::ImageServiceClient;
 use wire::snapshot_service_client::SnapshotServiceClient;
@@ -23,6 +23,43 @@ pub struct Prepared {
 /// One message of a pull's progress, passed on as it came.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PullProgress(pub Box<wire::PullResponse>);
+
+/// Some of what a container changed, passed on as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changes(pub wire::DiffResponse);
+
+pub type ChangeStream = BoxStream<'static, Result<Changes>>;
+
+/// Some bytes of an archive, passed on as they came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chunk(pub wire::ExportResponse);
+
+pub type ChunkStream = BoxStream<'static, Result<Chunk>>;
+
+/// What an image made of a container is to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewImage {
+    /// Empty: it gets no name.
+    pub reference: String,
+    pub author: String,
+    pub message: String,
+    /// Dockerfile instructions.
+    pub changes: Vec<String>,
+    /// What the container ran with.
+    pub config: ContainerConfig,
+}
+
+/// The image that was made, passed on as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed(pub wire::CommitResponse);
+
+impl Committed {
+    #[must_use]
+    pub fn image_id(&self) -> String {
+        let image = self.0.image.as_ref();
+        image.map(|image| image.id.clone()).unwrap_or_default()
+    }
+}
 
 #[derive(Clone, Debug)]
 pub struct Images {
@@ -82,6 +119,55 @@ impl Images {
         };
         let answer = self.snapshots.clone().delete(request).await;
         answer.map(|_deleted| ()).map_err(|status| error(&status))
+    }
+
+    /// Makes an image of a container.
+    ///
+    /// # Errors
+    /// A wish is not usable, or the service fails.
+    pub async fn commit(&self, id: &str, new: NewImage) -> Result<Committed> {
+        let config = serde_json::to_vec(&new.config)
+            .map_err(|problem| Error::invalid("image configuration", problem.to_string()))?;
+        let request = wire::CommitRequest {
+            container_id: id.to_owned(),
+            reference: new.reference,
+            author: new.author,
+            message: new.message,
+            changes: new.changes,
+            config: config.into(),
+            created: None,
+        };
+        let answer = self.snapshots.clone().commit(request).await;
+        let answer = answer.map_err(|status| error(&status))?;
+        Ok(Committed(answer.into_inner()))
+    }
+
+    /// What a container changed in its files.
+    ///
+    /// # Errors
+    /// The service fails.
+    pub async fn diff(&self, id: &str) -> Result<ChangeStream> {
+        let request = wire::DiffRequest {
+            container_id: id.to_owned(),
+        };
+        let answer = self.snapshots.clone().diff(request).await;
+        let changes = answer.map_err(|status| error(&status))?.into_inner();
+        let changes = changes.map(|some| some.map(Changes).map_err(|status| error(&status)));
+        Ok(changes.boxed())
+    }
+
+    /// A container's whole file system, as a tar.
+    ///
+    /// # Errors
+    /// The service fails.
+    pub async fn export(&self, id: &str) -> Result<ChunkStream> {
+        let request = wire::ExportRequest {
+            container_id: id.to_owned(),
+        };
+        let answer = self.snapshots.clone().export(request).await;
+        let chunks = answer.map_err(|status| error(&status))?.into_inner();
+        let chunks = chunks.map(|chunk| chunk.map(Chunk).map_err(|status| error(&status)));
+        Ok(chunks.boxed())
     }
 
     /// Owners of all writable layers.

@@ -19,7 +19,9 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::error::{Error, Peer, Result};
 
-pub use image::{Images, Prepared, PullProgress};
+pub use image::{
+    ChangeStream, Changes, Chunk, ChunkStream, Committed, Images, NewImage, Prepared, PullProgress,
+};
 pub use network::{EndpointWanted, Networks};
 pub use runtime::{
     ContainerWanted, EtcFile, EventKind, EventStream, ExecWanted, Live, LiveStatus, LogBatch,

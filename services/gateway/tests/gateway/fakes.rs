@@ -249,8 +249,16 @@ impl image::snapshot_service_server::SnapshotService for Fake {
         Err(Status::unimplemented("diff"))
     }
 
-    async fn commit(&self, _: Request<image::CommitRequest>) -> Answer<image::CommitResponse> {
-        Err(Status::unimplemented("commit"))
+    async fn commit(
+        &self,
+        request: Request<image::CommitRequest>,
+    ) -> Answer<image::CommitResponse> {
+        self.0.before("commit").await?;
+        let image = image::Image {
+            tags: vec![request.into_inner().reference],
+            ..Default::default()
+        };
+        Ok(Response::new(image::CommitResponse { image: Some(image) }))
     }
 
     async fn export(&self, _: Request<image::ExportRequest>) -> Answer<Self::ExportStream> {

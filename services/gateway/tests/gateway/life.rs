@@ -282,3 +282,58 @@ async fn the_removal_of_an_image_is_told_what_runs() {
     let removed = images.remove(request()).await.unwrap().into_inner();
     assert_eq!(removed.deleted, Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_freezes_a_container_and_lets_it_go_on_whatever_comes_of_it() {
+    let bench = Bench::new().await;
+    let mut run = bench.run(open(false, true)).await;
+    let id = run.started().await;
+    let commit = |no_pause: bool| {
+        let mut client = bench.client();
+        let request = wire::CommitRequest {
+            container: id.clone(),
+            reference: "mine:1".to_owned(),
+            no_pause,
+            ..Default::default()
+        };
+        async move { client.commit(request).await }
+    };
+    let calls = || {
+        let calls = std::mem::take(&mut *bench.world.calls.lock().unwrap());
+        let of_a_commit = |call: &String| matches!(&**call, "pause" | "commit" | "resume");
+        calls.into_iter().filter(of_a_commit).collect::<Vec<_>>()
+    };
+    let state = async || bench.list().await[0].state();
+    calls();
+    let image = commit(false).await.unwrap().into_inner().image.unwrap();
+    assert_eq!(image.tags, ["mine:1"]);
+    assert_eq!(calls(), ["pause", "commit", "resume"]);
+    assert_eq!(state().await, wire::ContainerState::Running);
+    commit(true).await.unwrap();
+    assert_eq!(calls(), ["commit"]);
+    // One that a person froze stays so.
+    let pause = wire::PauseRequest {
+        container: id.clone(),
+    };
+    bench.client().pause(pause).await.unwrap();
+    commit(false).await.unwrap();
+    assert_eq!(calls(), ["pause", "commit"]);
+    assert_eq!(state().await, wire::ContainerState::Paused);
+    let unpause = wire::UnpauseRequest {
+        container: id.clone(),
+    };
+    bench.client().unpause(unpause).await.unwrap();
+    calls();
+    bench.world.fail("commit", "TOLD_TO_FAIL");
+    let error = commit(false).await.unwrap_err();
+    assert!(gantry_kit::fault::Fault::from_status(&error).is("TOLD_TO_FAIL"));
+    assert_eq!(calls(), ["pause", "commit", "resume"]);
+    assert_eq!(state().await, wire::ContainerState::Running);
+    // What does not run is not frozen.
+    bench.world.exit(&id, 0, 0);
+    let ended = || bench.world.endpoints.lock().unwrap().is_empty();
+    bench.until("the end", |_| ended()).await;
+    calls();
+    commit(false).await.unwrap_err();
+    assert_eq!(calls(), ["commit"]);
+}

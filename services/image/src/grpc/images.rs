@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answer, EventStream, ImageGrpc, wire};
 use crate::error::ImageError;
+use crate::image::Image;
 use crate::import::ImportOptions;
 use crate::list::Filter;
 use crate::pull::PullOptions;
@@ -72,6 +73,12 @@ impl ImageService for ImageGrpc {
             message: header.message,
             platform: header.platform.map(wire::platform),
         };
+        if !header.source_url.is_empty() {
+            let image = self.import_from(options, header.source_url).await?;
+            return Ok(Response::new(proto::ImportResponse {
+                image: Some(wire::image(&image)),
+            }));
+        }
         let (sender, pieces) = mpsc::channel(IMPORT_PIECES);
         let stopping = self.stopping.clone();
         let forward = async move {
@@ -184,8 +191,38 @@ impl ImageService for ImageGrpc {
 
     async fn compare_images(
         &self,
-        _request: Request<proto::CompareImagesRequest>,
+        request: Request<proto::CompareImagesRequest>,
     ) -> Answer<Self::CompareImagesStream> {
-        Err(Status::unimplemented("compare"))
+        let request = request.into_inner();
+        // Said at once, and not as the first message of a stream.
+        for reference in [&request.from, &request.to] {
+            self.store.resolve(reference)?;
+        }
+        let changes = self.pieces(move |store, give| {
+            store.compare_images(&request.from, &request.to, &mut |changes| {
+                let changes = changes.into_iter().map(wire::change).collect();
+                give(proto::CompareImagesResponse { changes })
+            })
+        });
+        Ok(Response::new(changes))
+    }
+}
+
+impl ImageGrpc {
+    /// Imports an archive that this service fetches. A caller that goes away ends it.
+    async fn import_from(
+        &self,
+        options: ImportOptions,
+        url: String,
+    ) -> Result<Arc<Image>, ImageError> {
+        let cancel = self.stopping.child_token();
+        let _caller = cancel.clone().drop_guard();
+        let store = self.store.clone();
+        // On a task of its own, so that an import whose caller is gone cleans up.
+        let importing =
+            tokio::spawn(async move { store.import_from(&options, &url, &cancel).await });
+        importing
+            .await
+            .map_err(|_| ImageError::TaskLost { what: "an import" })?
     }
 }

@@ -17,7 +17,7 @@ use gantry_proto::image::v1::image_service_server::ImageServiceServer;
 use gantry_proto::image::v1::snapshot_service_server::SnapshotServiceServer;
 use gantry_proto::image::v1::store_service_server::StoreServiceServer;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Response, Status};
@@ -41,6 +41,9 @@ pub struct ImageGrpc {
     store: ImageStore,
     stopping: CancellationToken,
 }
+
+/// Messages of a stream that wait for who takes them.
+const PIECES: usize = 8;
 
 type Answer<T> = Result<Response<T>, Status>;
 type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -80,6 +83,41 @@ impl ImageGrpc {
     ) -> Result<T, Status> {
         let store = self.store.clone();
         Ok(blocking("a call", move || work(&store)).await?)
+    }
+
+    /// Starts work that blocks and gives messages while it runs, at the pace of
+    /// who takes them. It ends when the caller is gone or the service stops.
+    fn pieces<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ImageStore, &mut dyn FnMut(T) -> bool) -> Result<(), ImageError>
+        + Send
+        + 'static,
+    ) -> EventStream<T> {
+        let (sender, receiver) = mpsc::channel(PIECES);
+        let store = self.store.clone();
+        let stopping = self.stopping.clone();
+        let runtime = tokio::runtime::Handle::current();
+        let span = tracing::Span::current();
+        tokio::task::spawn_blocking(move || {
+            let _in_span = span.enter();
+            let give = |message: Result<T, Status>| {
+                runtime.block_on(async {
+                    tokio::select! {
+                        sent = sender.send(message) => sent.is_ok(),
+                        () = stopping.cancelled() => false,
+                    }
+                })
+            };
+            let worked = work(&store, &mut |message| give(Ok(message)));
+            let last = match worked {
+                Err(error) => Err(Status::from(error)),
+                Ok(()) if stopping.is_cancelled() => Err(Status::unavailable("the service stops")),
+                Ok(()) => return,
+            };
+            // A caller that is gone, or does not take it, need not know.
+            sender.try_send(last).ok();
+        });
+        Box::pin(ReceiverStream::new(receiver))
     }
 
     /// Starts work that reports while it runs. It is cancelled when the caller

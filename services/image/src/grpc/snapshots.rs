@@ -2,10 +2,12 @@
 
 use gantry_proto::image::v1 as proto;
 use gantry_proto::image::v1::snapshot_service_server::SnapshotService;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
 use super::{Answer, EventStream, ImageGrpc, wire};
 use crate::ImageStore;
+use crate::commit::CommitOptions;
+use crate::error::ImageError;
 
 #[tonic::async_trait]
 impl SnapshotService for ImageGrpc {
@@ -65,18 +67,53 @@ impl SnapshotService for ImageGrpc {
         }))
     }
 
-    async fn diff(&self, _request: Request<proto::DiffRequest>) -> Answer<Self::DiffStream> {
-        Err(Status::unimplemented("diff"))
+    async fn diff(&self, request: Request<proto::DiffRequest>) -> Answer<Self::DiffStream> {
+        let container = request.into_inner().container_id;
+        // Said at once, and not as the first message of a stream.
+        self.store.get_snapshot(&container)?;
+        let changes = self.pieces(move |store, give| {
+            store.diff(&container, &mut |changes| {
+                let changes = changes.into_iter().map(wire::change).collect();
+                give(proto::DiffResponse { changes })
+            })
+        });
+        Ok(Response::new(changes))
     }
 
     async fn commit(
         &self,
-        _request: Request<proto::CommitRequest>,
+        request: Request<proto::CommitRequest>,
     ) -> Answer<proto::CommitResponse> {
-        Err(Status::unimplemented("commit"))
+        let request = request.into_inner();
+        let cancel = self.stopping.child_token();
+        let _caller = cancel.clone().drop_guard();
+        let options = CommitOptions {
+            reference: Some(request.reference).filter(|text| !text.is_empty()),
+            author: request.author,
+            message: request.message,
+            changes: request.changes,
+            config: wire::container_config(&request.config)?,
+            created: request.created.map(wire::time).transpose()?,
+            cancel,
+        };
+        // On a task of its own, so that a commit whose caller is gone cleans up.
+        let store = self.store.clone();
+        let container = request.container_id;
+        let committing = tokio::spawn(async move { store.commit(&container, &options).await });
+        let image = committing
+            .await
+            .map_err(|_| ImageError::TaskLost { what: "a commit" })??;
+        Ok(Response::new(proto::CommitResponse {
+            image: Some(wire::image(&image)),
+        }))
     }
 
-    async fn export(&self, _request: Request<proto::ExportRequest>) -> Answer<Self::ExportStream> {
-        Err(Status::unimplemented("export"))
+    async fn export(&self, request: Request<proto::ExportRequest>) -> Answer<Self::ExportStream> {
+        let container = request.into_inner().container_id;
+        self.store.get_snapshot(&container)?;
+        let chunks = self.pieces(move |store, give| {
+            store.export(&container, |chunk| give(proto::ExportResponse { chunk }))
+        });
+        Ok(Response::new(chunks))
     }
 }

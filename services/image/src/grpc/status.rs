@@ -3,8 +3,9 @@
 use gantry_kit::fault::{Fault, chain};
 use tonic::{Code, Status};
 
+use crate::archive::ArchiveError;
 use crate::error::ImageError;
-use crate::registry_client::RegistryError;
+use crate::registry_client::{RegistryError, SourceError};
 
 const DOMAIN: &str = "gantry.image";
 
@@ -77,6 +78,17 @@ impl From<ImageError> for Status {
             ImageError::SnapshotNotFound { container } => {
                 fault(Code::NotFound, "SNAPSHOT_NOT_FOUND").with("container", container)
             }
+            ImageError::Files { of, .. } => {
+                fault(Code::Internal, "FILES_UNREADABLE").with("object", of)
+            }
+            ImageError::Pack { of, .. } => {
+                fault(Code::FailedPrecondition, "FILES_NOT_ARCHIVABLE").with("object", of)
+            }
+            ImageError::NewConfig { .. } => fault(Code::InvalidArgument, "INVALID_CONFIG"),
+            ImageError::Field { field, .. } => {
+                fault(Code::InvalidArgument, "INVALID_FIELD").with("field", field)
+            }
+            ImageError::Source { url, source } => source_of_import(url, source, &message),
             ImageError::ContainerId { text } => {
                 fault(Code::InvalidArgument, "INVALID_CONTAINER_ID").with("container", text)
             }
@@ -89,12 +101,56 @@ impl From<ImageError> for Status {
             ImageError::Filter { key, value, .. } => fault(Code::InvalidArgument, "INVALID_FILTER")
                 .with("key", key)
                 .with("value", value),
+            ImageError::Archive(source) => archive(source, &message),
             ImageError::Stream { .. } => fault(Code::Aborted, "STREAM_BROKEN"),
             ImageError::Cancelled { .. } => fault(Code::Cancelled, "CANCELLED"),
             ImageError::TaskLost { .. } => fault(Code::Internal, "TASK_LOST"),
         }
         .into()
     }
+}
+
+fn archive(error: &ArchiveError, message: &str) -> Fault {
+    let fault = |code: Code, reason: &str| Fault::new(code, DOMAIN, reason, message);
+    match error {
+        ArchiveError::Empty
+        | ArchiveError::Damaged(_)
+        | ArchiveError::NoList
+        | ArchiveError::NoImage { .. }
+        | ArchiveError::TooOld => fault(Code::InvalidArgument, "ARCHIVE_UNUSABLE"),
+        ArchiveError::Entry { path, .. }
+        | ArchiveError::Missing { path, .. }
+        | ArchiveError::Digest { path, .. }
+        | ArchiveError::Document { path, .. } => {
+            fault(Code::InvalidArgument, "ARCHIVE_UNUSABLE").with("entry", path)
+        }
+        ArchiveError::Limit { what, limit } => fault(Code::InvalidArgument, "ARCHIVE_TOO_LARGE")
+            .with("what", what)
+            .with("limit", limit),
+        ArchiveError::NotPacked { reference, digest } => {
+            fault(Code::FailedPrecondition, "LAYER_NOT_PACKED")
+                .with("reference", reference)
+                .with("layer", digest)
+        }
+    }
+}
+
+fn source_of_import(url: &str, error: &SourceError, message: &str) -> Fault {
+    let fault = |code: Code, reason: &str| Fault::new(code, DOMAIN, reason, message);
+    match error {
+        SourceError::Url { .. } => fault(Code::InvalidArgument, "INVALID_URL"),
+        SourceError::Status { status, .. } => {
+            fault(Code::FailedPrecondition, "SOURCE_REFUSED").with("status", status.as_u16())
+        }
+        SourceError::Circle | SourceError::Redirect { .. } => {
+            fault(Code::FailedPrecondition, "SOURCE_REDIRECTS")
+        }
+        SourceError::Unreachable { .. }
+        | SourceError::Broken { .. }
+        | SourceError::Stalled { .. }
+        | SourceError::Client(_) => fault(Code::Unavailable, "SOURCE_UNREACHABLE"),
+    }
+    .with("url", url)
 }
 
 fn registry(error: &RegistryError, message: &str) -> Fault {

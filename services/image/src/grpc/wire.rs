@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use gantry_oci::{Platform, Reference};
+use gantry_oci::{ContainerConfig, Platform, Reference};
 use gantry_proto::image::v1 as proto;
 use gantry_proto::types::v1 as types;
 
 use crate::error::ImageError;
+use crate::files::{Change, ChangeKind};
 use crate::image::Image;
 use crate::list::Filter;
 use crate::pull::{Event, LayerState, Pulled};
@@ -61,6 +62,37 @@ pub(super) fn timestamp(time: jiff::Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: time.as_second(),
         nanos: time.subsec_nanosecond(),
+    }
+}
+
+/// A point in time that a caller gave.
+pub(super) fn time(wire: prost_types::Timestamp) -> Result<jiff::Timestamp, ImageError> {
+    jiff::Timestamp::new(wire.seconds, wire.nanos).map_err(|error| ImageError::Field {
+        field: "created",
+        reason: error.to_string(),
+    })
+}
+
+/// The `config` object of a configuration. Empty: absent.
+pub(super) fn container_config(json: &[u8]) -> Result<Option<ContainerConfig>, ImageError> {
+    if json.is_empty() {
+        return Ok(None);
+    }
+    let config = serde_json::from_slice(json);
+    config
+        .map(Some)
+        .map_err(|source| ImageError::NewConfig { source })
+}
+
+pub(super) fn change(change: Change) -> proto::Change {
+    let kind = match change.kind {
+        ChangeKind::Modified => proto::ChangeKind::Modified,
+        ChangeKind::Added => proto::ChangeKind::Added,
+        ChangeKind::Deleted => proto::ChangeKind::Deleted,
+    };
+    proto::Change {
+        path: String::from_utf8_lossy(&change.path).into_owned(),
+        kind: kind.into(),
     }
 }
 
@@ -132,7 +164,7 @@ const fn layer_state(state: LayerState) -> proto::LayerState {
     }
 }
 
-fn layer_progress(event: Event) -> Option<proto::LayerProgress> {
+pub(super) fn layer_progress(event: Event) -> Option<proto::LayerProgress> {
     match event {
         Event::Layer {
             digest,

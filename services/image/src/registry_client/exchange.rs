@@ -202,7 +202,7 @@ impl Failure {
 
 /// The innermost cause that says something: "Connection refused", "certificate
 /// has expired". What is around it repeats that something could not be done.
-fn shortest_cause(
+pub(super) fn shortest_cause(
     error: Box<hyper_util::client::legacy::Error>,
 ) -> Box<dyn StdError + Send + Sync> {
     let mut cause: &(dyn StdError + 'static) = error.as_ref();

@@ -24,6 +24,7 @@ mod download;
 mod error;
 mod exchange;
 mod hosts;
+mod source;
 mod token;
 mod transport;
 mod upload;
@@ -36,6 +37,7 @@ use gantry_oci::Reference;
 pub use download::BlobStream;
 pub use error::RegistryError;
 pub use hosts::{Credentials, HostConfig, Hosts};
+pub use source::{SourceError, SourceStream};
 pub use upload::{BlobSource, Upload};
 
 use exchange::Endpoint;

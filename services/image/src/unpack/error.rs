@@ -8,10 +8,10 @@ use gantry_oci::{Compression, Digest};
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     /// The bytes of the layer could not be had.
-    #[error("reading the layer's bytes failed")]
+    #[error("reading its bytes failed")]
     Read(#[source] io::Error),
     /// The bytes are not what their first bytes claim to be.
-    #[error("the layer's {} data is damaged", name_of(*.format))]
+    #[error("its {} data is damaged", name_of(*.format))]
     Inflate {
         /// What the first bytes say.
         format: Compression,
@@ -64,7 +64,7 @@ pub enum UnpackError {
         source: io::Error,
     },
     /// More of something than the configuration allows.
-    #[error("the layer has more than {limit} {what} (see [image.limits])")]
+    #[error("there are more than {limit} {what} (see [image.limits])")]
     Limit { what: &'static str, limit: u64 },
     /// A layer below, which a hard link or a directory needs, did not arrive.
     #[error("a layer below this one, which it needs, is not there: {reason}")]

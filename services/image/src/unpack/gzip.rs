@@ -19,7 +19,7 @@ const FLAGS_RESERVED: u8 = 0xe0;
 
 /// Whether the checksum of each member is compared.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Checksum {
+pub(crate) enum Checksum {
     Compared,
     /// A better one is compared by the caller.
     Left,

@@ -1,10 +1,10 @@
-//! The inflating half of unpacking: compressed bytes in, chunks of tar out, on a thread of its own.
+//! The inflating half of reading an archive: compressed bytes in, chunks of tar out, on a thread of its own.
 //!
 //! Inflating costs as much as everything else together, so it overlaps with
 //! hashing and writing. The two threads share a handful of chunks that go
 //! round: full ones down one channel, empty ones back up another.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -28,13 +28,29 @@ enum Message {
     Failed(UnpackError),
 }
 
+/// Who is shown what passes.
+pub(crate) trait Passing {
+    fn passed(&mut self, bytes: &[u8]);
+}
+
+impl Passing for Hasher {
+    fn passed(&mut self, bytes: &[u8]) {
+        self.update(bytes);
+    }
+}
+
+/// Nobody.
+impl Passing for () {
+    fn passed(&mut self, _bytes: &[u8]) {}
+}
+
 /// The inflated stream, hashed as it passes.
-pub(super) struct TarStream {
+pub(crate) struct TarStream<H = Hasher> {
     full: Receiver<Message>,
     empty: SyncSender<Vec<u8>>,
     compressed: Arc<AtomicU64>,
     limits: Limits,
-    hasher: Hasher,
+    hasher: H,
     /// Header bytes that straddle chunks.
     carry: Vec<u8>,
     carry_at: usize,
@@ -58,13 +74,13 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-impl TarStream {
+impl<H: Passing> TarStream<H> {
     /// Starts inflating. The thread ends with the source, or at its next chunk
     /// once this stream is dropped.
-    pub(super) fn start<R: Read + Send + 'static>(
+    pub(crate) fn start<R: Read + Send + 'static>(
         source: R,
         limits: &Limits,
-        hasher: Hasher,
+        hasher: H,
         checksum: Checksum,
     ) -> Result<Self, UnpackError> {
         let (full_sender, full) = sync_channel(CHUNKS);
@@ -101,13 +117,13 @@ impl TarStream {
     }
 
     /// Bytes of tar taken from the stream so far.
-    pub(super) fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         let held = (self.carry.len() - self.carry_at) + (self.chunk.len() - self.chunk_at);
         self.received - held as u64
     }
 
     /// The next bytes, at least one unless the stream has ended.
-    pub(super) fn peek(&mut self) -> Result<&[u8], UnpackError> {
+    pub(crate) fn peek(&mut self) -> Result<&[u8], UnpackError> {
         if self.carry_at < self.carry.len() {
             return Ok(&self.carry[self.carry_at..]);
         }
@@ -118,7 +134,7 @@ impl TarStream {
     }
 
     /// The next bytes, at least `wanted` unless the stream ends before.
-    pub(super) fn peek_at_least(&mut self, wanted: usize) -> Result<&[u8], UnpackError> {
+    pub(crate) fn peek_at_least(&mut self, wanted: usize) -> Result<&[u8], UnpackError> {
         if self.carry_at == self.carry.len() && self.chunk.len() - self.chunk_at >= wanted {
             return Ok(&self.chunk[self.chunk_at..]);
         }
@@ -142,14 +158,14 @@ impl TarStream {
     }
 
     /// Marks bytes that were peeked at as taken.
-    pub(super) fn advance(&mut self, count: usize) {
+    pub(crate) fn advance(&mut self, count: usize) {
         let from_carry = count.min(self.carry.len() - self.carry_at);
         self.carry_at += from_carry;
         self.chunk_at = (self.chunk_at + count - from_carry).min(self.chunk.len());
     }
 
     /// Takes everything to the end of the stream, so that it is hashed.
-    pub(super) fn drain(&mut self) -> Result<(), UnpackError> {
+    pub(crate) fn drain(&mut self) -> Result<(), UnpackError> {
         while !self.ended {
             self.next_chunk()?;
         }
@@ -160,7 +176,7 @@ impl TarStream {
     }
 
     /// The hash and the length of all that was received.
-    pub(super) fn finish(self) -> (Hasher, u64) {
+    pub(super) fn finish(self) -> (H, u64) {
         (self.hasher, self.received)
     }
 
@@ -173,7 +189,7 @@ impl TarStream {
         }
         match self.full.recv() {
             Ok(Message::Chunk(chunk)) => {
-                self.hasher.update(&chunk);
+                self.hasher.passed(&chunk);
                 self.received += chunk.len() as u64;
                 self.chunk = chunk;
                 self.check_limits()
@@ -224,14 +240,31 @@ fn inflate<R: Read>(
         Compression::None => pump(format, source, full, empty),
         Compression::Gzip => pump(format, Members::new(source, checksum), full, empty),
         Compression::Zstd => {
-            let damaged = |source| UnpackError::Inflate { format, source };
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(source).map_err(damaged)?;
-            decoder
-                .window_log_max(ZSTD_WINDOW_LOG_MAX)
-                .map_err(damaged)?;
+            let decoder =
+                zstd_decoder(source).map_err(|source| UnpackError::Inflate { format, source })?;
             pump(format, decoder, full, empty)
         }
     }
+}
+
+fn zstd_decoder<R: BufRead>(source: R) -> io::Result<zstd::stream::read::Decoder<'static, R>> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+    Ok(decoder)
+}
+
+/// The tar in a packed layer, inflated on the reader's own thread.
+pub(crate) fn inflated<R: Read + Send + 'static>(
+    mut source: R,
+) -> io::Result<Box<dyn Read + Send>> {
+    let head = first_bytes(&mut source)?;
+    let format = Compression::detect(&head);
+    let source = BufReader::with_capacity(CHUNK_BYTES, io::Cursor::new(head).chain(source));
+    Ok(match format {
+        Compression::None => Box::new(source),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
+        Compression::Zstd => Box::new(zstd_decoder(source)?),
+    })
 }
 
 /// Four bytes are enough to see a format. A source that is still growing may

@@ -20,6 +20,7 @@
 mod entry;
 mod error;
 mod gzip;
+mod header;
 mod inflate;
 mod limits;
 mod lower;
@@ -34,20 +35,20 @@ use std::io::{Read, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use gantry_oci::{Algorithm, Digest, Hasher};
-use rustix::fs::{FileType, Gid, Mode, Timespec, Uid, XattrFlags};
+use rustix::fs::{FileType, Gid, Mode, Stat, Timespec, Uid, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use tar_core::parse::{ParseEvent, Parser};
 
 pub use error::UnpackError;
 pub(crate) use error::shown;
+pub(crate) use gzip::Checksum;
+pub(crate) use header::{Header, Headers};
 pub use inflate::SourceFailed;
+pub(crate) use inflate::{TarStream, inflated};
 pub use limits::Limits;
 pub use lower::{Lower, Nothing};
 
 use entry::{Entry, Kind};
-use gzip::Checksum;
-use inflate::TarStream;
 use lower::{EPOCH, LowerLayers};
 use path::LayerPath;
 use tree::{Ownership, Tree, write_error};
@@ -88,6 +89,27 @@ pub struct RootAttributes {
     pub uid: u32,
     pub gid: u32,
     pub mode: u32,
+}
+
+impl Default for RootAttributes {
+    /// What a root directory is where no layer says anything.
+    fn default() -> Self {
+        Self {
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+        }
+    }
+}
+
+impl RootAttributes {
+    pub(crate) const fn of(stat: &Stat) -> Self {
+        Self {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mode: stat.st_mode & 0o7777,
+        }
+    }
 }
 
 /// Unpacks an archive into an empty directory. Blocks; on an error the
@@ -160,27 +182,18 @@ struct Unpacker<'a> {
     known: KnownContent,
 }
 
-enum Step {
-    Entry(Box<Entry>),
-    Skip,
-    End,
-}
-
 impl Unpacker<'_> {
     fn run(&mut self) -> Result<(), UnpackError> {
         let own = Ownership::IMPLIED_DIRECTORY;
         self.tree.set_ownership(&LayerPath::default(), own, true)?;
-        let mut parser = Parser::new(tar_core::parse::Limits {
-            max_metadata_size: 1 << 20,
-            max_path_len: u32::try_from(self.limits.path_bytes).ok(),
-            ..tar_core::parse::Limits::default()
-        });
-        // Times may be negative and fractional, which tar-core refuses or cuts;
-        // `entry` reads these values itself and refuses what is no number.
-        parser.set_ignore_pax_errors(true);
+        let mut headers = Headers::new(self.limits.path_bytes);
+        let limits = self.limits.clone();
         loop {
-            match self.next(&mut parser)? {
-                Step::Entry(entry) => {
+            let header = headers.next(&mut self.stream, |parsed, sparse| {
+                Entry::read(parsed, sparse, &limits)
+            })?;
+            match header {
+                Header::Entry(entry) => {
                     self.entries += 1;
                     if self.entries > self.limits.entries {
                         return Err(UnpackError::Limit {
@@ -188,58 +201,11 @@ impl Unpacker<'_> {
                             limit: self.limits.entries,
                         });
                     }
-                    self.make(*entry)?;
+                    self.make(entry)?;
                 }
-                Step::Skip => {}
-                Step::End => return self.stream.drain(),
+                Header::Other => {}
+                Header::End => return self.stream.drain(),
             }
-        }
-    }
-
-    /// The next entry; the stream then stands at its content.
-    fn next(&mut self, parser: &mut Parser) -> Result<Step, UnpackError> {
-        let mut wanted = tar_core::HEADER_SIZE;
-        loop {
-            let position = self.stream.position();
-            let input = self.stream.peek_at_least(wanted)?;
-            let available = input.len();
-            if available == 0 {
-                // Many writers leave out the two blocks that end an archive.
-                return Ok(Step::End);
-            }
-            let damaged = |source| UnpackError::Archive { position, source };
-            let (consumed, step) = match parser.parse(input).map_err(damaged)? {
-                ParseEvent::NeedData { min_bytes } => {
-                    if available < min_bytes && available < wanted {
-                        if input.iter().all(|&b| b == 0) {
-                            return Ok(Step::End);
-                        }
-                        return Err(UnpackError::Truncated {
-                            during: "a header".into(),
-                        });
-                    }
-                    wanted = min_bytes.max(wanted + 1);
-                    continue;
-                }
-                ParseEvent::Entry { consumed, entry } => {
-                    let entry = Entry::read(&entry, None, &self.limits)?;
-                    (consumed, Step::Entry(Box::new(entry)))
-                }
-                ParseEvent::SparseEntry {
-                    consumed,
-                    entry,
-                    sparse_map,
-                    real_size,
-                } => {
-                    let entry = Entry::read(&entry, Some((sparse_map, real_size)), &self.limits)?;
-                    (consumed, Step::Entry(Box::new(entry)))
-                }
-                // Defaults for all entries, which git writes a comment into and Docker ignores too.
-                ParseEvent::GlobalExtensions { consumed, .. } => (consumed, Step::Skip),
-                ParseEvent::End { consumed } => (consumed, Step::End),
-            };
-            self.stream.advance(consumed);
-            return Ok(step);
         }
     }
 

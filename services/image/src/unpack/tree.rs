@@ -438,39 +438,47 @@ pub(crate) fn get_xattr(
     key: &[u8],
 ) -> Result<Option<Vec<u8>>, Errno> {
     let path = proc_path(parent, name);
-    loop {
-        let mut value = match rustix::fs::lgetxattr_query(path.as_slice(), key) {
-            Ok(size) => vec![0; size],
-            Err(Errno::NODATA | Errno::NOTSUP) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        match rustix::fs::lgetxattr(path.as_slice(), key, value.as_mut_slice()) {
-            Ok(size) => {
-                value.truncate(size);
-                return Ok(Some(value));
-            }
-            Err(Errno::RANGE) => {}
-            Err(Errno::NODATA) => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
+    read_xattr(|buffer| rustix::fs::lgetxattr(path.as_slice(), key, buffer))
 }
 
 /// The names of all extended attributes of a file.
 pub(crate) fn list_xattrs(parent: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
     let path = proc_path(parent, name);
+    read_xattr_names(|buffer| rustix::fs::llistxattr(path.as_slice(), buffer))
+}
+
+/// Reads an extended attribute with a call that fills a buffer; absent is `None`.
+pub(crate) fn read_xattr(
+    read: impl FnMut(&mut [u8]) -> Result<usize, Errno>,
+) -> Result<Option<Vec<u8>>, Errno> {
+    match fill(read) {
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Reads the names of extended attributes with a call that fills a buffer.
+pub(crate) fn read_xattr_names(
+    list: impl FnMut(&mut [u8]) -> Result<usize, Errno>,
+) -> Result<Vec<Vec<u8>>, Errno> {
+    let names = match fill(list) {
+        Err(Errno::NOTSUP) => Vec::new(),
+        other => other?,
+    };
+    let names = names.split(|&b| b == 0).filter(|name| !name.is_empty());
+    Ok(names.map(<[u8]>::to_vec).collect())
+}
+
+/// Fills a buffer that is as large as it has to be: the kernel's limit is 64 KiB.
+fn fill(mut call: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut buffer = vec![0; 256];
     loop {
-        let mut names = match rustix::fs::llistxattr_query(path.as_slice()) {
-            Ok(size) => vec![0; size],
-            Err(Errno::NOTSUP) => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        match rustix::fs::llistxattr(path.as_slice(), names.as_mut_slice()) {
+        match call(&mut buffer) {
             Ok(size) => {
-                let names = names[..size].split(|&b| b == 0).filter(|n| !n.is_empty());
-                return Ok(names.map(<[u8]>::to_vec).collect());
+                buffer.truncate(size);
+                return Ok(buffer);
             }
-            Err(Errno::RANGE) => {}
+            Err(Errno::RANGE) if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 8, 0),
             Err(error) => return Err(error),
         }
     }

@@ -381,3 +381,127 @@ async fn the_store_is_accounted_checked_and_pruned_by_its_callers() {
     assert!(pruned.reclaimed > 0 && pruned.deleted.contains(&image.id().to_string()));
     assert_eq!(fixture.content_files(), Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_is_compared_committed_and_exported() {
+    let fixture = Fixture::new();
+    let client = start(&fixture);
+    let header = proto::ImportHeader {
+        reference: "base".into(),
+        ..Default::default()
+    };
+    let chunk = Archive::new().file("f", b"x").finish().into();
+    let parts = [Part::Header(header), Part::Chunk(chunk)];
+    let parts = parts.map(|part| proto::ImportRequest { part: Some(part) });
+    let mut images = ImageServiceClient::new(client.clone());
+    images.import(tokio_stream::iter(parts)).await.unwrap();
+    let mut snapshots = SnapshotServiceClient::new(client);
+    let prepare = proto::PrepareRequest {
+        container_id: "c".into(),
+        image: "base".into(),
+        ..Default::default()
+    };
+    let rootfs = snapshots
+        .prepare(prepare)
+        .await
+        .unwrap()
+        .into_inner()
+        .rootfs;
+    let upper = std::path::PathBuf::from(rootfs.unwrap().upper_dir);
+    std::fs::write(upper.join("new"), vec![7; 3_000_000]).unwrap();
+
+    let diff = |container: &str| proto::DiffRequest {
+        container_id: container.into(),
+    };
+    let mut stream = snapshots.diff(diff("c")).await.unwrap().into_inner();
+    let changes = stream.message().await.unwrap().unwrap().changes;
+    assert_eq!(changes[0].path, "/new");
+    assert_eq!(changes[0].kind(), proto::ChangeKind::Added);
+    assert!(stream.message().await.unwrap().is_none());
+    let missing = (Code::NotFound, "SNAPSHOT_NOT_FOUND".to_owned());
+    let error = snapshots.diff(diff("nobody")).await.unwrap_err();
+    assert_eq!(reason(&error), missing);
+
+    let commit = proto::CommitRequest {
+        container_id: "c".into(),
+        reference: "mine".into(),
+        author: "me".into(),
+        changes: vec!["USER 5".into()],
+        config: br#"{"Cmd":["/new"],"Env":["A=1"]}"#.as_slice().into(),
+        created: Some(prost_types::Timestamp {
+            seconds: 1_700_000_000,
+            nanos: 0,
+        }),
+        ..Default::default()
+    };
+    let image = snapshots.commit(commit.clone()).await.unwrap().into_inner();
+    let image = image.image.unwrap();
+    assert_eq!(image.tags, ["mine:latest"]);
+    assert_eq!(image.created.unwrap().seconds, 1_700_000_000);
+    let inspect = proto::InspectRequest {
+        reference: "mine".into(),
+        ..Default::default()
+    };
+    let config = images.inspect(inspect).await.unwrap().into_inner().config;
+    let config = gantry_oci::ImageConfig::parse(&config).unwrap();
+    assert_eq!(config.config.cmd.unwrap(), ["/new"]);
+    assert_eq!(
+        (config.config.user.as_str(), config.author.as_str()),
+        ("5", "me")
+    );
+    for (wrong, why) in [
+        (
+            proto::CommitRequest {
+                config: b"[]".as_slice().into(),
+                ..commit.clone()
+            },
+            "INVALID_CONFIG",
+        ),
+        (
+            proto::CommitRequest {
+                changes: vec!["RUN x".into()],
+                ..commit.clone()
+            },
+            "INVALID_CHANGE",
+        ),
+        (
+            proto::CommitRequest {
+                created: Some(prost_types::Timestamp {
+                    seconds: i64::MAX,
+                    nanos: 0,
+                }),
+                ..commit.clone()
+            },
+            "INVALID_FIELD",
+        ),
+    ] {
+        let error = snapshots.commit(wrong).await.unwrap_err();
+        assert_eq!(reason(&error), (Code::InvalidArgument, why.to_owned()));
+    }
+
+    let compare = |to: &str| proto::CompareImagesRequest {
+        from: "base".into(),
+        to: to.into(),
+    };
+    let mut stream = images
+        .compare_images(compare("mine"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(stream.message().await.unwrap().unwrap().changes, changes);
+    let error = images.compare_images(compare("none")).await.unwrap_err();
+    assert_eq!(
+        reason(&error),
+        (Code::NotFound, "IMAGE_NOT_FOUND".to_owned())
+    );
+
+    let export = proto::ExportRequest {
+        container_id: "c".into(),
+    };
+    let mut stream = snapshots.export(export).await.unwrap().into_inner();
+    let mut bytes = 0;
+    while let Some(chunk) = stream.message().await.unwrap() {
+        bytes += chunk.chunk.len();
+    }
+    assert!((3_000_000..3_010_000).contains(&bytes), "{bytes}");
+}

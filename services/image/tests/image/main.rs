@@ -4,12 +4,19 @@
 
 mod account;
 mod archive;
+mod archives;
+mod bad_archives;
+mod broken_loads;
 mod checking;
+mod commit;
 mod fixture;
 mod full_disk;
 mod grpc;
+mod import_url;
 mod kills;
 mod life;
+mod loads;
+mod overlay;
 mod power;
 mod pull;
 mod registry;
