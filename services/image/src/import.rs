@@ -184,6 +184,7 @@ impl ImageStore {
         content.sync_all_pending()?;
         let image = Image {
             record: ImageRecord {
+                parent: parent.filter(|parent| *parent != id),
                 id,
                 manifest,
                 manifest_media_type: MediaType::OciManifest,
@@ -191,7 +192,6 @@ impl ImageStore {
                 layers,
                 tags,
                 digests: BTreeSet::new(),
-                parent,
             },
             config,
             config_raw: config_raw.into(),

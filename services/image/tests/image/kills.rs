@@ -9,15 +9,18 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use gantry_kit::client::{Client, connect};
 use gantry_proto::image::v1 as proto;
+use gantry_proto::image::v1::archive_service_client::ArchiveServiceClient;
 use gantry_proto::image::v1::check_response::Event;
 use gantry_proto::image::v1::image_service_client::ImageServiceClient;
 use gantry_proto::image::v1::import_request::Part;
+use gantry_proto::image::v1::load_request::Part as LoadPart;
 use gantry_proto::image::v1::snapshot_service_client::SnapshotServiceClient;
 use gantry_proto::image::v1::store_service_client::StoreServiceClient;
 use tonic::{Code, Status};
@@ -44,6 +47,15 @@ const OPERATIONS: &[(&str, Operation)] = &[
     }),
     ("import", |world, client| {
         Box::pin(world.import(client, "imported:1"))
+    }),
+    ("load", |world, client| Box::pin(world.load(client))),
+    ("commit", |world, client| {
+        Box::pin(async move {
+            for n in 0..3 {
+                world.commit(client, &format!("committed:{n}")).await?;
+            }
+            Ok(())
+        })
     }),
     ("tag", |world, client| {
         Box::pin(async move {
@@ -94,6 +106,8 @@ struct World {
     registry: Registry,
     root: tempfile::TempDir,
     archive: Vec<u8>,
+    /// What `load` loads.
+    saved: OnceLock<Vec<u8>>,
 }
 
 /// A running service.
@@ -131,6 +145,7 @@ impl World {
                 .tempdir_in("/tmp")
                 .unwrap(),
             archive: layer(13, 100).finish(),
+            saved: OnceLock::new(),
         }
     }
 
@@ -209,6 +224,51 @@ impl World {
         Ok(())
     }
 
+    /// An archive of `kept` and `big`, when both were there.
+    async fn save(&self, client: &Client) -> Result<Vec<u8>, Status> {
+        let request = proto::SaveRequest {
+            references: vec![self.name("kept"), self.name("big")],
+        };
+        let mut stream = ArchiveServiceClient::new(client.clone())
+            .save(request)
+            .await?
+            .into_inner();
+        let mut archive = Vec::new();
+        while let Some(message) = stream.message().await? {
+            archive.extend_from_slice(&message.chunk);
+        }
+        Ok(archive)
+    }
+
+    async fn load(&self, client: &Client) -> Result<(), Status> {
+        let saved = self.saved.get().expect("an archive was saved");
+        let chunks: Vec<_> = saved
+            .chunks(50_000)
+            .map(|chunk| proto::LoadRequest {
+                part: Some(LoadPart::Chunk(Bytes::copy_from_slice(chunk))),
+            })
+            .collect();
+        let mut stream = ArchiveServiceClient::new(client.clone())
+            .load(futures::stream::iter(chunks))
+            .await?
+            .into_inner();
+        while stream.message().await?.is_some() {}
+        Ok(())
+    }
+
+    /// Makes an image of what the container that is always there wrote.
+    async fn commit(&self, client: &Client, name: &str) -> Result<(), Status> {
+        let request = proto::CommitRequest {
+            container_id: "user".to_owned(),
+            reference: name.to_owned(),
+            ..Default::default()
+        };
+        SnapshotServiceClient::new(client.clone())
+            .commit(request)
+            .await?;
+        Ok(())
+    }
+
     async fn tag(&self, client: &Client, source: &str, target: &str) -> Result<(), Status> {
         let request = proto::TagRequest {
             source: self.name(source),
@@ -260,6 +320,15 @@ impl World {
         match self.prepare(client, "user", false).await {
             Err(status) if status.code() != Code::AlreadyExists => return Err(status),
             _ => {}
+        }
+        let wrote = self.store().join("writable/user/upper/wrote");
+        if !wrote.exists() {
+            std::fs::write(wrote, self.archive.as_slice()).unwrap();
+        }
+        if self.saved.get().is_none() {
+            self.pull(client, "big").await?;
+            let archive = self.save(client).await?;
+            self.saved.set(archive).expect("it is saved once");
         }
         match operation {
             "tag" => self.pull(client, "base").await?,
