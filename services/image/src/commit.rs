@@ -244,6 +244,7 @@ impl ImageStore {
             candidates.layers.push(layer.key.clone());
             layers.push(LayerRecord {
                 descriptor: made.packed,
+                kept_as: None,
                 diff_id: layer.meta.diff_id,
                 key: layer.key,
                 size: layer.meta.size,

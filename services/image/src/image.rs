@@ -48,7 +48,10 @@ impl ImageRecord {
 
     /// Blobs that must be in the store while the image is.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = &Digest> {
-        let layers = self.layers.iter().map(|layer| &layer.descriptor.digest);
+        let layers = self.layers.iter().flat_map(|layer| {
+            let kept = layer.kept_as.as_ref().map(|kept| &kept.digest);
+            std::iter::once(&layer.descriptor.digest).chain(kept)
+        });
         [&self.id, &self.manifest]
             .into_iter()
             .chain(self.index.as_ref())
@@ -66,6 +69,10 @@ impl ImageRecord {
 pub struct LayerRecord {
     /// The packed layer, as the manifest has it.
     pub descriptor: Descriptor,
+    /// Another packing of the layer, which was here already: the manifest's own
+    /// was never fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_as: Option<Descriptor>,
     /// Digest of the layer's tar.
     pub diff_id: Digest,
     /// The name of its directory in the store.

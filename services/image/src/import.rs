@@ -99,6 +99,7 @@ impl ImageStore {
             let layer = new.finish(&unpacked, &unpacked.diff_id)?;
             let record = LayerRecord {
                 descriptor: packed,
+                kept_as: None,
                 diff_id: layer.meta.diff_id,
                 key: layer.key,
                 size: layer.meta.size,

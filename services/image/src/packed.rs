@@ -1,4 +1,4 @@
-//! The packed form of an image: what a push or a save sends.
+//! The packed form of an image: what a push sends, and a save writes.
 //!
 //! An image is kept with the manifest that it came with. That is not always one
 //! whose blobs are here: a layer that was there already, packed otherwise, was
@@ -33,16 +33,6 @@ use crate::registry_client::{Credentials, Repository};
 /// Pieces of a download between the task that receives and the thread that
 /// writes: enough for both to work, and little to lose.
 const CHANNEL_PIECES: usize = 4;
-
-/// What becomes of layers that are not packed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum PlainLayers {
-    /// They are sent as they are: what an archive wants.
-    #[allow(dead_code, reason = "archives are written elsewhere")]
-    Keep,
-    /// They are packed with gzip first.
-    Compress,
-}
 
 /// Credentials for the registry of a reference.
 #[derive(Clone, Debug)]
@@ -85,7 +75,6 @@ impl ImageStore {
     pub(crate) async fn packed(
         &self,
         image: &Arc<Image>,
-        plain: PlainLayers,
         login: Option<&Login>,
         cancel: &CancellationToken,
     ) -> Result<Packed, ImageError> {
@@ -100,7 +89,7 @@ impl ImageStore {
             made: Vec::new(),
             lease: self.lease(names.collect()),
         };
-        let filled = self.fill(&mut packed, image, &packings, plain, login, cancel);
+        let filled = self.fill(&mut packed, image, &packings, login, cancel);
         match filled.await {
             Ok(()) => Ok(packed),
             Err(error) => {
@@ -125,19 +114,42 @@ impl ImageStore {
         read.map_err(|source| unusable(image, source))
     }
 
-    /// For each layer, how other images have it packed.
+    /// For each layer, how it is packed elsewhere in the store.
     fn packings_of(&self, image: &Image) -> Vec<Vec<Descriptor>> {
-        let all = self.images();
-        let of = |layer: &LayerRecord| {
-            let records = all.iter().flat_map(|other| &other.record.layers);
-            records
-                .filter(|other| other.diff_id == layer.diff_id)
-                .map(|other| &other.descriptor)
-                .filter(|other| other.digest != layer.descriptor.digest)
-                .cloned()
-                .collect()
-        };
-        image.record.layers.iter().map(of).collect()
+        let layers = image.record.layers.iter();
+        layers
+            .map(|layer| {
+                let mut packings = self.packings(&layer.diff_id);
+                packings.retain(|packing| packing.digest != layer.descriptor.digest);
+                packings
+            })
+            .collect()
+    }
+
+    /// All packings of a layer that images have.
+    fn packings(&self, diff_id: &Digest) -> Vec<Descriptor> {
+        let catalogue = self.catalogue();
+        let records = catalogue.images().flat_map(|image| &image.record.layers);
+        records
+            .filter(|layer| layer.diff_id == *diff_id)
+            .flat_map(|layer| [Some(&layer.descriptor), layer.kept_as.as_ref()])
+            .flatten()
+            .cloned()
+            .collect()
+    }
+
+    /// What stands for a packed layer that was not fetched, since the layer was
+    /// here in another packing.
+    pub(crate) fn packing_in_place_of(
+        &self,
+        descriptor: &Descriptor,
+        diff_id: &Digest,
+    ) -> Option<Descriptor> {
+        if self.has(descriptor) {
+            return None;
+        }
+        let packings = self.packings(diff_id);
+        packings.into_iter().find(|packing| self.has(packing))
     }
 
     fn has(&self, blob: &Descriptor) -> bool {
@@ -151,7 +163,6 @@ impl ImageStore {
         packed: &mut Packed,
         image: &Arc<Image>,
         packings: &[Vec<Descriptor>],
-        plain: PlainLayers,
         login: Option<&Login>,
         cancel: &CancellationToken,
     ) -> Result<(), ImageError> {
@@ -162,21 +173,14 @@ impl ImageStore {
             }
             if !self.has(&descriptor) {
                 match others.iter().find(|other| self.has(other)) {
-                    Some(other) => {
-                        descriptor.media_type = other.media_type.clone();
-                        descriptor.digest = other.digest.clone();
-                        descriptor.size = other.size;
-                    }
+                    Some(other) => descriptor = in_place_of(descriptor, other),
                     None => {
                         packed.made.push(descriptor.digest.clone());
                         self.fetch_blob(image, &descriptor, login, cancel).await?;
                     }
                 }
             }
-            if plain == PlainLayers::Compress
-                && let Some(compressed) =
-                    compress(&self.shared.content, &descriptor, cancel).await?
-            {
+            if let Some(compressed) = compress(&self.shared.content, &descriptor, cancel).await? {
                 packed.made.push(compressed.digest.clone());
                 packed.lease.add(self, &compressed.digest);
                 descriptor = Descriptor {
@@ -193,7 +197,8 @@ impl ImageStore {
             .zip(&packed.layers)
             .all(|(old, new)| old.descriptor.digest == new.descriptor.digest);
         if !same {
-            packed.document = self.manifest_with(packed, image)?;
+            let layers = packed.layers.iter().map(|layer| &layer.descriptor);
+            packed.document = manifest_with(&packed.document, layers, image)?;
             packed.changed = true;
             let layers = match packed.document.kind() {
                 DocumentKind::Manifest(manifest) => manifest.layers.clone(),
@@ -206,22 +211,28 @@ impl ImageStore {
         Ok(())
     }
 
-    /// The image's manifest with other layers.
-    fn manifest_with(&self, packed: &Packed, image: &Image) -> Result<Document, ImageError> {
-        let DocumentKind::Manifest(old) = packed.document.kind() else {
-            return Err(ImageError::Unusable {
-                reference: image.id().to_string(),
-                reason: "its manifest is an index".into(),
-            });
-        };
-        let layers = packed.layers.iter().map(|layer| &layer.descriptor);
-        let manifest = in_one_dialect(old, packed.document.media_type(), layers);
-        let raw = serde_json::to_vec(&manifest).map_err(|error| ImageError::Unusable {
-            reference: image.id().to_string(),
-            reason: format!("its manifest cannot be written: {error}"),
-        })?;
-        let media_type = manifest.media_type.as_ref();
-        Document::parse(raw, media_type).map_err(|source| unusable(image, source))
+    /// The manifest of an image with the packings of its layers that are here,
+    /// as far as there are any: what an archive has. Nothing is fetched or made.
+    pub(crate) fn document_of_what_is_here(&self, image: &Image) -> Result<Document, ImageError> {
+        let own = self.own_document(image)?;
+        let layers: Vec<Descriptor> = image
+            .record
+            .layers
+            .iter()
+            .map(|layer| {
+                let other = self.packing_in_place_of(&layer.descriptor, &layer.diff_id);
+                let descriptor = layer.descriptor.clone();
+                match other {
+                    Some(other) => in_place_of(descriptor, &other),
+                    None => descriptor,
+                }
+            })
+            .collect();
+        let mut recorded = image.record.layers.iter().map(|layer| &layer.descriptor);
+        if layers.iter().all(|layer| recorded.next() == Some(layer)) {
+            return Ok(own);
+        }
+        manifest_with(&own, layers.iter(), image)
     }
 
     /// Fetches a blob of the image from a registry that the image is known to be in.
@@ -383,6 +394,35 @@ impl ImageStore {
         })
         .await
     }
+}
+
+/// Another packing of a layer, with all else that its manifest says of it.
+fn in_place_of(mut descriptor: Descriptor, other: &Descriptor) -> Descriptor {
+    descriptor.media_type.clone_from(&other.media_type);
+    descriptor.digest.clone_from(&other.digest);
+    descriptor.size = other.size;
+    descriptor
+}
+
+/// An image's manifest with other layers.
+fn manifest_with<'a>(
+    document: &Document,
+    layers: impl Iterator<Item = &'a Descriptor> + Clone,
+    image: &Image,
+) -> Result<Document, ImageError> {
+    let DocumentKind::Manifest(old) = document.kind() else {
+        return Err(ImageError::Unusable {
+            reference: image.id().to_string(),
+            reason: "its manifest is an index".into(),
+        });
+    };
+    let manifest = in_one_dialect(old, document.media_type(), layers);
+    let raw = serde_json::to_vec(&manifest).map_err(|error| ImageError::Unusable {
+        reference: image.id().to_string(),
+        reason: format!("its manifest cannot be written: {error}"),
+    })?;
+    let media_type = manifest.media_type.as_ref();
+    Document::parse(raw, media_type).map_err(|source| unusable(image, source))
 }
 
 fn unusable(image: &Image, source: gantry_oci::ManifestError) -> ImageError {

@@ -273,18 +273,26 @@ impl ImageStore {
     ) -> Result<Pulled, ImageError> {
         let digest = resolved.digest().clone();
         let id = resolved.parts.config.digest.clone();
-        let records = resolved
-            .parts
-            .layers
-            .iter()
-            .zip(layers)
-            .map(|(descriptor, layer)| LayerRecord {
+        let parts = resolved.parts.layers.iter().zip(&layers);
+        let mut kept: Vec<Option<Descriptor>> = parts
+            .map(|(descriptor, layer)| self.packing_in_place_of(descriptor, &layer.meta.diff_id))
+            .collect();
+        let names = kept.iter().flatten();
+        let lease = self.lease(names.map(|kept| kept.digest.to_string()).collect());
+        for kept in &mut kept {
+            // It may have gone between the look and the lease.
+            kept.take_if(|kept| !self.shared.content.contains(&kept.digest));
+        }
+        let records = resolved.parts.layers.iter().zip(layers).zip(kept).map(
+            |((descriptor, layer), kept_as)| LayerRecord {
+                kept_as,
                 descriptor: descriptor.clone(),
                 diff_id: layer.meta.diff_id,
                 key: layer.key,
                 size: layer.meta.size,
                 root: layer.meta.root,
-            });
+            },
+        );
         let image = Image {
             record: ImageRecord {
                 id,
@@ -309,6 +317,7 @@ impl ImageStore {
             store.shared.content.sync_all_pending()?;
             let recorded = store.record(image);
             store.settle_layers_behind();
+            drop(lease);
             recorded
         })
         .await?;

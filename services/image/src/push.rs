@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ImageStore;
 use crate::error::ImageError;
 use crate::image::Image;
-use crate::packed::{Login, Packed, PlainLayers};
+use crate::packed::{Login, Packed};
 use crate::pull::{Event, LayerState, Watcher, blocking, repository_name};
 use crate::registry_client::{Access, BlobSource, Credentials, Repository, Upload};
 
@@ -46,9 +46,7 @@ impl ImageStore {
             domain: reference.domain().to_owned(),
             credentials,
         });
-        let packed = self
-            .packed(&image, PlainLayers::Compress, login.as_ref(), cancel)
-            .await?;
+        let packed = self.packed(&image, login.as_ref(), cancel).await?;
         let pushing = self.push_packed(&reference, &image, &packed, credentials, &watcher);
         let pushed = tokio::select! {
             pushed = pushing => pushed,

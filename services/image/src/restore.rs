@@ -25,7 +25,13 @@ impl ImageStore {
                 digest: record.descriptor.digest.to_string(),
                 source,
             };
-            let (packed, _) = self.shared.content.open_blob(&record.descriptor.digest)?;
+            let own = self.shared.content.open_blob(&record.descriptor.digest);
+            let (packed, _) = match (own, &record.kept_as) {
+                (Err(ContentError::NotFound { .. }), Some(kept)) => {
+                    self.shared.content.open_blob(&kept.digest)?
+                }
+                (own, _) => own?,
+            };
             let new = self.shared.layers.begin()?;
             let mut below: Vec<_> = image.record.layers[..position]
                 .iter()

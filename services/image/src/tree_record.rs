@@ -533,7 +533,8 @@ mod tests {
 
     #[test]
     fn every_kind_of_damage_is_found_and_named() {
-        let damage: [(&str, fn(&Path)); 7] = [
+        type Damage = fn(&Path);
+        let damage: [(&str, Damage); 7] = [
             (
                 "d/one has another size, modification time, content",
                 |root| {

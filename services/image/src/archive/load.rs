@@ -209,6 +209,7 @@ impl Load {
             below.insert(0, self.store.shared.layers.directory(&found.key));
             records.push(LayerRecord {
                 descriptor: layer.descriptor.clone(),
+                kept_as: None,
                 diff_id: found.meta.diff_id,
                 key: found.key,
                 size: found.meta.size,

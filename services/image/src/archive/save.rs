@@ -6,7 +6,6 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gantry_oci::manifest::MANIFEST_MAX;
 use gantry_oci::{
     Algorithm, Compression, Descriptor, Digest, Document, DocumentKind, Hasher, Index, Manifest,
     MediaType, Reference,
@@ -112,16 +111,8 @@ impl ImageStore {
     /// Reads the manifest of an image, and makes sure of its layers.
     fn saved(&self, image: Arc<Image>, names: BTreeSet<Reference>) -> Result<Saved, ImageError> {
         let shown = super::plan::shown(&names, image.id());
-        let record = &image.record;
         let content = &self.shared.content;
-        let unusable = |source| ImageError::Config {
-            reference: shown.clone(),
-            source,
-        };
-        let raw = content.read(&record.manifest, MANIFEST_MAX as u64)?;
-        let media_type = Some(&record.manifest_media_type);
-        let document =
-            Document::parse_verified(raw, media_type, &record.manifest, None).map_err(unusable)?;
+        let document = self.document_of_what_is_here(&image)?;
         let DocumentKind::Manifest(parts) = document.kind() else {
             return Err(ImageError::Unusable {
                 reference: shown,

@@ -362,6 +362,12 @@ async fn in_two_packings(from: &Registry, other: &Registry) -> (TestLayer, TestL
     (first, second)
 }
 
+/// What a disk may do.
+fn forget_blob(fixture: &Fixture, digest: &gantry_oci::Digest) {
+    let blobs = fixture.root.path().join("blobs/sha256");
+    std::fs::remove_file(blobs.join(digest.hex())).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layer_that_was_here_in_another_packing_is_pushed_in_that() {
     let (from, other, to) = (
@@ -390,6 +396,7 @@ async fn a_layer_that_was_here_in_another_packing_is_pushed_in_that() {
     assert_eq!(elsewhere.read(&pulled, "f").unwrap(), vec![9; 20_000]);
     // The image it had the packing from may go.
     fixture.store.remove(&one, &by_force()).unwrap();
+    assert!(!other.asked_for(&second.digest()));
     let again = format!("{}/mine/again:1", to.host);
     fixture.store.tag(&target, &again).unwrap();
     fixture
@@ -406,12 +413,13 @@ async fn a_packing_that_nobody_has_here_is_fetched_from_where_the_image_came_fro
         Registry::start().await,
         Registry::start().await,
     );
-    let (_, second) = in_two_packings(&from, &other).await;
+    let (first, second) = in_two_packings(&from, &other).await;
     let fixture = Fixture::new();
     let one = format!("{}/x:first", from.host);
     fixture.pull(&one).await.unwrap();
     let target = pulled_for(&fixture, &other, "second", &to).await;
     fixture.store.remove(&one, &by_force()).unwrap();
+    forget_blob(&fixture, &first.digest());
     let cut = Fault {
         cut_after: Some(second.packed.len() / 2),
         cuts: 1,
@@ -436,6 +444,7 @@ async fn a_packing_that_nobody_has_here_is_fetched_from_where_the_image_came_fro
     fixture.pull(&one).await.unwrap();
     let target = pulled_for(&fixture, &other, "second", &to).await;
     fixture.store.remove(&one, &by_force()).unwrap();
+    forget_blob(&fixture, &first.digest());
     let gone = Fault {
         refusals: vec![404; 100],
         ..Fault::default()
