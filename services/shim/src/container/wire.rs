@@ -249,9 +249,9 @@ pub(super) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Message, Opt
     let received = loop {
         let mut slices = [IoSliceMut::new(&mut buffer)];
         match rustix::net::recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Err(Errno::INTR) => {}
-            // The other end was closed with something unread in it: it is as gone as after a plain close.
-            Err(Errno::CONNRESET) => return Ok(None),
+            // The other end was closed with something unread in it. That is said once, and before
+            // its last word, which is still there to be read.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             other => break other?,
         }
     };
