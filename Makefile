@@ -65,6 +65,14 @@ test-cgroup-v2: ## The engine on a cgroup v2 machine, emulated with QEMU (root; 
 	$(CARGO) build --workspace --bins
 	integration-tests/cgroup-v2/run.sh $(TARGET)/debug $(TARGET)/cgroup-v2
 
+.PHONY: fuzz
+fuzz: ## Fuzz what reads bytes from strangers, FUZZ_SECONDS (60) for each target (nightly Rust; installs cargo-fuzz)
+	command -v cargo-fuzz >/dev/null || [ -x $(TARGET)/tools/bin/cargo-fuzz ] || $(CARGO) install --locked --root $(TARGET)/tools cargo-fuzz
+	for target in archive manifest reference; do \
+		(cd integration-tests && PATH=$(abspath $(TARGET))/tools/bin:$$PATH RUSTUP_TOOLCHAIN=nightly \
+			cargo-fuzz run $$target -- -max_total_time=$(or $(FUZZ_SECONDS),60) -rss_limit_mb=4096) || exit 1; \
+	done
+
 .PHONY: bench
 bench: build ## Compare with Docker and Podman where they are installed; prints medians and ratios (root)
 	$(CARGO) build --release -p gantry-integration-tests --bin bench

@@ -26,6 +26,8 @@ peers=(
     conmon:conmon
     runc:runc
     umoci:umoci
+    # Podman looks for it there.
+    /usr/lib/podman/netavark:netavark
 )
 
 install_missing() {

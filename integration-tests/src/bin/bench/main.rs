@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod archives;
+mod commits;
 mod contestant;
 mod floor;
 mod large_image;
@@ -115,6 +116,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     short_commands(&contestants, &small, arguments.rounds, &mut table)?;
     memory::idle_containers(&contestants, &small, &mut table)?;
     if arguments.pulls > 0 {
+        commits::compare(&contestants, &small, 3, &mut table)?;
         pulls(&contestants, &registry, arguments.pulls, &mut table)?;
     }
     for contestant in contestants {
