@@ -67,9 +67,9 @@ test-cgroup-v2: ## The engine on a cgroup v2 machine, emulated with QEMU (root; 
 
 .PHONY: fuzz
 fuzz: ## Fuzz what reads bytes from strangers, FUZZ_SECONDS (60) for each target (nightly Rust; installs cargo-fuzz)
-	command -v cargo-fuzz >/dev/null || [ -x $(TARGET)/tools/bin/cargo-fuzz ] || $(CARGO) install --locked --root $(TARGET)/tools cargo-fuzz
+	command -v cargo-fuzz >/dev/null || [ -x $(TARGET)/fuzz-tools/bin/cargo-fuzz ] || $(CARGO) install --locked --root $(TARGET)/fuzz-tools cargo-fuzz
 	for target in archive manifest reference; do \
-		(cd integration-tests && PATH=$(abspath $(TARGET))/tools/bin:$$PATH RUSTUP_TOOLCHAIN=nightly \
+		(cd integration-tests && PATH=$(abspath $(TARGET))/fuzz-tools/bin:$$PATH RUSTUP_TOOLCHAIN=nightly \
 			cargo-fuzz run $$target -- -max_total_time=$(or $(FUZZ_SECONDS),60) -rss_limit_mb=4096) || exit 1; \
 	done
 

@@ -9,7 +9,7 @@ use std::thread;
 
 use anyhow::Result;
 
-/// It ends with the test's process; [`Cutter::die`] ends it earlier.
+/// It ends with the test's process; [`Cutter::die_after`] ends it earlier.
 #[derive(Debug)]
 pub struct Cutter {
     /// "127.0.0.1:PORT".
