@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::{Check, Finding, line};
@@ -37,7 +38,14 @@ impl Check {
         Ok(())
     }
 
+    /// Tells a layer from another that took its place under the same name.
+    fn identity(&self, key: &str) -> Option<u64> {
+        let directory = self.store.shared.places.layers.join(key);
+        fs::metadata(directory).ok().map(|metadata| metadata.ino())
+    }
+
     async fn layer(&mut self, key: &str) -> Result<(), ImageError> {
+        let identity = self.identity(key);
         let meta = self.store.shared.layers.meta(key);
         let object = match &meta {
             Some(meta) => format!("layer {}", meta.diff_id),
@@ -60,7 +68,8 @@ impl Check {
             return Ok(());
         };
         let needed_by = self.store.needing_layer(key);
-        let gone = self.store.shared.layers.contains(key) == missing;
+        let gone =
+            self.store.shared.layers.contains(key) == missing || self.identity(key) != identity;
         if gone || (missing && needed_by.is_empty()) {
             // It came or went while it was looked at.
             return Ok(());

@@ -58,6 +58,8 @@ struct Content {
     page: usize,
     /// An upload that broke is thrown away.
     forgetful: bool,
+    /// Uploads that were begun so far: none has the name of another.
+    begun: usize,
     /// What `/v1/search` answers. Absent: it is not there.
     search: Option<String>,
     repositories: Vec<String>,
@@ -392,7 +394,8 @@ impl Registry {
             {
                 return empty(201, &[]);
             }
-            let name = format!("u{}", content.uploads.len() + 1);
+            content.begun += 1;
+            let name = format!("u{}", content.begun);
             content.uploads.insert(name.clone(), Vec::new());
             return empty(202, &[("location", &format!("{path}{name}?state=x"))]);
         }
@@ -420,7 +423,6 @@ impl Registry {
             let taken = body.slice(..fault.takes.min(body.len()));
             content.uploads.get_mut(upload).unwrap().extend(taken);
             if content.forgetful {
-                content.uploads.insert(upload.to_owned(), Vec::new());
                 content.uploads.remove(upload);
             }
             return plain(503);
