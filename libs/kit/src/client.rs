@@ -23,8 +23,9 @@ use crate::telemetry;
 /// Limit of a call that does not name its own.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The longest frame of content that a stream carries.
-const WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes under way on a stream, and in one frame of it. HTTP/2's own frames have
+/// 16 KiB, which makes tens of thousands of an archive, on each connection.
+pub(crate) const WINDOW_BYTES: u32 = 1 << 20;
 
 /// The most that HTTP/2 allows: many streams share a connection, and one whose
 /// reader has stopped must not use up what the others need.
@@ -51,6 +52,7 @@ pub fn channel(path: &Path) -> Channel {
     // The URI is required and unused: what is connected is the socket.
     Endpoint::from_static("http://gantry.local")
         .initial_stream_window_size(WINDOW_BYTES)
+        .max_frame_size(WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_BYTES)
         .connect_with_connector_lazy(service_fn(move |_| {
             let path = path.clone();

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::client::CONNECTION_BYTES;
+use crate::client::{CONNECTION_BYTES, WINDOW_BYTES};
 use crate::config::{Config, Engine};
 use crate::fault::chain;
 use crate::paths::Paths;
@@ -194,7 +194,8 @@ pub async fn serve(
         .add_service(reflection.build_v1()?);
     let served = Server::builder()
         .layer(ServerTraceLayer)
-        .initial_stream_window_size(1 << 20)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .max_frame_size(WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
         .add_routes(routes)

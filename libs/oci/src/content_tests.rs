@@ -228,12 +228,22 @@ fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at ^ (at >> 11)) as u8).collect()
 }
 
+/// A writer that waits for the disk itself, or leaves that to another thread.
+fn writer(store: &Store, key: &IngestKey, behind: bool) -> Writer {
+    let mut writer = store.writer(key).unwrap();
+    if behind {
+        writer.write_behind();
+    }
+    writer
+}
+
 #[test]
 fn large_content_is_whole_whatever_the_pieces_it_came_in() {
     let (_root, store) = store();
     let bytes = pattern((9 << 20) + 1234);
-    for piece in [4096, 100_003, 1 << 20, (5 << 20) + 7, bytes.len()] {
-        let mut writer = store.writer(&IngestKey::random()).unwrap();
+    let pieces = [4096, 100_003, 1 << 20, (5 << 20) + 7, bytes.len()];
+    for (piece, behind) in pieces.into_iter().flat_map(|n| [(n, false), (n, true)]) {
+        let mut writer = writer(&store, &IngestKey::random(), behind);
         writer.reserve(bytes.len() as u64).unwrap();
         for part in bytes.chunks(piece) {
             writer.write(part).unwrap();
@@ -254,10 +264,16 @@ fn large_content_is_whole_whatever_the_pieces_it_came_in() {
 fn large_content_is_whole_after_flushes_and_resumptions_at_odd_places() {
     let (_root, store) = store();
     let bytes = pattern(12 << 20);
+    for behind in [false, true] {
+        resume_at_odd_places(&store, &bytes, behind);
+    }
+}
+
+fn resume_at_odd_places(store: &Store, bytes: &[u8], behind: bool) {
     let key = IngestKey::parse("odd").unwrap();
     let mut at = 0;
     for end in [4_194_305, 5_000_000, 5_000_001, 9_999_999, bytes.len()] {
-        let mut writer = store.writer(&key).unwrap();
+        let mut writer = writer(store, &key, behind);
         assert_eq!(writer.offset(), at as u64);
         let middle = (at + end) / 2;
         writer.write(&bytes[at..middle]).unwrap();
@@ -271,41 +287,51 @@ fn large_content_is_whole_after_flushes_and_resumptions_at_odd_places() {
         .unwrap()
         .commit(&Expected::anything(), Commit::Deferred)
         .unwrap();
-    assert_eq!(done.digest, Digest::sha256_of(&bytes));
+    assert_eq!(done.digest, Digest::sha256_of(bytes));
     store.verify(&done.digest).unwrap();
+    store.delete(&done.digest).unwrap();
 }
 
 #[test]
 fn large_content_can_begin_again_and_be_named_by_another_algorithm() {
     let (_root, store) = store();
     let bytes = pattern(6 << 20);
-    let mut writer = ingest(&store, &bytes[1..]);
-    writer.restart().unwrap();
-    writer.write(&bytes).unwrap();
-    let digest = Digest::of(Algorithm::Sha512, &bytes);
-    writer
-        .commit(&Expected::digest(&digest), Commit::Durable)
-        .unwrap();
-    store.verify(&digest).unwrap();
+    for behind in [false, true] {
+        let mut writer = writer(&store, &IngestKey::random(), behind);
+        writer.write(&bytes[1..]).unwrap();
+        writer.restart().unwrap();
+        writer.write(&bytes).unwrap();
+        let digest = Digest::of(Algorithm::Sha512, &bytes);
+        writer
+            .commit(&Expected::digest(&digest), Commit::Durable)
+            .unwrap();
+        store.verify(&digest).unwrap();
+        store.delete(&digest).unwrap();
+    }
 }
 
 #[test]
 fn a_reader_beside_the_writer_finds_all_that_is_written() {
     let (_root, store) = store();
     let bytes = pattern((9 << 20) + 1234);
-    let key = IngestKey::parse("growing").unwrap();
-    let mut writer = store.writer(&key).unwrap();
-    let mut held_back = 0;
-    for part in bytes.chunks(100_003) {
-        writer.write(part).unwrap();
-        let found = store.stat_ingest(&key).unwrap().offset;
-        assert_eq!(writer.written(), found);
-        held_back = held_back.max(writer.offset() - found);
+    for behind in [false, true] {
+        let key = IngestKey::random();
+        let mut writer = writer(&store, &key, behind);
+        let mut held_back = 0;
+        for part in bytes.chunks(100_003) {
+            writer.write(part).unwrap();
+            let found = store.stat_ingest(&key).unwrap().offset;
+            assert!(writer.written() <= found);
+            assert!(behind || writer.written() == found);
+            held_back = held_back.max(writer.offset() - writer.written());
+        }
+        assert!(held_back > 0, "nothing was in memory, so nothing was shown");
+        assert!(held_back < 5 << 20, "{held_back} bytes were in memory");
+        writer.flush().unwrap();
+        assert_eq!(writer.written(), bytes.len() as u64);
+        assert_eq!(store.stat_ingest(&key).unwrap().offset, bytes.len() as u64);
+        writer.abort().unwrap();
     }
-    assert!(held_back > 0, "nothing was in memory, so nothing was shown");
-    writer.flush().unwrap();
-    assert_eq!(writer.written(), bytes.len() as u64);
-    assert_eq!(store.stat_ingest(&key).unwrap().offset, bytes.len() as u64);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! thread: read the files, make a tar ─┬─▶ thread: hash, write the blob
-//!                                     └─▶ thread: hash, make the layer's files
+//!                                     └─▶ thread: make the layer's files
 //! ```
 //!
 //! The layer's packed form is the plain tar. Compressing it would cost more than
@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_oci::content::{Commit, Expected, IngestKey};
-use gantry_oci::{Algorithm, ContainerConfig, Descriptor, History, MediaType, Reference};
+use gantry_oci::{ContainerConfig, Descriptor, History, MediaType, Reference};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -161,8 +161,7 @@ impl ImageStore {
             let new = layers.begin()?;
             let directory = new.open()?;
             let source = PieceReader::new(for_layer);
-            let unpacked =
-                unpack::unpack(source, directory, Algorithm::Sha256, &limits, &mut Nothing);
+            let unpacked = unpack::unpack_unhashed(source, directory, &limits, &mut Nothing);
             let unpacked = unpacked.map_err(|source| ImageError::Layer {
                 digest: "of the commit".to_owned(),
                 source,
@@ -174,6 +173,8 @@ impl ImageStore {
             Ok(0) => None,
             Ok(_) => match (stored, unpacked) {
                 (Ok(packed), Ok((new, unpacked))) => {
+                    // The packed form is the plain tar: its digest is the diff ID.
+                    let unpacked = unpacked.with_diff_id(packed.digest.clone());
                     return Ok(Some(Made {
                         packed,
                         new,
@@ -335,6 +336,7 @@ fn store_blob(
     mut pieces: Pieces,
 ) -> Result<Descriptor, ImageError> {
     let mut writer = content.writer(&IngestKey::random())?;
+    writer.write_behind();
     while let Some(piece) = pieces.blocking_recv() {
         let written = match piece {
             Ok(piece) => writer.write(&piece).map_err(ImageError::from),

@@ -7,12 +7,18 @@
 //! written with `O_DIRECT`, in aligned pieces of [`PIECE`] bytes. Small content,
 //! and file systems that refuse, take the usual way.
 //!
-//! Up to one piece is in memory until [`Appender::flush`].
+//! Up to one piece is in memory until [`Appender::flush`], or [`behind::PIECES`]
+//! of them where another thread writes ([`Appender::write_behind`]): then whoever
+//! appends need not wait for the disk, and loses more when the process ends.
+
+mod behind;
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Seek as _, SeekFrom, Write};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+use behind::Behind;
 
 /// From here on the page cache is left out.
 const THRESHOLD: u64 = 4 << 20;
@@ -27,6 +33,8 @@ pub(super) struct Appender {
     /// Where the file ends; what is in the piece comes after it.
     end: u64,
     way: Way,
+    /// Past the page cache on another thread.
+    behind: bool,
 }
 
 #[derive(Debug)]
@@ -37,6 +45,8 @@ enum Way {
     CachedOnly,
     /// Past it; `end` is aligned.
     Direct(Piece),
+    /// The same, written by another thread; `end` is where that one is known to be.
+    Behind(Behind),
 }
 
 impl Appender {
@@ -46,7 +56,13 @@ impl Appender {
             file,
             end,
             way: Way::Cached,
+            behind: false,
         }
+    }
+
+    /// Leaves the writing of large content to another thread from here on.
+    pub(super) const fn write_behind(&mut self) {
+        self.behind = true;
     }
 
     pub(super) const fn file(&self) -> &File {
@@ -65,7 +81,11 @@ impl Appender {
 
     /// Forgets what is not written yet and goes on at a place where the file was cut.
     pub(super) fn cut_to(&mut self, end: u64) -> io::Result<()> {
-        self.leave_direct()?;
+        if matches!(self.way, Way::Direct(_) | Way::Behind(_)) {
+            // What is under way is written or not: it does not matter any more.
+            self.way = Way::Cached;
+            set_direct(&self.file, false)?;
+        }
         self.end = end;
         Ok(())
     }
@@ -83,8 +103,10 @@ impl Appender {
             }
         }
         while !bytes.is_empty() {
-            let Way::Direct(piece) = &mut self.way else {
-                return self.write_cached(bytes);
+            let piece = match &mut self.way {
+                Way::Direct(piece) => piece,
+                Way::Behind(behind) => behind.piece(),
+                Way::Cached | Way::CachedOnly => return self.write_cached(bytes),
             };
             bytes = piece.fill(bytes);
             if piece.is_full() {
@@ -109,8 +131,13 @@ impl Appender {
     }
 
     fn write_piece(&mut self) -> io::Result<()> {
-        let Way::Direct(piece) = &mut self.way else {
-            return Ok(());
+        let piece = match &mut self.way {
+            Way::Direct(piece) => piece,
+            Way::Behind(behind) => {
+                self.end += behind.hand_on()?;
+                return Ok(());
+            }
+            Way::Cached | Way::CachedOnly => return Ok(()),
         };
         let mut rest = piece.filled();
         while !rest.is_empty() {
@@ -138,6 +165,7 @@ impl Appender {
 
     fn enter_direct(&mut self) -> io::Result<()> {
         self.way = match set_direct(&self.file, true) {
+            Ok(()) if self.behind => Way::Behind(Behind::start(&self.file, self.end)?),
             Ok(()) => Way::Direct(Piece::new()),
             Err(error) if error.kind() == ErrorKind::InvalidInput => Way::CachedOnly,
             Err(error) => return Err(error),
@@ -146,14 +174,21 @@ impl Appender {
     }
 
     fn leave_direct(&mut self) -> io::Result<Option<Piece>> {
-        if !matches!(self.way, Way::Direct(_)) {
-            return Ok(None);
-        }
+        let piece = match std::mem::replace(&mut self.way, Way::Cached) {
+            Way::Direct(piece) => piece,
+            Way::Behind(behind) => {
+                let (piece, written) = behind.end();
+                self.end += written?;
+                self.file.seek(SeekFrom::Start(self.end))?;
+                piece
+            }
+            way @ (Way::Cached | Way::CachedOnly) => {
+                self.way = way;
+                return Ok(None);
+            }
+        };
         set_direct(&self.file, false)?;
-        match std::mem::replace(&mut self.way, Way::Cached) {
-            Way::Direct(piece) => Ok(Some(piece)),
-            Way::Cached | Way::CachedOnly => Ok(None),
-        }
+        Ok(Some(piece))
     }
 }
 

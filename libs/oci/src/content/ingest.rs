@@ -368,6 +368,13 @@ impl Writer {
         }
     }
 
+    /// Leaves the disk to another thread from here on, for a stream that comes as
+    /// fast as it is taken: it is hashed while it is written. A few megabytes more
+    /// are in memory until [`Writer::flush`].
+    pub const fn write_behind(&mut self) {
+        self.file.write_behind();
+    }
+
     /// Appends bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ContentError> {
         if self.broken {

@@ -234,6 +234,7 @@ impl Intake {
             .as_ref()
             .map_or(Algorithm::Sha256, Digest::algorithm);
         let mut writer = content.writer_with(&key, algorithm)?;
+        writer.write_behind();
         // A plain tar that says nothing of itself is unpacked when its digest is
         // known: that is its diff ID, and the layer may be here already.
         let at_once = match &hint {

@@ -6,12 +6,12 @@ use std::os::unix::fs::FileExt as _;
 use tar_core::SparseEntry;
 
 use super::error::{UnpackError, shown};
-use super::inflate::TarStream;
+use super::inflate::{Passing, TarStream};
 use super::path::LayerPath;
 
 /// Writes the regions one after the other as they come in the archive.
 pub(super) fn write(
-    stream: &mut TarStream,
+    stream: &mut TarStream<impl Passing>,
     file: &mut File,
     path: &LayerPath,
     map: &[SparseEntry],
@@ -29,7 +29,7 @@ pub(super) fn write(
         while left > 0 {
             let bytes = stream.peek()?;
             if bytes.is_empty() {
-                return Err(super::truncated(path));
+                return Err(super::unpacker::truncated(path));
             }
             let count = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
             file.write_all_at(&bytes[..count], offset).map_err(failed)?;
