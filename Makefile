@@ -47,7 +47,7 @@ test: test-packages ## Unit tests, then whole-system tests with real containers 
 	$(CARGO) test --workspace
 
 .PHONY: soak
-soak: test-packages ## 2,000 × run --rm on one engine: no hang, no failure, no leak (root)
+soak: test-packages ## 2,000 × run --rm, 1,000 terminals, a gigabyte through run, exec and logs: no hang, no failure, no leak (root)
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --test system -- --ignored soak --nocapture
 
@@ -68,9 +68,11 @@ test-cgroup-v2: ## The engine on a cgroup v2 machine, emulated with QEMU (root; 
 .PHONY: fuzz
 fuzz: ## Fuzz what reads bytes from strangers, FUZZ_SECONDS (60) for each target (nightly Rust; installs cargo-fuzz)
 	command -v cargo-fuzz >/dev/null || [ -x $(TARGET)/fuzz-tools/bin/cargo-fuzz ] || $(CARGO) install --locked --root $(TARGET)/fuzz-tools cargo-fuzz
-	for target in archive manifest reference; do \
+	for target in archive load manifest reference; do \
+		mkdir -p integration-tests/fuzz/corpus/$$target && \
 		(cd integration-tests && PATH=$(abspath $(TARGET))/fuzz-tools/bin:$$PATH RUSTUP_TOOLCHAIN=nightly \
-			cargo-fuzz run $$target -- -max_total_time=$(or $(FUZZ_SECONDS),60) -rss_limit_mb=4096) || exit 1; \
+			cargo-fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target \
+			-- -max_total_time=$(or $(FUZZ_SECONDS),60) -rss_limit_mb=4096) || exit 1; \
 	done
 
 .PHONY: bench

@@ -16,6 +16,7 @@ tests=(
     nft:nftables
     skopeo:skopeo
     tmux:tmux
+    umoci:umoci
 )
 peers=(
     buildah:buildah
@@ -25,7 +26,6 @@ peers=(
     podman:podman
     conmon:conmon
     runc:runc
-    umoci:umoci
     # Podman looks for it there.
     /usr/lib/podman/netavark:netavark
 )

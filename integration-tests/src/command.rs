@@ -65,6 +65,26 @@ impl fmt::Display for Outcome {
 /// It cannot be started, or does not end before the deadline (it is killed
 /// then, and the error shows what it said so far).
 pub fn run(command: &mut Command, input: &[u8], deadline: Duration) -> Result<Outcome> {
+    Ok(to_end(command, input, deadline)?.0)
+}
+
+/// As [`run`], for a command that must succeed: its standard output as it is.
+///
+/// # Errors
+/// As [`run`], or it fails.
+pub fn run_bytes(command: &mut Command, input: &[u8], deadline: Duration) -> Result<Vec<u8>> {
+    let (outcome, stdout) = to_end(command, input, deadline)?;
+    ensure!(
+        outcome.code == 0,
+        "`{}`: exit code {}: {}",
+        outcome.line,
+        outcome.code,
+        outcome.stderr
+    );
+    Ok(stdout)
+}
+
+fn to_end(command: &mut Command, input: &[u8], deadline: Duration) -> Result<(Outcome, Vec<u8>)> {
     let line = command_line(command);
     let started = Instant::now();
     let mut child = command
@@ -98,15 +118,17 @@ pub fn run(command: &mut Command, input: &[u8], deadline: Duration) -> Result<Ou
     if let Some(writer) = writer {
         drop(writer);
     }
-    Ok(Outcome {
+    let stdout = collected(stdout);
+    let outcome = Outcome {
         line,
         code: status
             .code()
             .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
-        stdout: text(stdout),
-        stderr: text(stderr),
+        stdout: String::from_utf8_lossy(&stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&collected(stderr)).into_owned(),
         took,
-    })
+    };
+    Ok((outcome, stdout))
 }
 
 /// Whether the child ended before `deadline`. It is not reaped.
@@ -170,7 +192,7 @@ fn collect(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> 
     })
 }
 
-fn text(reader: Option<thread::JoinHandle<Vec<u8>>>) -> String {
+fn collected(reader: Option<thread::JoinHandle<Vec<u8>>>) -> Vec<u8> {
     let bytes = reader.map(|reader| reader.join().unwrap_or_default());
-    String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    bytes.unwrap_or_default()
 }

@@ -10,7 +10,7 @@
 //! | [`registry`] | foreign registries: Debian's, and one that lies; pushing |
 //! | [`grpc`] | health, reflection and other calls on an engine's sockets |
 //! | [`otlp`] | an OTLP receiver |
-//! | [`terminal`] | a real terminal |
+//! | [`terminal`], [`pty`] | a real terminal: what a person sees, and every byte |
 //! | [`command`], [`http`] | commands and requests with deadlines |
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,7 @@ pub mod http;
 pub mod image;
 pub mod otlp;
 pub mod proxy;
+pub mod pty;
 pub mod registry;
 mod rescue;
 pub mod tar;

@@ -7,7 +7,14 @@ use std::io::Cursor;
 
 use gantry_image::unpack::{Limits, Nothing, unpack};
 use gantry_oci::Algorithm;
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+
+#[path = "../tar_mutator.rs"]
+mod tar_mutator;
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    tar_mutator::mutate(data, size, max_size, seed)
+});
 
 fuzz_target!(|data: &[u8]| {
     let cage = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");

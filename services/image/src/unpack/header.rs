@@ -6,6 +6,9 @@ use tar_core::parse::{Limits, ParseEvent, ParsedEntry, Parser};
 use super::error::UnpackError;
 use super::inflate::{Passing, TarStream};
 
+/// Headers, extensions and map of holes of one entry.
+const HEAD_BYTES_MAX: usize = 4 << 20;
+
 /// What comes next in an archive.
 pub(crate) enum Header<T> {
     /// An entry, as the caller has read it; the stream stands at its content.
@@ -52,14 +55,25 @@ impl Headers {
             let damaged = |source| UnpackError::Archive { position, source };
             let (consumed, header) = match self.parser.parse(input).map_err(damaged)? {
                 ParseEvent::NeedData { min_bytes } => {
-                    if available < min_bytes && available < wanted {
+                    if available < wanted {
+                        // The archive has ended.
                         if input.iter().all(|&b| b == 0) {
                             return Ok(Header::End);
                         }
                         let during = "a header".into();
                         return Err(UnpackError::Truncated { during }.into());
                     }
-                    wanted = min_bytes.max(wanted + 1);
+                    if wanted >= HEAD_BYTES_MAX {
+                        return Err(UnpackError::Limit {
+                            what: "bytes before the content of one entry",
+                            limit: HEAD_BYTES_MAX as u64,
+                        }
+                        .into());
+                    }
+                    // A map of holes has no length: the parser asks for a little
+                    // more until it finds the end, which may be never.
+                    let more = wanted.saturating_mul(2).min(HEAD_BYTES_MAX);
+                    wanted = min_bytes.max(more);
                     continue;
                 }
                 ParseEvent::Entry { consumed, entry } => {

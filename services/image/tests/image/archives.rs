@@ -8,9 +8,11 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use bytes::Bytes;
+use gantry_image::ImageStore;
 use gantry_image::archive::{ArchiveError, LoadOptions, Loaded};
 use gantry_image::error::ImageError;
 use gantry_image::image::Image;
+use gantry_image::pull::Watcher;
 use gantry_oci::Digest;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -41,6 +43,15 @@ pub(crate) async fn load_with(
     archive: &[u8],
     options: &LoadOptions,
 ) -> Result<Vec<Loaded>, ImageError> {
+    load_into(&fixture.store, archive, options, fixture.watcher()).await
+}
+
+pub(crate) async fn load_into(
+    store: &ImageStore,
+    archive: &[u8],
+    options: &LoadOptions,
+    watcher: Watcher,
+) -> Result<Vec<Loaded>, ImageError> {
     let (sender, pieces) = mpsc::channel(2);
     let feed = async move {
         for piece in archive.chunks(70_001) {
@@ -51,11 +62,9 @@ pub(crate) async fn load_with(
         }
     };
     let loaded = Mutex::new(Vec::new());
-    let loading = fixture
-        .store
-        .load(options, pieces, fixture.watcher(), |image| {
-            loaded.lock().unwrap().push(image);
-        });
+    let loading = store.load(options, pieces, watcher, |image| {
+        loaded.lock().unwrap().push(image);
+    });
     let (outcome, ()) = tokio::join!(loading, feed);
     outcome.map(|()| loaded.into_inner().unwrap())
 }

@@ -1,6 +1,5 @@
 //! What a container changed: listed, committed, exported. The kernel's own overlay is the judge.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -22,6 +21,7 @@ use crate::archive::{Archive, Head};
 use crate::fixture::Fixture;
 use crate::life::gently;
 use crate::overlay::{Overlay, tree};
+use crate::umoci::{assert_same, mounted, unpacked_by_umoci};
 
 const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
@@ -114,56 +114,6 @@ fn entries(fixture: &Fixture, image: &Image) -> Vec<String> {
     assert!(listed.status.success());
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();
     text.lines().map(str::to_owned).collect()
-}
-
-/// What an image's files are when the kernel mounts them.
-fn mounted(fixture: &Fixture, image: &Image) -> BTreeMap<String, String> {
-    let id = image.id().to_string();
-    let (_, snapshot) = fixture.store.prepare("again", &id, true).unwrap();
-    let files = tree(&Overlay::mount(&snapshot, &[]).path());
-    fixture.store.delete_snapshot("again").unwrap();
-    files
-}
-
-/// What umoci makes of an image.
-fn unpacked_by_umoci(fixture: &Fixture, image: &Image) -> BTreeMap<String, String> {
-    let layout = TempDir::new().unwrap();
-    let at = layout.path();
-    fs::write(at.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    let manifest = fixture.store.manifest(image).unwrap();
-    let index = format!(
-        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{}","digest":"{}","size":{},"annotations":{{"org.opencontainers.image.ref.name":"x"}}}}]}}"#,
-        image.record.manifest_media_type,
-        image.record.manifest,
-        manifest.len()
-    );
-    fs::write(at.join("index.json"), index).unwrap();
-    let copied = Command::new("cp")
-        .arg("-r")
-        .arg(fixture.root.path().join("blobs"))
-        .arg(at)
-        .status()
-        .unwrap();
-    assert!(copied.success());
-    let root = at.join("root");
-    let done = Command::new("umoci")
-        .args(["raw", "unpack", "--image"])
-        .arg(format!("{}:x", at.display()))
-        .arg(&root)
-        .output()
-        .unwrap();
-    assert!(
-        done.status.success(),
-        "{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-    tree(&root)
-}
-
-fn assert_same(found: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>, what: &str) {
-    for path in found.keys().chain(wanted.keys()) {
-        assert_eq!(found.get(path), wanted.get(path), "{what}: {path:?}");
-    }
 }
 
 /// Changes a container, and holds the layer that a commit makes of it to what

@@ -8,15 +8,18 @@ use std::process::Command;
 
 use gantry_image::ImageStore;
 use gantry_image::account::OwnerKind;
+use gantry_image::archive::{LoadOptions, Loaded};
 use gantry_image::error::ImageError;
 use gantry_image::import::ImportOptions;
 use gantry_image::prune::PruneOptions;
 use gantry_image::pull::{PullOptions, Pulled};
 
 use crate::archive::Archive;
+use crate::archives::load_into;
 use crate::checking::{Unmount, assert_clean};
 use crate::fixture::{TestLayer, config, open_when_free, publish};
 use crate::life::{gently, import_pieces, tar};
+use crate::loads;
 use crate::registry::Registry;
 
 /// A file system of so many mebibytes of its own.
@@ -128,6 +131,21 @@ fn assert_full<T: std::fmt::Debug>(outcome: Result<T, ImageError>, what: &str) {
     }
 }
 
+async fn load(store: &ImageStore, archive: &[u8]) -> Result<Vec<Loaded>, ImageError> {
+    let watcher = std::sync::Arc::new(|_| {});
+    load_into(store, archive, &LoadOptions::default(), watcher).await
+}
+
+/// An archive of one image with one layer.
+fn saved(layer: &[u8]) -> Vec<u8> {
+    let list = r#"[{"Config":"c.json","RepoTags":["saved:1"],"Layers":["l/layer.tar"]}]"#;
+    Archive::new()
+        .file("l/layer.tar", layer)
+        .file("c.json", loads::config("saved", &[layer]))
+        .file("manifest.json", list)
+        .finish()
+}
+
 async fn a_full_disk(disk: Disk) {
     let registry = Registry::start().await;
     publish(&registry, "small", &[TestLayer::gzip(tar(1))]);
@@ -147,6 +165,7 @@ async fn a_full_disk(disk: Disk) {
 
     // More than there is room for.
     assert_full(pull(&store, &name("big")).await, "a pull");
+    assert_full(load(&store, &saved(&big)).await, "a load");
     let import = import_pieces(&store, &ImportOptions::default(), big).await;
     assert_full(import, "an import");
     assert_eq!(store.images().len(), 2);
@@ -178,6 +197,7 @@ async fn a_full_disk(disk: Disk) {
     assert_full(pull(&store, &name("big")).await, "a pull");
     let import = import_pieces(&store, &ImportOptions::default(), tar(9)).await;
     assert_full(import, "an import");
+    assert_full(load(&store, &saved(&tar(9))).await, "a load");
     assert_eq!(store.list(true, &[]).unwrap().len(), 2);
     assert!(store.resolve("again:1").is_ok());
     assert!(store.manifest(&store.resolve("again:1").unwrap()).is_ok());

@@ -359,3 +359,21 @@ async fn one_layer_under_two_images_is_what_each_needs() {
         .collect();
     assert_eq!(modes, ["41777", "40700"]);
 }
+
+/// What the fuzzer starts from, and what it has found: see `integration-tests/fuzz`.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_fuzzer_starts_from_is_loaded() {
+    let seeds = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../integration-tests/fuzz/seeds/load"
+    );
+    let mut seen = 0;
+    for seed in std::fs::read_dir(seeds).unwrap() {
+        let path = seed.unwrap().path();
+        let fixture = Fixture::new();
+        let loaded = load(&fixture, &std::fs::read(&path).unwrap()).await;
+        assert_eq!(loaded.map(|l| l.len()).ok(), Some(1), "{path:?}");
+        seen += 1;
+    }
+    assert!(seen >= 6, "{seen} seeds");
+}

@@ -25,4 +25,5 @@ mod registry;
 mod removal;
 mod tls;
 mod transfer;
+mod umoci;
 mod unpack;

@@ -518,6 +518,31 @@ fn sparse_files_of_all_formats_have_their_holes() {
     check(Archive::new().raw(&block).raw(&content), "old");
 }
 
+/// Found by the fuzzer: the parser asks for more until it has seen a line end.
+#[test]
+fn a_map_of_holes_that_does_not_end_is_refused() {
+    let with_map = |map: &[u8]| {
+        let head = Head::new(b'0', "s")
+            .pax("GNU.sparse.major", b"1")
+            .pax("GNU.sparse.minor", b"0")
+            .pax("GNU.sparse.realsize", b"4096");
+        refused(Archive::new().entry(head, map))
+    };
+    let error = with_map(b"abc");
+    assert!(matches!(error, UnpackError::Truncated { .. }), "{error}");
+    let error = with_map(&vec![b'1'; 6 << 20]);
+    assert!(
+        matches!(
+            error,
+            UnpackError::Limit {
+                limit: 4_194_304,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_hard_link_to_a_file_of_a_lower_layer_copies_it_up() {
     let (bottom, _) = unpacked(

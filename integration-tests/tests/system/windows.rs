@@ -1,0 +1,220 @@
+//! Several windows on one container, none of which can hurt another, and the
+//! bytes that pass through them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use gantry_integration_tests::engine::{Engine, with_engine};
+use gantry_integration_tests::pty::{Pty, find};
+use rustix::process::Signal;
+
+/// What a window that does not read may miss nothing of.
+const KEPT: usize = 1 << 20;
+
+fn attach(engine: &Engine, container: &str) -> Result<Pty> {
+    Pty::spawn(&engine.command(&["attach", container]), 80, 24)
+}
+
+/// What came from the begin of `from` to the end of `to`.
+fn between<'a>(bytes: &'a [u8], from: &str, to: &str) -> Result<&'a [u8]> {
+    let begin = find(bytes, from).with_context(|| format!("no {from:?}"))?;
+    let end = find(&bytes[begin..], to).with_context(|| format!("no {to:?}"))?;
+    Ok(&bytes[begin..begin + end + to.len()])
+}
+
+#[test]
+fn of_five_windows_one_stops_and_one_is_killed_and_the_others_are_alike() -> Result<()> {
+    with_engine(|engine| {
+        let image = engine.busybox()?;
+        engine.ok(&["run", "-dit", "--name", "box", &image, "sh"])?;
+        let mut windows = Vec::new();
+        for _ in 0..5 {
+            windows.push(attach(engine, "box")?);
+        }
+        // Every window is there once each has shown what another one typed: what is
+        // typed comes back as it is, what is printed is the sum.
+        for number in 0..5 {
+            windows[number].type_text(&format!("echo here-{number}-$((40+2))\n"))?;
+            for window in &windows[number..] {
+                window.wait_for_text(&format!("here-{number}-42"))?;
+            }
+        }
+        windows[1].signal(Signal::STOP)?;
+        windows[4].signal(Signal::KILL)?;
+
+        // 2.4 MB: more than is kept for the stopped one.
+        let lines = 350_000;
+        windows[0].type_text(&format!("seq 1 {lines}; echo all-$((40+3))\n"))?;
+        let mut seen = Vec::new();
+        for number in [0, 2, 3] {
+            seen.push(windows[number].wait_for_text("all-43")?);
+        }
+        let wanted: String = (1..=lines).map(|n| format!("{n}\r\n")).collect();
+        let wanted = format!("{wanted}all-43");
+        for (bytes, number) in seen.iter().zip([0, 2, 3]) {
+            let bytes = between(bytes, "\r\n1\r\n2\r\n", "all-43")?;
+            ensure!(
+                bytes[2..] == *wanted.as_bytes(),
+                "window {number} has {} of {} bytes",
+                bytes.len(),
+                wanted.len()
+            );
+        }
+
+        // The one that stood still goes on where it was, has what was kept for
+        // it, is told what it missed, and is a window like the others again.
+        windows[1].signal(Signal::CONT)?;
+        windows[2].type_text("echo again-$((40+4))\n")?;
+        let late = windows[1].wait_for_text("again-44")?;
+        let begin = find(&late, "\r\n1\r\n2\r\n").context("nothing was kept")? + 2;
+        let alike = late[begin..]
+            .iter()
+            .zip(wanted.as_bytes())
+            .take_while(|(found, wanted)| found == wanted)
+            .count();
+        ensure!(alike >= KEPT, "only {alike} bytes were kept");
+        let told = String::from_utf8_lossy(&late[begin + alike..]).into_owned();
+        let missed: usize = told
+            .split_once("missed ")
+            .and_then(|(_, rest)| rest.split_once(" bytes"))
+            .with_context(|| format!("it was not told: {:.200}", told))?
+            .0
+            .parse()?;
+        ensure!(
+            missed > 0 && alike + missed <= wanted.len() + 200,
+            "{missed}"
+        );
+
+        // The killed one's is a new window.
+        let killed = windows.pop().context("five windows")?;
+        ensure!(killed.finish()?.0 == 137, "it was killed");
+        windows.push(attach(engine, "box")?);
+        windows[4].type_text("echo anew-$((40+5))\n")?;
+        for window in &windows {
+            window.wait_for_text("anew-45")?;
+        }
+        windows[3].type_text("exit 5\n")?;
+        for (number, window) in windows.into_iter().enumerate() {
+            let (code, _) = window.finish()?;
+            ensure!(code == 5, "window {number} ended with {code}");
+        }
+        engine.ok(&["rm", "box"])?;
+        engine.audit_containers()
+    })
+}
+
+fn sizes(count: u16) -> Result<()> {
+    with_engine(|engine| {
+        let image = engine.busybox()?;
+        for number in 0..count {
+            let (columns, rows) = (20 + number % 200, 5 + number % 70);
+            let command = engine.command(&["run", "--rm", "-t", &image, "stty", "size"]);
+            let (code, bytes) = Pty::spawn(&command, columns, rows)?.finish()?;
+            let text = String::from_utf8_lossy(&bytes);
+            ensure!(
+                code == 0 && text == format!("{rows} {columns}\r\n"),
+                "run {number} of a terminal {rows} x {columns}: {code}, {text:?}"
+            );
+        }
+        engine.audit_containers()
+    })
+}
+
+#[test]
+fn the_first_size_is_right_before_the_first_byte() -> Result<()> {
+    sizes(40)
+}
+
+#[test]
+#[ignore = "takes a minute: make soak"]
+fn soak_of_a_thousand_first_sizes() -> Result<()> {
+    sizes(1_000)
+}
+
+/// Bytes that no two blocks share, and that hold every value.
+fn pattern(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// Sends bytes through a command and holds what comes back to them.
+fn through(engine: &Engine, arguments: &[&str], sent: &[u8]) -> Result<()> {
+    let output = gantry_integration_tests::command::run_bytes(
+        &mut engine.command(arguments),
+        sent,
+        Duration::from_secs(600),
+    )?;
+    let same = output.iter().zip(sent).take_while(|(a, b)| a == b).count();
+    ensure!(
+        output.len() == sent.len() && same == sent.len(),
+        "{arguments:?}: {} of {} bytes came, the first {same} right",
+        output.len(),
+        sent.len()
+    );
+    Ok(())
+}
+
+fn everything_arrives(bytes: usize) -> Result<()> {
+    with_engine(|engine| {
+        let image = engine.busybox()?;
+        let sent = pattern(bytes);
+        // Half-close: the program ends because its input does.
+        through(engine, &["run", "--rm", "-i", &image, "cat"], &sent)?;
+        let lines: Vec<u8> = sent
+            .iter()
+            .map(|b| if *b == b'\n' { b' ' } else { *b })
+            .collect();
+        let lines: Vec<u8> = lines
+            .chunks(4_999)
+            .flat_map(|line| line.iter().copied().chain([b'\n']))
+            .collect();
+        let options = ["--log-opt", "max-size=2g", "--log-opt", "max-file=2"];
+        let mut arguments = vec!["run", "-i", "--name", "box"];
+        arguments.extend(options);
+        arguments.extend([image.as_str(), "sh", "-c", "cat; sleep 3600"]);
+        let mut command = engine.command(&arguments);
+        let mut child = command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()?;
+        std::io::Write::write_all(child.stdin.as_mut().context("no input")?, &lines)?;
+        child.stdin = None;
+        through(engine, &["exec", "-i", "box", "cat"], &sent)?;
+        // What `cat` has read is logged when `sleep` runs.
+        let sleeps = "until ps | grep -q '[s]leep 3600'; do usleep 20000; done; echo runs";
+        ensure!(engine.ok(&["exec", "box", "sh", "-c", sleeps])? == "runs");
+        let logged = gantry_integration_tests::command::run_bytes(
+            &mut engine.command(&["logs", "box"]),
+            b"",
+            Duration::from_secs(600),
+        )?;
+        ensure!(
+            logged == lines,
+            "{} of {} bytes were logged",
+            logged.len(),
+            lines.len()
+        );
+        engine.ok(&["rm", "-f", "box"])?;
+        child.wait()?;
+        engine.audit_containers()
+    })
+}
+
+#[test]
+fn every_byte_passes_run_exec_and_logs() -> Result<()> {
+    everything_arrives(24 << 20)
+}
+
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn soak_of_a_gigabyte_through_run_exec_and_logs() -> Result<()> {
+    everything_arrives(1 << 30)
+}
