@@ -108,23 +108,26 @@ impl Pty {
         Ok(self.master.write_all(text.as_bytes())?)
     }
 
-    /// Waits until `enough` of all that has come, and returns it.
+    /// Waits until a text has come, and returns all that has.
     ///
     /// # Errors
-    /// It does not come in `limit`, or can not come any more.
-    pub fn wait_for(&self, limit: Duration, enough: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
-        let deadline = Instant::now() + limit;
+    /// It does not come in a minute, or can not come any more.
+    pub fn wait_for_text(&self, text: &str) -> Result<Vec<u8>> {
+        let deadline = Instant::now() + Duration::from_secs(60);
         let (screen, changed) = &*self.screen;
         let mut screen = screen.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each byte is looked at once: who looks holds the reader up.
+        let mut looked_at = 0;
         loop {
-            if enough(&screen.bytes) {
+            if find(&screen.bytes[looked_at..], text).is_some() {
                 return Ok(screen.bytes.clone());
             }
+            looked_at = (screen.bytes.len() + 1).saturating_sub(text.len());
             let left = deadline.saturating_duration_since(Instant::now());
             if screen.ended || left.is_zero() {
                 let from = screen.bytes.len().saturating_sub(400);
                 bail!(
-                    "what was waited for did not come; {} bytes did, the last: {:?}",
+                    "{text:?} did not come; {} bytes did, the last: {:?}",
                     screen.bytes.len(),
                     String::from_utf8_lossy(&screen.bytes[from..])
                 );
@@ -132,15 +135,6 @@ impl Pty {
             let waited = changed.wait_timeout(screen, left);
             screen = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-
-    /// As [`Pty::wait_for`], for a text.
-    ///
-    /// # Errors
-    /// As [`Pty::wait_for`].
-    pub fn wait_for_text(&self, text: &str) -> Result<Vec<u8>> {
-        self.wait_for(Duration::from_secs(60), |bytes| find(bytes, text).is_some())
-            .with_context(|| format!("waiting for {text:?}"))
     }
 
     /// Sends the command a signal.
@@ -181,7 +175,5 @@ impl Pty {
 /// Where a text begins in what came.
 #[must_use]
 pub fn find(bytes: &[u8], text: &str) -> Option<usize> {
-    bytes
-        .windows(text.len())
-        .position(|window| window == text.as_bytes())
+    memchr::memmem::find(bytes, text.as_bytes())
 }
