@@ -35,10 +35,31 @@ pub(crate) fn content(object: impl AsFd) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(CWD, itself(object), flags, Mode::empty())
 }
 
+/// Whether an open directory is of a file system that is no files but a window
+/// on the kernel (linux/magic.h). What is read there may never end.
+pub(crate) fn is_kernels(directory: impl AsFd) -> Result<bool, Errno> {
+    const KERNELS: [u64; 11] = [
+        0x9fa0,      // proc
+        0x6265_6572, // sysfs
+        0x0027_e0eb, // cgroup
+        0x6367_7270, // cgroup2
+        0x1cd1,      // devpts
+        0x1980_0202, // mqueue
+        0x6462_6720, // debugfs
+        0x7472_6163, // tracefs
+        0x7363_6673, // securityfs
+        0xcafe_4a11, // bpf
+        0x4249_4e4d, // binfmt_misc
+    ];
+    // The type of the field differs between targets.
+    let kind = rustix::fs::fstatfs(directory)?.f_type as u64 & 0xffff_ffff;
+    Ok(KERNELS.contains(&kind))
+}
+
 /// Whether somebody has taken it away, or put something else there.
 pub(crate) fn is_gone(error: Errno) -> bool {
     matches!(
         error,
-        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE | Errno::SRCH
     )
 }

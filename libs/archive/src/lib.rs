@@ -5,6 +5,7 @@
 //! | [`write`] | entries of an archive, one after the other |
 //! | [`pack`] | a file or a directory that is there becomes an archive |
 //! | [`read`] | entries of an archive, as they come |
+//! | [`arriving`] | an archive that comes in pieces |
 //! | [`unpack`] | an archive becomes files in a directory that is there |
 //!
 //! Both ways work on trees that somebody else may change meanwhile, or that are
@@ -14,6 +15,7 @@
 //! it shares [`write`] and [`read::time`].
 #![forbid(unsafe_code)]
 
+pub mod arriving;
 mod beneath;
 pub mod pack;
 pub mod read;

@@ -7,7 +7,9 @@
 //! for, anything.
 //!
 //! Sockets are left out, as every archiver does. Mounts below the directory are
-//! part of it. Memory: the names of one directory on each level.
+//! part of it, but for those that show no files but the kernel (proc, sysfs,
+//! cgroups): of these there is the empty directory, unless they are what is
+//! copied. Memory: the names of one directory on each level.
 //!
 //! Limits: a path beneath the directory is at most 4,095 bytes long, a directory
 //! has at most a million entries.
@@ -72,6 +74,7 @@ pub fn pack<T: FnMut(Bytes) -> bool>(
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return Ok(());
     }
+    let top = beneath::is_kernels(object).map_err(failed(name, "looking at it"))?;
     // Directories that are not done: where they are beneath the top, and the
     // names in them that are left.
     let mut levels = vec![(Vec::new(), names(object, name)?.into_iter())];
@@ -91,6 +94,10 @@ pub fn pack<T: FnMut(Bytes) -> bool>(
         let stat = rustix::fs::fstat(&found).map_err(failed(&seen, "looking at it"))?;
         packer.entry(found.as_fd(), &stat, &seen)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let kernels = beneath::is_kernels(&found).map_err(failed(&seen, "looking at it"))?;
+            if kernels && !top {
+                continue;
+            }
             levels.push((path.clone(), names(found.as_fd(), &seen)?.into_iter()));
         }
     }
@@ -180,7 +187,11 @@ impl<T: FnMut(Bytes) -> bool> Packer<'_, T> {
         head.xattrs = xattrs(object, name)?;
         match kind {
             EntryType::Regular => {
-                let content = beneath::content(object).map_err(failed(name, "opening it"))?;
+                let content = match beneath::content(object) {
+                    // Somebody has taken it away, or the process that it told of ended.
+                    Err(error) if is_gone(error) => return Ok(()),
+                    content => content.map_err(failed(name, "opening it"))?,
+                };
                 let now = rustix::fs::fstat(&content).map_err(failed(name, "looking at it"))?;
                 head.size = u64::try_from(now.st_size).unwrap_or(0);
                 self.writer.header(stat, &head)?;
@@ -191,8 +202,10 @@ impl<T: FnMut(Bytes) -> bool> Packer<'_, T> {
                 self.writer.header(stat, &Head { name, ..head })?;
             }
             EntryType::Symlink => {
-                let link = rustix::fs::readlinkat(object, "", Vec::new())
-                    .map_err(failed(name, "reading the link"))?;
+                let link = match rustix::fs::readlinkat(object, "", Vec::new()) {
+                    Err(error) if is_gone(error) => return Ok(()),
+                    link => link.map_err(failed(name, "reading the link"))?,
+                };
                 let link = link.as_bytes();
                 self.writer.header(stat, &Head { link, ..head })?;
             }

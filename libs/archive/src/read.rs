@@ -118,7 +118,7 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// The archive is damaged, or cannot be read.
-    pub fn next(&mut self) -> Result<Option<Entry>, ReadError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, ReadError> {
         let left = self.content + self.padding;
         self.pass(left)?;
         let mut wanted = HEADER_SIZE;

@@ -19,7 +19,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, Timespec,
+    Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -79,7 +80,7 @@ pub fn unpack(
         times: BTreeMap::new(),
         table: 0,
     };
-    while let Some(entry) = unpacker.reader.next()? {
+    while let Some(entry) = unpacker.reader.next_entry()? {
         let path = parse(&entry.path)?;
         unpacker.make(&entry, &path)?;
     }
@@ -275,7 +276,7 @@ impl<R: Read> Unpacker<'_, R> {
 
     fn make_file(&mut self, entry: &Entry, path: &[u8]) -> Result<(), UnpackError> {
         let owner = self.owner;
-        self.refuse_directory(path)?;
+        self.must_be_replaceable(path)?;
         let mode = Mode::RUSR | Mode::WUSR;
         let parent = self.parent(path)?;
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -318,13 +319,19 @@ impl<R: Read> Unpacker<'_, R> {
         }
     }
 
-    /// Before a file is written that could not get its name.
-    fn refuse_directory(&mut self, path: &[u8]) -> Result<(), UnpackError> {
+    /// Refuses to replace a directory or a mount, before anything is written.
+    fn must_be_replaceable(&mut self, path: &[u8]) -> Result<(), UnpackError> {
         let parent = self.parent(path)?;
         let (_, name) = split(path);
-        match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        match rustix::fs::statx(parent, name, flags, StatxFlags::TYPE) {
+            Ok(found) if FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory => {
                 Err(UnpackError::OverDirectory { path: shown(path) })
+            }
+            // The kernel refuses to replace it only in its own mount namespace;
+            // in another one, it takes the mount away.
+            Ok(found) if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) => {
+                Err(replaced(Errno::BUSY, path))
             }
             Ok(_) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(failed(path, "looking at it")(error)),
@@ -373,7 +380,7 @@ impl<R: Read> Unpacker<'_, R> {
             Err(Errno::EXIST) => {}
             other => return other.map_err(failed(path, step)),
         }
-        self.refuse_directory(path)?;
+        self.must_be_replaceable(path)?;
         let parent = self.parent(path)?;
         let draft = draft().map_err(failed(path, step))?;
         let draft = draft.as_bytes();
