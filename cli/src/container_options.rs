@@ -10,6 +10,7 @@ use gantry_proto::network::v1::PortMapping;
 use gantry_proto::types::v1::Platform;
 
 use crate::exit::Failure;
+use crate::health_options::HealthOptions;
 use crate::parse::{ParseError, environment, limits, mounts, ports, sizes};
 
 #[derive(Debug, Args)]
@@ -213,6 +214,9 @@ pub(crate) struct ContainerOptions {
     /// Cgroup namespace: host, private
     #[arg(long, value_name = "MODE")]
     cgroupns: Option<String>,
+
+    #[command(flatten)]
+    health: HealthOptions,
 }
 
 impl ContainerOptions {
@@ -294,6 +298,8 @@ impl ContainerOptions {
             ip_address: self.ip.map(|ip| ip.to_string()).unwrap_or_default(),
             annotations: environment::pairs("--annotation", &self.annotation).map_err(refused)?,
             exposed_ports: self.expose.concat(),
+            health_check: self.health.check().map_err(refused)?,
+            on_unhealthy: self.health.on_unhealthy(),
         })
     }
 

@@ -29,9 +29,14 @@ impl<'a> Each<'a> {
         outcome: Result<T, impl Into<Failure>>,
     ) -> io::Result<()> {
         if self.check(outcome).is_some() {
-            terminal::println(name)?;
+            self.said(name)?;
         }
         Ok(())
+    }
+
+    /// Shows the name of one that succeeded.
+    pub(crate) fn said(&self, name: &str) -> io::Result<()> {
+        terminal::println(name)
     }
 
     /// As [`Each::note`], where the answer is to be shown in another way.

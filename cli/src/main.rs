@@ -3,9 +3,11 @@
 // Comments on flags are their help text, which shows brackets as they are.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+mod agreement;
 mod arguments;
 mod connection;
 mod container_options;
+mod copying;
 mod detach;
 mod display;
 mod each;
@@ -13,10 +15,12 @@ mod ending;
 mod exit;
 mod filters;
 mod format;
+mod health_options;
 mod inspect;
 mod new_file;
 mod operands;
 mod parse;
+mod processes;
 mod progress;
 mod registry_auth;
 mod session;

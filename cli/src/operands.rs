@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use clap::{Arg, ArgAction, Command};
 
 /// Verbs whose first operand ends their options.
-const VERBS: [&str; 3] = ["create", "exec", "run"];
+const VERBS: [&str; 4] = ["create", "exec", "run", "top"];
 
 /// `arguments` (the program's name first) as clap is to see them: with `--`
 /// after the first operand of a verb in [`VERBS`], and without the values that

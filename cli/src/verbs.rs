@@ -3,8 +3,11 @@
 mod attach;
 mod commit;
 mod completion;
+mod container_prune;
+mod cp;
 mod create;
 mod diff;
+mod events;
 mod exec;
 mod export;
 mod history;
@@ -37,11 +40,13 @@ mod stats;
 mod stop;
 mod system_check;
 mod system_df;
+mod system_prune;
 mod tag;
 mod top;
 mod trace;
 mod unpause;
 mod up;
+mod update;
 mod version;
 mod wait;
 
@@ -74,10 +79,14 @@ verbs! { Verb {
     Completion(completion::Completion) = "completion",
     /// Manage containers
     Container(nouns::Container) = "container",
+    /// Copy files out of a container or into it
+    Cp(cp::Cp) = "cp",
     /// Create a container and do not start it
     Create(create::Create) = "create",
     /// Show what a container changed in its files, or how two images differ
     Diff(diff::Diff) = "diff",
+    /// Show what happens, as it happens
+    Events(events::Events) = "events",
     /// Run one more program in a running container
     Exec(exec::Exec) = "exec",
     /// Write a container's file system as a tar archive
@@ -148,6 +157,8 @@ verbs! { Verb {
     Unpause(unpause::Unpause) = "unpause",
     /// Run all services in the foreground
     Up(up::Up) = "up",
+    /// Change the limits of containers
+    Update(update::Update) = "update",
     /// Show the versions of the command and the engine
     Version(version::Version) = "version",
     /// Wait for containers to end, and print their exit codes

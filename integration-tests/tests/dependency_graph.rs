@@ -13,9 +13,11 @@ use serde_json::Value;
 /// Each member with the members that it depends on, for its build and tests
 /// too.
 const MAP: &[(&str, &[&str])] = &[
+    ("gantry-archive", &[]),
     (
         "gantry-cli",
         &[
+            "gantry-archive",
             "gantry-credentials",
             "gantry-kit",
             "gantry-oci",
@@ -31,6 +33,7 @@ const MAP: &[(&str, &[&str])] = &[
     (
         "gantry-image",
         &[
+            "gantry-archive",
             "gantry-credentials",
             "gantry-kit",
             "gantry-oci",
@@ -52,7 +55,7 @@ const MAP: &[(&str, &[&str])] = &[
     ),
     (
         "gantry-runtime",
-        &["gantry-kit", "gantry-proto", "gantry-sys"],
+        &["gantry-archive", "gantry-kit", "gantry-proto", "gantry-sys"],
     ),
     ("gantry-shim", &["gantry-proto", "gantry-sys"]),
     ("gantry-sys", &[]),

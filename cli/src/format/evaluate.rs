@@ -49,7 +49,11 @@ impl Template {
             headings,
             text: String::new(),
         };
-        run.nodes(&self.nodes, data).map_err(|what| TemplateError {
+        let flow = run.nodes(&self.nodes, data).and_then(|flow| match flow {
+            Flow::On => Ok(()),
+            Flow::Break | Flow::Continue => Err("{{break}} is not inside of a range".to_owned()),
+        });
+        flow.map_err(|what| TemplateError {
             template: self.text.clone(),
             what,
         })?;
@@ -64,24 +68,45 @@ struct Run<'a> {
     text: String,
 }
 
+/// How a block ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    On,
+    Break,
+    Continue,
+}
+
 impl Run<'_> {
-    fn nodes(&mut self, nodes: &[Node], dot: &Value) -> Result<(), String> {
+    fn nodes(&mut self, nodes: &[Node], dot: &Value) -> Result<Flow, String> {
         for node in nodes {
-            self.node(node, dot)?;
+            match self.node(node, dot)? {
+                Flow::On => {}
+                out => return Ok(out),
+            }
         }
-        Ok(())
+        Ok(Flow::On)
     }
 
     /// A block, whose variables end with it.
-    fn block(&mut self, nodes: &[Node], dot: &Value) -> Result<(), String> {
+    fn block(&mut self, nodes: &[Node], dot: &Value) -> Result<Flow, String> {
         let depth = self.variables.len();
-        self.nodes(nodes, dot)?;
+        let flow = self.nodes(nodes, dot)?;
         self.variables.truncate(depth);
-        Ok(())
+        Ok(flow)
     }
 
-    fn node(&mut self, node: &Node, dot: &Value) -> Result<(), String> {
+    fn node(&mut self, node: &Node, dot: &Value) -> Result<Flow, String> {
         match node {
+            Node::Break => return Ok(Flow::Break),
+            Node::Continue => return Ok(Flow::Continue),
+            Node::Set(name, pipeline) => {
+                let value = self.pipeline(pipeline, dot)?;
+                let mut known = self.variables.iter_mut().rev();
+                match known.find(|(known, _)| known == name) {
+                    Some((_, old)) => *old = value,
+                    None => return Err(format!("there is no variable ${name}")),
+                }
+            }
             Node::Text(text) => self.text.push_str(text),
             Node::Show(pipeline) => {
                 let value = self.pipeline(pipeline, dot)?;
@@ -97,7 +122,7 @@ impl Run<'_> {
                 otherwise,
             } => {
                 let value = self.pipeline(condition, dot)?;
-                self.block(if is_true(&value) { then } else { otherwise }, dot)?;
+                return self.block(if is_true(&value) { then } else { otherwise }, dot);
             }
             Node::With {
                 value,
@@ -105,20 +130,20 @@ impl Run<'_> {
                 otherwise,
             } => {
                 let value = self.pipeline(value, dot)?;
-                if is_true(&value) {
-                    self.block(then, &value)?;
+                return if is_true(&value) {
+                    self.block(then, &value)
                 } else {
-                    self.block(otherwise, dot)?;
-                }
+                    self.block(otherwise, dot)
+                };
             }
             Node::Range {
                 variables,
                 over,
                 each,
                 otherwise,
-            } => self.range(variables, over, each, otherwise, dot)?,
+            } => return self.range(variables, over, each, otherwise, dot),
         }
-        Ok(())
+        Ok(Flow::On)
     }
 
     fn range(
@@ -128,7 +153,7 @@ impl Run<'_> {
         each: &[Node],
         otherwise: &[Node],
         dot: &Value,
-    ) -> Result<(), String> {
+    ) -> Result<Flow, String> {
         let items: Vec<(Value, Value)> = match self.pipeline(over, dot)? {
             Value::Array(items) => items
                 .into_iter()
@@ -155,10 +180,13 @@ impl Run<'_> {
                     self.variables.push((item.clone(), value.clone()));
                 }
             }
-            self.nodes(each, &value)?;
+            let flow = self.nodes(each, &value)?;
             self.variables.truncate(depth);
+            if flow == Flow::Break {
+                break;
+            }
         }
-        Ok(())
+        Ok(Flow::On)
     }
 
     fn pipeline(&self, pipeline: &Pipeline, dot: &Value) -> Result<Value, String> {
@@ -353,6 +381,23 @@ mod tests {
             ("{{println .Name}}", "/web\n"),
             ("{{$n := .Name}}{{$n}}", "/web"),
             ("{{range .None}}x{{else}}none{{end}}", "none"),
+            (
+                "{{$first := true}}{{range .Args}}{{if $first}}{{$first = false}}{{else}},{{end}}{{.}}{{end}}",
+                "-c,x y",
+            ),
+            (
+                "{{range $k, $v := .Labels}}{{if eq $k \"b\"}}{{break}}{{end}}{{$k}}{{end}}",
+                "a",
+            ),
+            (
+                "{{range .Args}}{{if eq . \"-c\"}}{{continue}}{{end}}{{.}}{{end}}",
+                "x y",
+            ),
+            ("{{with .None}}x{{else with .Name}}{{.}}{{end}}", "/web"),
+            (
+                "{{html \"<a&b>\"}} {{urlquery \"a b/c\"}}",
+                "&lt;a&amp;b&gt; a+b%2Fc",
+            ),
         ] {
             assert_eq!(render(template).as_deref(), Ok(expected), "{template}");
         }
@@ -367,6 +412,8 @@ mod tests {
             ("{{end}}", "no beginning"),
             ("{{frob .Name}}", "no function \"frob\""),
             ("{{$x}}", "no variable $x"),
+            ("{{$x = 1}}", "no variable $x"),
+            ("{{break}}", "not inside of a range"),
             ("{{.Name.More}}", "no field \"More\""),
             ("{{(.Name}}", "does not end"),
             ("{{}}", "missing"),

@@ -46,6 +46,8 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             Ok(text(0).split(&separator).map(Value::from).collect())
         }
         "replace" => count(3).map(|()| text(0).replace(&text(1), &text(2)).into()),
+        "html" => count(1).map(|()| html(&text(0)).into()),
+        "urlquery" => count(1).map(|()| query(&text(0)).into()),
         "print" => Ok(arguments.iter().map(show).collect::<String>().into()),
         "println" => {
             let words: Vec<String> = arguments.iter().map(show).collect();
@@ -122,6 +124,37 @@ fn compare(one: &Value, other: &Value) -> Result<Ordering, String> {
         (Value::String(one), Value::String(other)) => Ok(one.cmp(other)),
         _ => Err(format!("{} and {} have no order", show(one), show(other))),
     }
+}
+
+/// What has a meaning in HTML, in words.
+fn html(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '<' => shown.push_str("&lt;"),
+            '>' => shown.push_str("&gt;"),
+            '&' => shown.push_str("&amp;"),
+            '\'' => shown.push_str("&#39;"),
+            '"' => shown.push_str("&#34;"),
+            other => shown.push(other),
+        }
+    }
+    shown
+}
+
+/// As a part of a URL's query.
+fn query(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' ' => shown.push('+'),
+            byte if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) => {
+                shown.push(char::from(byte));
+            }
+            byte => shown.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    shown
 }
 
 fn title(text: &str) -> String {

@@ -20,8 +20,10 @@ pub(super) enum Token {
     Close,
     Pipe,
     Comma,
-    /// `:=` and `=`
+    /// `:=`
     Assign,
+    /// `=`
+    Set,
 }
 
 /// Splits `template` at its actions; `{{-` and `-}}` take blanks away.
@@ -103,7 +105,7 @@ fn tokens(action: &str) -> Result<Vec<Token>, String> {
             '|' => (Token::Pipe, 1),
             ',' => (Token::Comma, 1),
             ':' if rest.starts_with(":=") => (Token::Assign, 2),
-            '=' => (Token::Assign, 1),
+            '=' => (Token::Set, 1),
             '"' | '`' => string(rest, first)?,
             '.' => {
                 let (names, length) = fields(rest);

@@ -9,6 +9,12 @@ pub(super) enum Node {
     Show(Pipeline),
     /// `{{$x := …}}`
     Assign(String, Pipeline),
+    /// `{{$x = …}}`
+    Set(String, Pipeline),
+    /// Out of the innermost range.
+    Break,
+    /// On with the next of the innermost range.
+    Continue,
     If {
         condition: Pipeline,
         then: Vec<Node>,
@@ -165,6 +171,11 @@ fn simple(tokens: &[Token]) -> Result<Node, String> {
         [Token::Variable(name, fields), Token::Assign, rest @ ..] if fields.is_empty() => {
             Ok(Node::Assign(name.clone(), pipeline(rest)?))
         }
+        [Token::Variable(name, fields), Token::Set, rest @ ..] if fields.is_empty() => {
+            Ok(Node::Set(name.clone(), pipeline(rest)?))
+        }
+        [Token::Name(name)] if name == "break" => Ok(Node::Break),
+        [Token::Name(name)] if name == "continue" => Ok(Node::Continue),
         _ => Ok(Node::Show(pipeline(tokens)?)),
     }
 }
@@ -224,7 +235,7 @@ fn command(tokens: &[Token]) -> Result<Command, String> {
                 };
                 Term::Group(inside, fields)
             }
-            Token::Close | Token::Pipe | Token::Comma | Token::Assign => {
+            Token::Close | Token::Pipe | Token::Comma | Token::Assign | Token::Set => {
                 return Err("a value is missing".to_owned());
             }
         });

@@ -1,7 +1,8 @@
 //! A container in the shape of Docker's `ContainerInspect`.
 
 use gantry_proto::gateway::v1::{
-    ContainerConfig, ContainerDetail, ContainerState, ContainerSummary, Mount, MountType, Resources,
+    ContainerConfig, ContainerDetail, ContainerState, ContainerSummary, Health, HealthCheck, Mount,
+    MountType, Resources,
 };
 use gantry_proto::network::v1::PortMapping;
 use serde_json::{Map, Value, json};
@@ -21,27 +22,77 @@ pub(crate) fn document(detail: &ContainerDetail) -> Document {
         Some((path, arguments)) => (path.clone(), arguments.to_vec()),
         None => (String::new(), Vec::new()),
     };
+    fields(
+        [
+            ("Id", summary.id.clone().into()),
+            ("Created", display::rfc3339(summary.created.as_ref()).into()),
+            ("Path", path.into()),
+            ("Args", arguments.into()),
+            ("State", state(detail, &summary)),
+            ("Image", summary.image_id.clone().into()),
+            ("LogPath", detail.log_path.clone().into()),
+            ("Name", format!("/{}", summary.name).into()),
+            ("RestartCount", detail.restart_count.into()),
+            ("Driver", "overlay2".into()),
+            ("Platform", "linux".into()),
+            ("MountLabel", "".into()),
+            ("ProcessLabel", "".into()),
+            ("AppArmorProfile", "".into()),
+            ("ExecIDs", Value::Null.into()),
+            ("HostConfig", host_config(&config, &summary)),
+            ("GraphDriver", graph_driver(detail)),
+        ]
+        .into_iter()
+        .chain(sizes(&summary))
+        .chain([
+            ("Mounts", mounts(&summary.mounts)),
+            ("Config", container_config(detail, &config, &summary)),
+            ("NetworkSettings", network_settings(detail, &summary)),
+        ])
+        .collect(),
+    )
+}
+
+/// Where they were asked for.
+fn sizes(summary: &ContainerSummary) -> Vec<(&'static str, Document)> {
+    [
+        ("SizeRw", summary.size_rw_bytes),
+        ("SizeRootFs", summary.size_root_bytes),
+    ]
+    .into_iter()
+    .filter_map(|(name, size)| size.map(|size| (name, size.into())))
+    .collect()
+}
+
+fn health(health: &Health) -> Document {
+    let log: Vec<Value> = health
+        .log
+        .iter()
+        .map(|result| {
+            json!({
+                "Start": display::rfc3339(result.start.as_ref()),
+                "End": display::rfc3339(result.end.as_ref()),
+                "ExitCode": result.exit_code,
+                "Output": result.output,
+            })
+        })
+        .collect();
     fields(vec![
-        ("Id", summary.id.clone().into()),
-        ("Created", display::rfc3339(summary.created.as_ref()).into()),
-        ("Path", path.into()),
-        ("Args", arguments.into()),
-        ("State", state(detail, &summary)),
-        ("Image", summary.image_id.clone().into()),
-        ("LogPath", detail.log_path.clone().into()),
-        ("Name", format!("/{}", summary.name).into()),
-        ("RestartCount", detail.restart_count.into()),
-        ("Driver", "overlay2".into()),
-        ("Platform", "linux".into()),
-        ("MountLabel", "".into()),
-        ("ProcessLabel", "".into()),
-        ("AppArmorProfile", "".into()),
-        ("ExecIDs", Value::Null.into()),
-        ("HostConfig", host_config(&config, &summary)),
-        ("GraphDriver", graph_driver(detail)),
-        ("Mounts", mounts(&summary.mounts)),
-        ("Config", container_config(detail, &config, &summary)),
-        ("NetworkSettings", network_settings(detail, &summary)),
+        ("Status", health.status.clone().into()),
+        ("FailingStreak", health.failing_streak.into()),
+        ("Log", log.into()),
+    ])
+}
+
+/// The check in force.
+fn health_check(check: &HealthCheck) -> Document {
+    fields(vec![
+        ("Test", check.test.clone().into()),
+        ("Interval", check.interval_nanos.into()),
+        ("Timeout", check.timeout_nanos.into()),
+        ("StartPeriod", check.start_period_nanos.into()),
+        ("StartInterval", check.start_interval_nanos.into()),
+        ("Retries", check.retries.into()),
     ])
 }
 
@@ -76,6 +127,9 @@ fn state(detail: &ContainerDetail, summary: &ContainerSummary) -> Document {
             display::rfc3339(exit.exited_at.as_ref()).into(),
         ),
     ];
+    if let Some(found) = &detail.health {
+        shown.push(("Health", health(found)));
+    }
     if !summary.sick.is_empty() {
         shown.push(("Sick", summary.sick.clone().into()));
     }
@@ -301,6 +355,9 @@ fn container_config(
     ]);
     if let Some(timeout) = config.stop_timeout_seconds {
         shown.push(("StopTimeout", timeout.into()));
+    }
+    if let Some(check) = &detail.health_check {
+        shown.push(("Healthcheck", health_check(check)));
     }
     fields(shown)
 }

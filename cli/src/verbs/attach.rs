@@ -36,6 +36,7 @@ impl Attach {
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
         let request = InspectRequest {
             container: self.container.clone(),
+            size: false,
         };
         let detail = session
             .engine

@@ -1,10 +1,9 @@
 //! `gantry image prune`: removes images that nobody needs.
 
-use std::io::{self, BufRead as _};
-
 use clap::Args;
-use gantry_proto::image::v1::{Filter, PruneRequest};
+use gantry_proto::image::v1::{Filter, PruneRequest, PruneResponse};
 
+use crate::agreement::agreed;
 use crate::display;
 use crate::exit::Failure;
 use crate::filters;
@@ -34,23 +33,8 @@ impl ImagePrune {
         if !self.force && !agreed(warning)? {
             return Ok(0);
         }
-        let request = PruneRequest {
-            all: self.all,
-            filters: self.filter,
-            dry_run: false,
-        };
-        let pruned = session.engine.store().prune(request).await?.into_inner();
-        let mut text = String::new();
-        if !pruned.untagged.is_empty() || !pruned.deleted.is_empty() {
-            text.push_str("Deleted Images:\n");
-            for name in &pruned.untagged {
-                text.push_str(&format!("untagged: {name}\n"));
-            }
-            for id in &pruned.deleted {
-                text.push_str(&format!("deleted: {id}\n"));
-            }
-            text.push('\n');
-        }
+        let pruned = prune(session, self.all, self.filter).await?;
+        let mut text = deleted(&pruned);
         let reclaimed = display::exact_size(pruned.reclaimed);
         text.push_str(&format!("Total reclaimed space: {reclaimed}\n"));
         terminal::print(&text)?;
@@ -58,12 +42,32 @@ impl ImagePrune {
     }
 }
 
-/// Asks on the terminal, as Docker does; what is not yes is no.
-fn agreed(warning: &str) -> io::Result<bool> {
-    terminal::print(&format!(
-        "{warning}\nAre you sure you want to continue? [y/N] "
-    ))?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    Ok(answer.trim().eq_ignore_ascii_case("y"))
+pub(super) async fn prune(
+    session: &Session,
+    all: bool,
+    filters: Vec<Filter>,
+) -> Result<PruneResponse, Failure> {
+    let request = PruneRequest {
+        all,
+        filters,
+        dry_run: false,
+    };
+    Ok(session.engine.store().prune(request).await?.into_inner())
+}
+
+/// What was removed, as Docker lists it.
+pub(super) fn deleted(pruned: &PruneResponse) -> String {
+    let mut text = String::new();
+    if pruned.untagged.is_empty() && pruned.deleted.is_empty() {
+        return text;
+    }
+    text.push_str("Deleted Images:\n");
+    for name in &pruned.untagged {
+        text.push_str(&format!("untagged: {name}\n"));
+    }
+    for id in &pruned.deleted {
+        text.push_str(&format!("deleted: {id}\n"));
+    }
+    text.push('\n');
+    text
 }

@@ -19,8 +19,8 @@ pub(crate) struct Inspect {
     /// Look among these only
     #[arg(long = "type", value_name = "TYPE", value_parser = ["container", "image"])]
     kind: Option<String>,
-    /// For Docker's sake; sizes are not asked for
-    #[arg(short, long, hide = true)]
+    /// Show the sizes of containers' files
+    #[arg(short, long)]
     size: bool,
     /// Containers and images
     #[arg(value_name = "OBJECT", required = true)]
@@ -72,6 +72,7 @@ impl Inspect {
         if self.kind.as_deref() != Some("image") {
             let request = InspectRequest {
                 container: object.to_owned(),
+                size: self.size,
             };
             match session.engine.containers().inspect(request).await {
                 Ok(answer) => {

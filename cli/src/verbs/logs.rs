@@ -29,8 +29,8 @@ pub(crate) struct Logs {
     /// Show when each line was written
     #[arg(short, long)]
     timestamps: bool,
-    /// For Docker's sake; a line has no details
-    #[arg(long, hide = true)]
+    /// Show what else is known of each line: nothing, in this log's format
+    #[arg(long)]
     details: bool,
     /// Container
     container: String,
@@ -68,7 +68,7 @@ impl Logs {
             .logs(request)
             .await?
             .into_inner();
-        let mut lines = Lines::new(self.timestamps);
+        let mut lines = Lines::new(self.timestamps, self.details);
         while let Some(answer) = answers.message().await? {
             for entry in answer.entries {
                 lines.write(&entry)?;
@@ -82,6 +82,7 @@ impl Logs {
 /// Puts entries out, collected as long as they go to the same stream.
 struct Lines {
     timestamps: bool,
+    details: bool,
     buffer: Vec<u8>,
     stream: Stream,
     /// The entry before was only a part of its line.
@@ -89,9 +90,10 @@ struct Lines {
 }
 
 impl Lines {
-    fn new(timestamps: bool) -> Self {
+    fn new(timestamps: bool, details: bool) -> Self {
         Self {
             timestamps,
+            details,
             buffer: Vec::new(),
             stream: Stream::Stdout,
             unfinished: [false; 2],
@@ -112,6 +114,10 @@ impl Lines {
             let time = entry.time.unwrap_or_default();
             self.buffer
                 .extend_from_slice(display::rfc3339_nanos(&time).as_bytes());
+            self.buffer.push(b' ');
+        }
+        if self.details && !*unfinished {
+            // As Docker shows a line without any.
             self.buffer.push(b' ');
         }
         self.buffer.extend_from_slice(&entry.data);

@@ -3,9 +3,10 @@
 use clap::Args;
 
 use super::{
-    attach, commit, create, diff, exec, export, history, image_prune, images, import, info,
-    inspect, kill, load, logs, network_ls, pause, port, ps, pull, push, rename, restart, rm, rmi,
-    run, save, start, stats, stop, system_check, system_df, tag, top, trace, unpause, wait,
+    attach, commit, container_prune, cp, create, diff, events, exec, export, history, image_prune,
+    images, import, info, inspect, kill, load, logs, network_ls, pause, port, ps, pull, push,
+    rename, restart, rm, rmi, run, save, start, stats, stop, system_check, system_df, system_prune,
+    tag, top, trace, unpause, update, wait,
 };
 use crate::exit::Failure;
 use crate::session::Session;
@@ -50,6 +51,8 @@ verbs! { ContainerVerb {
     Attach(attach::Attach) = "attach",
     /// Make an image of a container
     Commit(commit::Commit) = "commit",
+    /// Copy files out of a container or into it
+    Cp(cp::Cp) = "cp",
     /// Create a container and do not start it
     Create(create::Create) = "create",
     /// Show what a container changed in its files
@@ -71,6 +74,8 @@ verbs! { ContainerVerb {
     Pause(pause::Pause) = "pause",
     /// Show where a container's ports are published
     Port(port::Port) = "port",
+    /// Remove all containers that do not run
+    Prune(container_prune::ContainerPrune) = "prune",
     /// Give a container another name
     Rename(rename::Rename) = "rename",
     /// Stop containers and start them again
@@ -92,6 +97,8 @@ verbs! { ContainerVerb {
     Trace(trace::Trace) = "trace",
     /// Let frozen containers go on
     Unpause(unpause::Unpause) = "unpause",
+    /// Change the limits of containers
+    Update(update::Update) = "update",
     /// Wait for containers to end, and print their exit codes
     Wait(wait::Wait) = "wait",
 } }
@@ -134,8 +141,12 @@ verbs! { SystemVerb {
     Check(system_check::SystemCheck) = "check",
     /// Show what images and containers take on the disk, and what frees it
     Df(system_df::SystemDf) = "df",
+    /// Show what happens, as it happens
+    Events(events::Events) = "events",
     /// Show what the engine is, holds and runs on
     Info(info::Info) = "info",
+    /// Remove what nobody uses
+    Prune(system_prune::SystemPrune) = "prune",
 } }
 
 /// `inspect` of containers alone.

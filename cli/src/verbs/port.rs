@@ -33,6 +33,7 @@ impl Port {
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
         let request = InspectRequest {
             container: self.container.clone(),
+            size: false,
         };
         let published = session
             .engine

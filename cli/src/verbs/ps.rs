@@ -16,6 +16,8 @@ use crate::terminal;
 const TABLE: &str =
     "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
 
+const SIZED_TABLE: &str = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}\t{{.Size}}";
+
 const HEADINGS: [(&str, &str); 14] = [
     ("ID", "CONTAINER ID"),
     ("Image", "IMAGE"),
@@ -50,6 +52,9 @@ pub(crate) struct Ps {
     /// Only so many of the newest
     #[arg(short = 'n', long, value_name = "COUNT", allow_negative_numbers = true)]
     last: Option<i32>,
+    /// Show the sizes of their files
+    #[arg(short, long)]
+    size: bool,
     /// Cut nothing
     #[arg(long)]
     no_trunc: bool,
@@ -72,6 +77,12 @@ impl Ps {
             all: self.all || last > 0,
             limit: last,
             filters: self.filter,
+            // As Docker: also where a template names it.
+            size: self.size
+                || self
+                    .format
+                    .as_ref()
+                    .is_some_and(|text| text.contains(".Size")),
         };
         let containers = session
             .engine
@@ -93,7 +104,11 @@ impl Ps {
             .map(|container| row(container, self.no_trunc))
             .collect();
         let text = format
-            .rows(&rows, TABLE, &HEADINGS)
+            .rows(
+                &rows,
+                if self.size { SIZED_TABLE } else { TABLE },
+                &HEADINGS,
+            )
             .map_err(|e| Failure::of(&e))?;
         terminal::print(&text)?;
         Ok(0)
@@ -152,8 +167,17 @@ pub(crate) fn row(container: &ContainerSummary, whole: bool) -> Value {
         "Mounts": mounts.join(","),
         "Networks": if container.network_mode.is_empty() { "bridge" } else { &container.network_mode },
         "LocalVolumes": volumes.to_string(),
-        "Size": "",
+        "Size": size(container),
     })
+}
+
+/// "2B (virtual 1.24MB)"; "0B" where it was not asked for, as Docker.
+fn size(container: &ContainerSummary) -> String {
+    let own = display::size(container.size_rw_bytes.unwrap_or_default());
+    match container.size_root_bytes {
+        Some(whole) if whole > 0 => format!("{own} (virtual {})", display::size(whole)),
+        _ => own,
+    }
 }
 
 fn ports(container: &ContainerSummary) -> String {
@@ -190,7 +214,11 @@ fn status(container: &ContainerSummary) -> String {
     let status = match container.state() {
         ContainerState::Unspecified => "Unknown".to_owned(),
         ContainerState::Created => "Created".to_owned(),
-        ContainerState::Running => format!("Up {}", up()),
+        ContainerState::Running => match container.health.as_str() {
+            "" => format!("Up {}", up()),
+            "starting" => format!("Up {} (health: starting)", up()),
+            health => format!("Up {} ({health})", up()),
+        },
         ContainerState::Paused => format!("Up {} (Paused)", up()),
         ContainerState::Restarting => format!("Restarting {}", ended()),
         ContainerState::Exited => format!("Exited {}", ended()),

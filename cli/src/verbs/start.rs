@@ -46,6 +46,7 @@ impl Start {
         };
         let request = InspectRequest {
             container: container.clone(),
+            size: false,
         };
         let config = client
             .inspect(request)

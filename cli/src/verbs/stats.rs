@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use futures::future::join_all;
-use gantry_proto::gateway::v1::{ListRequest, StatsRequest, StatsResponse};
+use gantry_proto::gateway::v1::{InspectRequest, ListRequest, StatsRequest, StatsResponse};
 use gantry_proto::shim::v1::StatsResponse as Usage;
 use serde_json::{Value, json};
 
@@ -80,6 +80,7 @@ impl Stats {
         }
     }
 
+    /// What containers use; nothing of one that does not run.
     async fn look(&self, session: &Session) -> Result<Vec<StatsResponse>, Failure> {
         let named = !self.containers.is_empty();
         let containers = if named {
@@ -98,18 +99,46 @@ impl Stats {
         };
         let calls = containers.into_iter().map(|container| {
             let mut client = session.engine.containers();
-            async move { client.stats(StatsRequest { container }).await }
+            async move {
+                let request = StatsRequest {
+                    container: container.clone(),
+                };
+                (container, client.stats(request).await)
+            }
         });
         let mut all = Vec::new();
-        for answer in join_all(calls).await {
-            match answer {
+        for (container, answer) in join_all(calls).await {
+            match answer.map_err(Failure::from) {
                 Ok(stats) => all.push(stats.into_inner()),
-                Err(status) if named => return Err(status.into()),
+                Err(failure) if failure.is("WRONG_STATE") && (named || self.all) => {
+                    all.push(self.at_rest(session, container).await?);
+                }
+                Err(failure) if named => return Err(failure),
                 // It ended since it was listed.
                 Err(_) => {}
             }
         }
         Ok(all)
+    }
+
+    /// What a container uses that does not run: nothing.
+    async fn at_rest(
+        &self,
+        session: &Session,
+        container: String,
+    ) -> Result<StatsResponse, Failure> {
+        let request = InspectRequest {
+            container,
+            size: false,
+        };
+        let answer = session.engine.containers().inspect(request).await?;
+        let detail = answer.into_inner().container.unwrap_or_default();
+        let summary = detail.summary.unwrap_or_default();
+        Ok(StatsResponse {
+            container_id: summary.id,
+            name: summary.name,
+            stats: None,
+        })
     }
 
     fn row(&self, now: &StatsResponse, before: &[StatsResponse]) -> Value {
@@ -124,6 +153,7 @@ impl Stats {
             .find(|stats| stats.container_id == now.container_id)
             .and_then(|stats| stats.stats);
         let limit = match usage.memory_limit_bytes {
+            0 if now.stats.is_none() => 0,
             0 => host_memory(),
             limit => limit,
         };

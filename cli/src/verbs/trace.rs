@@ -18,6 +18,7 @@ impl Trace {
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
         let request = InspectRequest {
             container: self.container.clone(),
+            size: false,
         };
         let steps = session
             .engine

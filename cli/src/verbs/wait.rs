@@ -10,6 +10,9 @@ use crate::terminal;
 
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
+    /// What to wait for: not-running, next-exit, removed
+    #[arg(long, value_name = "CONDITION", default_value = "not-running", value_parser = ["not-running", "next-exit", "removed"])]
+    condition: String,
     /// Containers
     #[arg(value_name = "CONTAINER", required = true)]
     containers: Vec<String>,
@@ -17,12 +20,17 @@ pub(crate) struct Wait {
 
 impl Wait {
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
+        let condition = match self.condition.as_str() {
+            "next-exit" => WaitCondition::NextExit,
+            "removed" => WaitCondition::Removed,
+            _ => WaitCondition::NotRunning,
+        };
         let mut client = session.engine.containers();
         let mut each = Each::new(session);
         for container in self.containers {
             let request = WaitRequest {
                 container,
-                condition: WaitCondition::NotRunning.into(),
+                condition: condition.into(),
             };
             if let Some(answer) = each.check(client.wait(request).await) {
                 let status = answer.into_inner().status.unwrap_or_default();

@@ -17,7 +17,9 @@ use gantry_proto::gateway::v1::*;
 use gantry_proto::image::v1::image_service_server::{ImageService, ImageServiceServer};
 use gantry_proto::image::v1::{self as image, Image};
 use gantry_proto::network::v1::{Endpoint, PortMapping};
-use gantry_proto::runtime::v1::{LogEntry, LogsResponse};
+use gantry_proto::runtime::v1::{
+    CopyInResponse, CopyOutResponse, LogEntry, LogsResponse, StatPathResponse,
+};
 use gantry_proto::shim::v1::{AttachResponse, Output};
 use gantry_proto::types::v1::{ExitStatus, Step, Stream};
 use tokio::net::UnixListener;
@@ -203,6 +205,7 @@ impl ContainerService for Fake {
     type EventsStream = Stream2<EventsResponse>;
     type DiffStream = Stream2<image::DiffResponse>;
     type ExportStream = Stream2<image::ExportResponse>;
+    type CopyOutStream = Stream2<CopyOutResponse>;
 
     async fn run(
         &self,
@@ -339,7 +342,24 @@ impl ContainerService for Fake {
         Err(Status::unimplemented("export"))
     }
 
+    async fn copy_out(
+        &self,
+        _: Request<CopyOutRequest>,
+    ) -> Result<Response<Self::CopyOutStream>, Status> {
+        Err(Status::unimplemented("copy_out"))
+    }
+
+    async fn copy_in(
+        &self,
+        _: Request<Streaming<CopyInRequest>>,
+    ) -> Result<Response<CopyInResponse>, Status> {
+        Err(Status::unimplemented("copy_in"))
+    }
+
     unanswered! {
+        stat_path(StatPathRequest) -> StatPathResponse;
+        update(UpdateRequest) -> UpdateResponse;
+        prune(PruneRequest) -> PruneResponse;
         create(CreateRequest) -> CreateResponse;
         start(StartRequest) -> StartResponse;
         restart(RestartRequest) -> RestartResponse;

@@ -273,6 +273,10 @@ impl DockerDaemon {
         Ok(daemon)
     }
 
+    pub(crate) fn socket(&self) -> &str {
+        &self.socket
+    }
+
     pub(crate) fn docker(&self, words: &[&str]) -> Result<String> {
         tool(
             Command::new("docker")

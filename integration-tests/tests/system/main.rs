@@ -4,12 +4,16 @@
 
 mod archives;
 mod bad_input;
+mod beside_docker;
 mod clients;
 mod commit;
 mod container;
+mod cp;
 mod debian;
+mod health;
 mod images;
 mod life;
+mod looking;
 mod network;
 mod registries;
 mod services;

@@ -128,6 +128,17 @@ pub fn unshare(namespaces: u64) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_unshare, namespaces & NAMESPACES) }).map(drop)
 }
 
+/// The bit of mount namespaces.
+pub const MOUNT_NAMESPACE: u64 = libc::CLONE_NEWNS as u64;
+
+/// Gives the calling thread a root and a working directory of its own, which it no longer shares with the other
+/// threads: what it needs before it enters another mount namespace.
+pub fn unshare_root() -> io::Result<()> {
+    // SAFETY: unshare takes an integer; CLONE_FS gives this thread copies of its root, directory and umask, and
+    // changes no descriptor and no memory.
+    check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_FS) }).map(drop)
+}
+
 /// setns(2): enters a namespace by its file, or several of a process at once by its pidfd.
 pub fn enter_namespaces(fd: BorrowedFd<'_>, namespaces: u64) -> io::Result<()> {
     // SAFETY: setns takes integers and changes no memory.

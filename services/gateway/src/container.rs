@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::health::Health;
 use crate::state::State;
 use crate::store::Written;
 use crate::wanted::{PortMapping, Wanted};
@@ -219,6 +220,9 @@ pub struct Record {
     /// Steps of the last start.
     #[serde(default)]
     pub steps: Vec<StepTime>,
+    /// How the checks of the present or last run went. None: it has none.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// Why it cannot be relied on now. Not kept.
     #[serde(skip)]
     pub sick: String,
@@ -249,6 +253,7 @@ impl Record {
             restarts: 0,
             stopped_by_user: false,
             steps: Vec::new(),
+            health: None,
             sick: String::new(),
             written: Written::default(),
         }

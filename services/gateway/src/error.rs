@@ -63,6 +63,11 @@ pub enum Error {
     /// Another call removed the container under way.
     #[error("container {name} was removed meanwhile")]
     RemovedMeanwhile { name: String },
+    #[error("could not find the file {path} in container {name}")]
+    NoPath { name: String, path: String },
+    /// A copy of its files does not let go of them.
+    #[error("the files of container {name} are being copied, and the copy does not end; try again")]
+    FilesBusy { name: String },
     #[error("container {name} did not end within {seconds} s of SIGKILL")]
     Unkillable { name: String, seconds: u64 },
     /// A service refused. Its own error goes on as it is.

@@ -52,6 +52,8 @@ const STATES: [&str; 8] = [
     "stopped",
 ];
 
+const HEALTH: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
+
 /// Reads filters. `ancestors` are the ids that `ancestor` names stand for.
 ///
 /// # Errors
@@ -89,7 +91,8 @@ fn test(filter: &Filter, roster: &Roster) -> Result<Test> {
         "publish" => Test::Publish(value),
         "expose" => Test::Expose(value),
         "network" => Test::Network(value),
-        "health" => Test::Health(value),
+        "health" if HEALTH.contains(&value.as_str()) => Test::Health(value),
+        "health" => return Err(wrong("give starting, healthy, unhealthy or none")),
         "volume" => Test::Volume(value),
         _ => return Err(wrong("there is no such filter")),
     })
@@ -192,8 +195,10 @@ impl Test {
                 NetworkMode::None => name == "none",
                 NetworkMode::Container(_) => false,
             },
-            // No health checks yet.
-            Self::Health(health) => health == "none",
+            Self::Health(health) => {
+                let own = record.health.as_ref();
+                own.map_or("none", |own| own.status.name()) == health
+            }
             Self::Volume(text) => wanted.mounts.iter().any(|mount| {
                 mount.kind != MountKind::Tmpfs && (mount.source == *text || mount.target == *text)
             }),

@@ -2,6 +2,7 @@
 //! remembered for those who ask later. Memory only: the journal begins anew with
 //! the service.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
@@ -17,8 +18,8 @@ const BEHIND_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Happening {
     pub at: Timestamp,
-    /// "create", "start", "die", …
-    pub action: &'static str,
+    /// "create", "start", "die", "exec_start: sh -c date", …
+    pub action: Cow<'static, str>,
     pub id: String,
     /// "name", "image", "exitCode", labels, …
     pub attributes: BTreeMap<String, String>,
@@ -42,7 +43,12 @@ impl Journal {
     }
 
     /// Notes that `action` happened to a container.
-    pub fn note(&self, record: &Record, action: &'static str, more: &[(&str, String)]) {
+    pub fn note(
+        &self,
+        record: &Record,
+        action: impl Into<Cow<'static, str>>,
+        more: &[(&str, String)],
+    ) {
         let mut attributes: BTreeMap<String, String> = record.wanted.labels.clone();
         attributes.insert("name".to_owned(), record.name.clone());
         attributes.insert("image".to_owned(), record.wanted.image.clone());
@@ -51,7 +57,7 @@ impl Journal {
         }
         let happening = Happening {
             at: Timestamp::now(),
-            action,
+            action: action.into(),
             id: record.id.to_string(),
             attributes,
         };

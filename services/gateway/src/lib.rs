@@ -16,6 +16,7 @@
 //! | [`lifecycle`], [`steps`] | verbs, and how several steps are done whole or not at all |
 //! | [`watch`], [`reconcile`], [`restart`] | what goes on without being asked |
 //! | [`window`] | attached streams |
+//! | [`health`] | health checks and how they went |
 //! | `image_removal` | which images must stay |
 //! | [`journal`], [`filter`] | events and filters |
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod error;
 pub mod etc_files;
 pub mod filter;
 pub mod grpc;
+pub mod health;
 mod image_removal;
 pub mod journal;
 pub mod lifecycle;

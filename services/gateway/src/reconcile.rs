@@ -30,7 +30,7 @@ use jiff::Timestamp;
 use crate::container::{ContainerId, Exit, Record};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::lifecycle::{ended, remove};
+use crate::lifecycle::{ended, health, remove};
 use crate::peers::{Live, LiveStatus};
 use crate::restart::{self, Verdict};
 use crate::roster::Entry;
@@ -162,8 +162,9 @@ async fn compare(engine: &Arc<Engine>, entry: &Arc<Entry>, live: Option<&Live>) 
             None
         }
     };
-    if let Some(exit) = exit {
-        ended::ended(Arc::clone(engine), Arc::clone(entry), exit).await;
+    match exit {
+        Some(exit) => ended::ended(Arc::clone(engine), Arc::clone(entry), exit).await,
+        None => health::watch(engine, entry),
     }
 }
 

@@ -7,14 +7,20 @@
 //! the `Arc`, and a change swaps it and wakes those who wait for it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::container::{ContainerId, Record};
 use crate::error::{Error, Result};
 use crate::name;
 use crate::state::{self, Event, InvalidTransition, State};
+
+/// How long a copy that was broken off may take to let go of the files.
+const VIEWS_LIMIT: Duration = Duration::from_secs(20);
 
 /// One container.
 #[derive(Debug)]
@@ -23,6 +29,12 @@ pub struct Entry {
     record: watch::Sender<Arc<Record>>,
     /// Windows that still carry output of the container's first process.
     windows: watch::Sender<usize>,
+    /// Views of the files of a container that does not run.
+    views: watch::Sender<usize>,
+    /// Cancelled when the views there are must end.
+    views_end: Mutex<CancellationToken>,
+    /// The run whose health checks are under way.
+    checked: Mutex<Option<Timestamp>>,
 }
 
 impl Entry {
@@ -31,6 +43,9 @@ impl Entry {
             id: record.id.clone(),
             record: watch::Sender::new(Arc::new(record)),
             windows: watch::Sender::new(0),
+            views: watch::Sender::new(0),
+            views_end: Mutex::default(),
+            checked: Mutex::default(),
         }
     }
 
@@ -102,6 +117,47 @@ impl Entry {
         }
     }
 
+    /// Notes that the files of the container are seen without its running, until
+    /// the guard is dropped; the token is cancelled when that must end.
+    #[must_use]
+    pub fn open_view(self: &Arc<Self>) -> (OpenView, CancellationToken) {
+        self.views.send_modify(|count| *count += 1);
+        let end = self.views_end.lock();
+        let end = end.unwrap_or_else(PoisonError::into_inner).clone();
+        let entry = Arc::clone(self);
+        (OpenView { entry }, end)
+    }
+
+    /// Ends all views, and waits until they are over.
+    ///
+    /// # Errors
+    /// One is not over in time.
+    pub async fn end_views(&self) -> Result<()> {
+        if *self.views.borrow() == 0 {
+            return Ok(());
+        }
+        let end = {
+            let mut end = self
+                .views_end
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *end)
+        };
+        end.cancel();
+        let mut views = self.views.subscribe();
+        let over = tokio::time::timeout(VIEWS_LIMIT, views.wait_for(|count| *count == 0)).await;
+        over.map(drop).map_err(|_| Error::FilesBusy {
+            name: self.record().name.clone(),
+        })
+    }
+
+    /// Notes that the health checks of a run are under way. False: they are
+    /// already.
+    pub fn begin_checks(&self, run: Timestamp) -> bool {
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        checked.replace(run) != Some(run)
+    }
+
     /// Waits until no window carries output.
     pub async fn windows_closed(&self) {
         let mut windows = self.windows.subscribe();
@@ -119,6 +175,20 @@ impl Drop for OpenWindow {
     fn drop(&mut self) {
         self.entry
             .windows
+            .send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+/// A view of the files of a container that does not run.
+#[derive(Debug)]
+pub struct OpenView {
+    entry: Arc<Entry>,
+}
+
+impl Drop for OpenView {
+    fn drop(&mut self) {
+        self.entry
+            .views
             .send_modify(|count| *count = count.saturating_sub(1));
     }
 }

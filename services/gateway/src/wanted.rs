@@ -63,6 +63,8 @@ pub struct Wanted {
     pub ip_address: String,
     pub annotations: BTreeMap<String, String>,
     pub exposed_ports: Vec<String>,
+    pub health: HealthWanted,
+    pub on_unhealthy: OnUnhealthy,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,6 +203,30 @@ pub struct LogOptions {
     pub max_segment_bytes: u64,
     /// 0: 3.
     pub max_segments: u32,
+}
+
+/// A health check; what is absent (empty, or 0) is the image's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthWanted {
+    /// "NONE"; "CMD" and its words; "CMD-SHELL" and a script.
+    pub test: Vec<String>,
+    pub interval_nanos: i64,
+    pub timeout_nanos: i64,
+    pub start_period_nanos: i64,
+    pub start_interval_nanos: i64,
+    pub retries: i32,
+}
+
+/// What is done when a container is found unhealthy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUnhealthy {
+    #[default]
+    None,
+    Restart,
+    Stop,
+    Kill,
 }
 
 /// Which network a container is on.

@@ -34,7 +34,7 @@ use crate::garbage::Candidates;
 use crate::image::{Image, LayerRecord};
 use crate::import::{PieceReader, Pieces};
 use crate::layers::NewLayer;
-use crate::pack::{PackError, Packer};
+use crate::pack::Packer;
 use crate::pull::blocking;
 use crate::snapshots::root_of;
 use crate::union::compare::{Detail, compare_container};
@@ -312,13 +312,10 @@ fn pack(
     };
     let take = |piece: Bytes| {
         if cancel.is_cancelled() {
-            return Err(PackError::Unwanted);
+            return false;
         }
-        for reader in readers {
-            let sent = reader.blocking_send(Ok(piece.clone()));
-            sent.map_err(|_| PackError::Unwanted)?;
-        }
-        Ok(())
+        let mut readers = readers.iter();
+        readers.all(|reader| reader.blocking_send(Ok(piece.clone())).is_ok())
     };
     let now = files.root().map_err(Failed::Files)?;
     let mut packer = Packer::of_layer(&files.whole, take);

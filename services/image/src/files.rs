@@ -5,6 +5,7 @@
 //! be removed: [`ContainerFiles::still_there`] tells.
 
 use bytes::Bytes;
+use gantry_archive::write::WriteError;
 
 use crate::ImageStore;
 use crate::error::ImageError;
@@ -95,7 +96,7 @@ impl ContainerFiles {
     /// The error of packing these files. `None`: nobody wants them any more.
     pub(crate) fn not_packed(&self, error: PackError) -> Option<ImageError> {
         match error {
-            PackError::Unwanted => None,
+            PackError::Write(WriteError::Unwanted) => None,
             PackError::Union(source) => Some(self.failed(source)),
             source => Some(ImageError::Pack {
                 of: format!("container {}", self.snapshot.record.container),
@@ -172,11 +173,7 @@ impl ImageStore {
     ) -> Result<(), ImageError> {
         let files = ContainerFiles::open(self.get_snapshot(container)?)?;
         let root = files.root()?;
-        let take = |piece| match take(piece) {
-            true => Ok(()),
-            false => Err(PackError::Unwanted),
-        };
-        let mut packer = Packer::new(&files.whole, take);
+        let mut packer = Packer::new(&files.whole, &mut take);
         let unusual = RootAttributes::of(&root.stat) != RootAttributes::default();
         let packed = match unusual {
             true => packer.root(&root),

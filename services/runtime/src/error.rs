@@ -53,6 +53,28 @@ pub enum Error {
     Sweep { id: String, why: String },
     #[error("container {id:?} has no log")]
     NoLog { id: String },
+    #[error("there is no {path:?} in container {id:?}")]
+    NoPath { id: String, path: String },
+    #[error("cannot {step} {path:?} in container {id:?}")]
+    Path {
+        id: String,
+        path: String,
+        step: &'static str,
+        source: io::Error,
+    },
+    #[error("{path:?} in container {id:?} is on a file system that is mounted read-only")]
+    ReadOnly { id: String, path: String },
+    #[error("copying out of container {id:?}")]
+    Pack {
+        id: String,
+        source: gantry_archive::pack::PackError,
+    },
+    #[error("copying to {path:?} in container {id:?}")]
+    Unpack {
+        id: String,
+        path: String,
+        source: gantry_archive::unpack::UnpackError,
+    },
     #[error("events were produced faster than they were read; ask again")]
     Lagged,
     #[error("the runtime service stops; ask again when it is back")]
@@ -78,6 +100,29 @@ impl Error {
     }
 }
 
+/// Why a path could not be used.
+fn path_reason(source: &io::Error) -> (Code, &'static str) {
+    use rustix::io::Errno;
+    match source.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOTDIR) => (Code::FailedPrecondition, "NOT_A_DIRECTORY"),
+        // A link that leads to itself, or a magic one of a procfs.
+        Some(Errno::LOOP) => (Code::FailedPrecondition, "LINK_LOOP"),
+        _ => (Code::FailedPrecondition, "PATH_NOT_USABLE"),
+    }
+}
+
+/// Why an archive could not be unpacked.
+fn unpack_reason(error: &gantry_archive::unpack::UnpackError) -> (Code, &'static str) {
+    use gantry_archive::unpack::UnpackError as E;
+    match error {
+        E::Read(_) => (Code::InvalidArgument, "BAD_ARCHIVE"),
+        E::Escapes { .. } => (Code::InvalidArgument, "PATH_ESCAPES"),
+        E::OverDirectory { .. } => (Code::FailedPrecondition, "OVER_DIRECTORY"),
+        E::OverFile { .. } => (Code::FailedPrecondition, "OVER_FILE"),
+        E::Write { .. } => (Code::FailedPrecondition, "NOT_COPIED"),
+    }
+}
+
 impl From<Error> for RpcStatus {
     fn from(error: Error) -> Self {
         let (code, reason) = match &error {
@@ -92,6 +137,11 @@ impl From<Error> for RpcStatus {
             Error::Gone { .. } => (Code::Unavailable, "SHIM_GONE"),
             Error::Sweep { .. } => (Code::Internal, "NOT_SWEPT"),
             Error::NoLog { .. } => (Code::NotFound, "NO_LOG"),
+            Error::NoPath { .. } => (Code::NotFound, "PATH_NOT_FOUND"),
+            Error::Path { source, .. } => path_reason(source),
+            Error::ReadOnly { .. } => (Code::FailedPrecondition, "READ_ONLY"),
+            Error::Pack { .. } => (Code::FailedPrecondition, "NOT_COPIED"),
+            Error::Unpack { source, .. } => unpack_reason(source),
             Error::Lagged => (Code::DataLoss, "EVENTS_LOST"),
             Error::Stopping => (Code::Unavailable, "STOPPING"),
             Error::Shim(status) => return (**status).clone(),
@@ -113,6 +163,13 @@ impl From<Error> for RpcStatus {
             }
             Error::Invalid { field, .. } => fault = fault.with("field", field),
             Error::File { path, .. } => fault = fault.with("path", path.display()),
+            Error::NoPath { id, path }
+            | Error::Path { id, path, .. }
+            | Error::ReadOnly { id, path }
+            | Error::Unpack { id, path, .. } => {
+                fault = fault.with("container_id", id).with("path", path);
+            }
+            Error::Pack { id, .. } => fault = fault.with("container_id", id),
             Error::Lagged | Error::Stopping | Error::Shim(_) => {}
         }
         fault.into()

@@ -1,5 +1,7 @@
 //! `gantry.runtime.v1` on the wire: requests in, domain types out.
 
+mod copy;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +17,7 @@ use tonic::{Request, Response, Status as RpcStatus, Streaming};
 
 use crate::bundle::EtcFile;
 use crate::error::Error;
+use crate::files::Place;
 use crate::life::{Container, ExitStatus, Status, unix_nanos};
 use crate::logs;
 use crate::roster::{Event, Happened};
@@ -128,6 +131,7 @@ impl wire::runtime_service_server::RuntimeService for Grpc {
                 exec_id: request.exec_id,
                 signal: request.signal,
                 all: request.all,
+                group: request.group,
             }
         );
         Ok(Response::new(wire::KillResponse {}))
@@ -311,6 +315,48 @@ impl wire::runtime_service_server::RuntimeService for Grpc {
             .chain(after)
             .take_until(self.runtime.stopping.clone().cancelled_owned());
         Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn stat_path(
+        &self,
+        request: Request<wire::StatPathRequest>,
+    ) -> Answer<wire::StatPathResponse> {
+        let wire::StatPathRequest {
+            container_id,
+            path,
+            follow,
+        } = request.into_inner();
+        let found = self
+            .runtime
+            .stat_path(&container_id, Place { path, follow });
+        Ok(Response::new(wire::StatPathResponse {
+            stat: Some(found.await?.into()),
+        }))
+    }
+
+    type CopyOutStream = Answers<wire::CopyOutResponse>;
+
+    async fn copy_out(
+        &self,
+        request: Request<wire::CopyOutRequest>,
+    ) -> Answer<Self::CopyOutStream> {
+        let wire::CopyOutRequest {
+            container_id,
+            path,
+            follow,
+            name,
+        } = request.into_inner();
+        let place = Place { path, follow };
+        let answers = copy::out(&self.runtime, &container_id, place, name).await?;
+        Ok(Response::new(answers))
+    }
+
+    async fn copy_in(
+        &self,
+        request: Request<Streaming<wire::CopyInRequest>>,
+    ) -> Answer<wire::CopyInResponse> {
+        copy::into(&self.runtime, request.into_inner()).await?;
+        Ok(Response::new(wire::CopyInResponse {}))
     }
 }
 

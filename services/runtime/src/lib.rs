@@ -14,6 +14,7 @@
 //! | [`launch`], [`shim`], [`process`] | a shim's process and connection |
 //! | `supervise`, `health`, `adopt` | watching shims, and finding them again |
 //! | [`logs`] | reading what was logged |
+//! | [`files`] | files inside a container, copied in and out |
 //! | [`grpc`] | `gantry.runtime.v1` |
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ pub mod attach;
 pub mod bundle;
 mod delete;
 pub mod error;
+pub mod files;
 pub mod grpc;
 mod health;
 pub mod launch;

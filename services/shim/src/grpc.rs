@@ -116,7 +116,8 @@ impl wire::shim_service_server::ShimService for Grpc {
             .ok()
             .filter(|signal| (1..=64).contains(signal))
             .ok_or_else(|| invalid("signal", "must be 1-64"))?;
-        self.shim.kill(&request.exec_id, signal, request.all)?;
+        let wire::KillRequest { all, group, .. } = request;
+        self.shim.kill(&request.exec_id, signal, all, group)?;
         Ok(Response::new(wire::KillResponse {}))
     }
 

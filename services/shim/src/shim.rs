@@ -326,7 +326,7 @@ impl Shim {
     ///
     /// # Errors
     /// No such process or signal, or the process has ended.
-    pub fn kill(&self, exec_id: &str, signal: i32, all: bool) -> Result<()> {
+    pub fn kill(&self, exec_id: &str, signal: i32, all: bool, group: bool) -> Result<()> {
         self.with(|created| {
             if all {
                 return Ok(created.container.kill(signal, Target::All)?);
@@ -337,6 +337,10 @@ impl Shim {
             }
             if exec_id.is_empty() {
                 return Ok(created.container.kill(signal, Target::Init)?);
+            }
+            if group {
+                // Its number is nobody else's until it is reaped, which is done here.
+                let _no_group = gantry_sys::process::send_signal(-process.pid, signal);
             }
             process.signal(signal)
         })

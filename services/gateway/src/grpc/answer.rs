@@ -1,5 +1,7 @@
 //! Records and events, to the wire.
 
+use std::time::Duration;
+
 use gantry_proto::gateway::v1 as wire;
 use gantry_proto::network::v1 as network;
 use gantry_proto::shim::v1 as shim;
@@ -8,11 +10,13 @@ use gantry_proto::types::v1 as types;
 use super::config::{to_config, to_map, to_mount};
 use super::status::status;
 use crate::container::{Endpoint, Record, StepTime};
+use crate::health::{Check, Health, Probe};
 use crate::journal::Happening;
 use crate::lifecycle::attach::AttachEvent;
 use crate::lifecycle::exec::ExecEvent;
 use crate::lifecycle::inspect::Detail;
 use crate::lifecycle::run::RunEvent;
+use crate::peers::Sizes;
 use crate::spec::process;
 use crate::state::State;
 use crate::window::{Stream, WindowOutput};
@@ -72,6 +76,47 @@ pub(super) fn summary(record: &Record) -> wire::ContainerSummary {
         mounts: record.wanted.mounts.iter().map(to_mount).collect(),
         sick: record.sick.clone(),
         exposed_ports: record.exposed_ports(),
+        health: match &record.health {
+            Some(health) => health.status.name().to_owned(),
+            None => String::new(),
+        },
+        size_rw_bytes: None,
+        size_root_bytes: None,
+    }
+}
+
+/// The same with the sizes of its files.
+pub(super) fn sized(record: &Record, sizes: Sizes) -> wire::ContainerSummary {
+    wire::ContainerSummary {
+        size_rw_bytes: Some(sizes.writable),
+        size_root_bytes: Some(sizes.whole),
+        ..summary(record)
+    }
+}
+
+fn health(health: &Health) -> wire::Health {
+    let result = |probe: &Probe| wire::HealthResult {
+        start: Some(common::to_timestamp(probe.start)),
+        end: Some(common::to_timestamp(probe.end)),
+        exit_code: probe.code,
+        output: probe.output.clone(),
+    };
+    wire::Health {
+        status: health.status.name().to_owned(),
+        failing_streak: health.failing_streak,
+        log: health.log.iter().map(result).collect(),
+    }
+}
+
+fn check(check: &Check) -> wire::HealthCheck {
+    let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+    wire::HealthCheck {
+        test: check.test.clone(),
+        interval_nanos: nanos(check.interval),
+        timeout_nanos: nanos(check.timeout),
+        start_period_nanos: nanos(check.start_period),
+        start_interval_nanos: nanos(check.start_interval),
+        retries: i32::try_from(check.retries).unwrap_or(i32::MAX),
     }
 }
 
@@ -117,6 +162,8 @@ pub(super) fn detail(detail: Detail) -> wire::ContainerDetail {
         working_dir: process::cwd(record).unwrap_or_default(),
         user: process::user(record),
         stop_signal: record.stop_signal(),
+        health: record.health.as_ref().map(health),
+        health_check: Check::of(record).as_ref().map(check),
     }
 }
 
@@ -204,7 +251,7 @@ pub(super) fn happening(happening: Happening) -> wire::EventsResponse {
     wire::EventsResponse {
         time: Some(common::to_timestamp(happening.at)),
         r#type: "container".to_owned(),
-        action: happening.action.to_owned(),
+        action: happening.action.into_owned(),
         id: happening.id,
         attributes: to_map(&happening.attributes),
     }

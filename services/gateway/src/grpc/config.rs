@@ -8,8 +8,8 @@ use gantry_proto::types::v1 as types;
 
 use crate::error::Error;
 use crate::wanted::{
-    Device, LogOptions, Mount, MountKind, Platform, PortMapping, Resources, RestartName,
-    RestartPolicy, Ulimit, Wanted,
+    Device, HealthWanted, LogOptions, Mount, MountKind, OnUnhealthy, Platform, PortMapping,
+    Resources, RestartName, RestartPolicy, Ulimit, Wanted,
 };
 use crate::wire as common;
 
@@ -103,7 +103,7 @@ fn to_resources(resources: &Resources) -> wire::Resources {
     }
 }
 
-fn restart_policy(wire: wire::RestartPolicy) -> Result<RestartPolicy, Error> {
+pub(super) fn restart_policy(wire: wire::RestartPolicy) -> Result<RestartPolicy, Error> {
     let name = match wire.name.as_str() {
         "" | "no" => RestartName::No,
         "on-failure" => RestartName::OnFailure,
@@ -139,6 +139,41 @@ fn to_restart_policy(policy: RestartPolicy) -> wire::RestartPolicy {
         name: name.to_owned(),
         maximum_retry_count: policy.maximum_retry_count,
     }
+}
+
+fn health(wire: wire::HealthCheck) -> HealthWanted {
+    HealthWanted {
+        test: wire.test,
+        interval_nanos: wire.interval_nanos,
+        timeout_nanos: wire.timeout_nanos,
+        start_period_nanos: wire.start_period_nanos,
+        start_interval_nanos: wire.start_interval_nanos,
+        retries: wire.retries,
+    }
+}
+
+fn to_health(health: &HealthWanted) -> Option<wire::HealthCheck> {
+    (*health != HealthWanted::default()).then(|| wire::HealthCheck {
+        test: health.test.clone(),
+        interval_nanos: health.interval_nanos,
+        timeout_nanos: health.timeout_nanos,
+        start_period_nanos: health.start_period_nanos,
+        start_interval_nanos: health.start_interval_nanos,
+        retries: health.retries,
+    })
+}
+
+fn on_unhealthy(text: &str) -> Result<OnUnhealthy, Error> {
+    Ok(match text {
+        "" | "none" => OnUnhealthy::None,
+        "restart" => OnUnhealthy::Restart,
+        "stop" => OnUnhealthy::Stop,
+        "kill" => OnUnhealthy::Kill,
+        other => {
+            let problem = format!("{other:?} is not known; there are none, restart, stop, kill");
+            return Err(invalid("on-unhealthy", problem));
+        }
+    })
 }
 
 fn platform(wire: types::Platform) -> Platform {
@@ -231,6 +266,8 @@ impl TryFrom<wire::ContainerConfig> for Wanted {
             ip_address: wire.ip_address,
             annotations: sorted(wire.annotations),
             exposed_ports: wire.exposed_ports,
+            health: health(wire.health_check.unwrap_or_default()),
+            on_unhealthy: on_unhealthy(&wire.on_unhealthy)?,
         })
     }
 }
@@ -302,6 +339,14 @@ pub(super) fn to_config(wanted: &Wanted) -> wire::ContainerConfig {
         ip_address: wanted.ip_address.clone(),
         annotations: to_map(&wanted.annotations),
         exposed_ports: wanted.exposed_ports.clone(),
+        health_check: to_health(&wanted.health),
+        on_unhealthy: match wanted.on_unhealthy {
+            OnUnhealthy::None => "",
+            OnUnhealthy::Restart => "restart",
+            OnUnhealthy::Stop => "stop",
+            OnUnhealthy::Kill => "kill",
+        }
+        .to_owned(),
     }
 }
 

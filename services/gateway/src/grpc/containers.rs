@@ -16,7 +16,7 @@ use tracing::Instrument as _;
 use wire::container_service_server::ContainerService;
 
 use super::status::status;
-use super::{answer, request};
+use super::{answer, copies, request};
 use crate::engine::Engine;
 use crate::error::{Error, Result as DomainResult};
 use crate::filter::Filter;
@@ -29,7 +29,7 @@ use crate::lifecycle::start::Starter;
 use crate::lifecycle::stop::StopWanted;
 use crate::lifecycle::wait::Condition;
 use crate::lifecycle::{self as verbs, to_its_end};
-use crate::peers::LogsWanted;
+use crate::peers::{LogsWanted, Place};
 use crate::roster::Entry;
 use crate::wanted::Wanted;
 use crate::wire as common;
@@ -38,7 +38,7 @@ use crate::wire as common;
 const BACKLOG: usize = 16;
 
 type Answer<T> = Result<Response<T>, Status>;
-type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[derive(Clone, Debug)]
 pub(super) struct Containers {
@@ -128,6 +128,7 @@ impl ContainerService for Containers {
     type EventsStream = BoxStream<wire::EventsResponse>;
     type DiffStream = BoxStream<image::DiffResponse>;
     type ExportStream = BoxStream<image::ExportResponse>;
+    type CopyOutStream = BoxStream<runtime::CopyOutResponse>;
 
     async fn create(&self, request: Request<wire::CreateRequest>) -> Answer<wire::CreateResponse> {
         let request = request.into_inner();
@@ -262,22 +263,32 @@ impl ContainerService for Containers {
         };
         let records = verbs::list::list(&self.engine, &wanted).await;
         let records = records.map_err(status)?;
-        Ok(Response::new(wire::ListResponse {
-            containers: records
-                .iter()
-                .map(|record| answer::summary(record))
-                .collect(),
-        }))
+        let containers = if request.size {
+            let sizes = self.engine.peers.image.sizes().await.map_err(status)?;
+            let of = |id: &str| sizes.get(id).copied().unwrap_or_default();
+            let sized = records.iter().map(|r| answer::sized(r, of(r.id.as_str())));
+            sized.collect()
+        } else {
+            records.iter().map(|r| answer::summary(r)).collect()
+        };
+        Ok(Response::new(wire::ListResponse { containers }))
     }
 
     async fn inspect(
         &self,
         request: Request<wire::InspectRequest>,
     ) -> Answer<wire::InspectResponse> {
-        let query = request.into_inner().container;
-        let detail = verbs::inspect::inspect(&self.engine, &query).map_err(status)?;
+        let wire::InspectRequest { container, size } = request.into_inner();
+        let detail = verbs::inspect::inspect(&self.engine, &container).map_err(status)?;
+        let record = Arc::clone(&detail.record);
+        let mut container = answer::detail(detail);
+        if size {
+            let sizes = self.engine.peers.image.sizes().await.map_err(status)?;
+            let sizes = sizes.get(record.id.as_str()).copied().unwrap_or_default();
+            container.summary = Some(answer::sized(&record, sizes));
+        }
         Ok(Response::new(wire::InspectResponse {
-            container: Some(answer::detail(detail)),
+            container: Some(container),
         }))
     }
 
@@ -412,5 +423,71 @@ impl ContainerService for Containers {
             .map(|chunk| chunk.map(|chunk| chunk.0).map_err(status));
         let chunks = whole_or_failed(chunks.boxed(), self.engine.stopping.clone());
         Ok(Response::new(chunks))
+    }
+
+    async fn stat_path(
+        &self,
+        request: Request<wire::StatPathRequest>,
+    ) -> Answer<runtime::StatPathResponse> {
+        let wire::StatPathRequest {
+            container,
+            path,
+            follow,
+        } = request.into_inner();
+        let entry = self.find(&container)?;
+        let found = verbs::copy::stat(&self.engine, &entry, Place { path, follow }).await;
+        Ok(Response::new(found.map_err(status)?.0))
+    }
+
+    async fn copy_out(
+        &self,
+        request: Request<wire::CopyOutRequest>,
+    ) -> Answer<Self::CopyOutStream> {
+        let wire::CopyOutRequest {
+            container,
+            path,
+            follow,
+            name,
+        } = request.into_inner();
+        let entry = self.find(&container)?;
+        let place = Place { path, follow };
+        let pieces = copies::out(&self.engine, &entry, place, name).await?;
+        let pieces = whole_or_failed(pieces, self.engine.stopping.clone());
+        Ok(Response::new(pieces))
+    }
+
+    async fn copy_in(
+        &self,
+        request: Request<Streaming<wire::CopyInRequest>>,
+    ) -> Answer<runtime::CopyInResponse> {
+        let mut stream = request.into_inner();
+        let open = copies::open(&mut stream).await?;
+        let entry = self.find(&open.container)?;
+        copies::into(&self.engine, entry, open, stream).await?;
+        Ok(Response::new(runtime::CopyInResponse {}))
+    }
+
+    async fn update(&self, request: Request<wire::UpdateRequest>) -> Answer<wire::UpdateResponse> {
+        let request = request.into_inner();
+        let container = request.container.clone();
+        let wanted = request::update(request)?;
+        let update = |engine: Arc<Engine>, entry: Arc<Entry>| async move {
+            verbs::update::update(&engine, &entry, wanted).await
+        };
+        Ok(Response::new(wire::UpdateResponse {
+            container_id: self.on(&container, update).await?,
+            warnings: Vec::new(),
+        }))
+    }
+
+    async fn prune(&self, request: Request<wire::PruneRequest>) -> Answer<wire::PruneResponse> {
+        let filters = filters(request.into_inner().filters);
+        let engine = Arc::clone(&self.engine);
+        let prune = async move { verbs::prune::prune(&engine, &filters).await };
+        let pruned = to_its_end(prune).await.map_err(status)?;
+        Ok(Response::new(wire::PruneResponse {
+            container_ids: pruned.ids,
+            reclaimed_bytes: pruned.reclaimed,
+        }))
     }
 }

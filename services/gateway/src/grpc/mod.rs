@@ -4,6 +4,7 @@
 mod answer;
 mod config;
 mod containers;
+mod copies;
 mod request;
 mod status;
 mod system;

@@ -6,11 +6,13 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
+use super::config;
 use super::status::status;
 use crate::error::Error;
 use crate::lifecycle::attach::LINE;
 use crate::lifecycle::exec::ExecWanted;
 use crate::lifecycle::run::{Pull, RunWanted};
+use crate::lifecycle::update::UpdateWanted;
 use crate::peers::RegistryAuth;
 use crate::wanted::Wanted;
 use crate::window::{TerminalSize, WindowInput, WindowOpen};
@@ -87,6 +89,25 @@ pub(super) fn missing(what: &str) -> Status {
         "stream",
         format!("the first message must be `{what}`"),
     ))
+}
+
+pub(super) fn update(request: wire::UpdateRequest) -> Result<UpdateWanted, Status> {
+    let resources = request.resources.unwrap_or_default();
+    let restart_policy = request.restart_policy.map(config::restart_policy);
+    Ok(UpdateWanted {
+        memory_bytes: resources.memory_bytes,
+        memory_swap_bytes: resources.memory_swap_bytes,
+        memory_reservation_bytes: resources.memory_reservation_bytes,
+        nano_cpus: resources.nano_cpus,
+        cpu_shares: resources.cpu_shares,
+        cpuset_cpus: resources.cpuset_cpus,
+        cpuset_mems: resources.cpuset_mems,
+        pids_limit: resources.pids_limit,
+        cpu_period_micros: resources.cpu_period_micros,
+        cpu_quota_micros: resources.cpu_quota_micros,
+        blkio_weight: resources.blkio_weight,
+        restart_policy: restart_policy.transpose().map_err(status)?,
+    })
 }
 
 pub(super) fn run(open: wire::RunOpen) -> Result<RunWanted, Status> {

@@ -52,6 +52,12 @@ pub(crate) fn status(error: Error) -> Status {
         Error::RemovedMeanwhile { name } => {
             fault(Code::Aborted, "CONTAINER_REMOVED").with("container", name)
         }
+        Error::NoPath { name, path } => fault(Code::NotFound, "PATH_NOT_FOUND")
+            .with("container", name)
+            .with("path", path),
+        Error::FilesBusy { name } => {
+            fault(Code::FailedPrecondition, "FILES_BUSY").with("container", name)
+        }
         Error::Unkillable { name, seconds } => fault(Code::DeadlineExceeded, "UNKILLABLE")
             .with("container", name)
             .with("seconds", seconds),

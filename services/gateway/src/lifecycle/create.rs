@@ -8,6 +8,7 @@ use crate::container::{ContainerId, Record, StepTime};
 use crate::engine::{Engine, change};
 use crate::error::{Error, Result};
 use crate::etc_files;
+use crate::health;
 use crate::peers::Prepared;
 use crate::roster::Entry;
 use crate::signal;
@@ -185,5 +186,6 @@ fn check(engine: &Engine, wanted: &Wanted) -> Result<()> {
         }
     }
     etc_files::check(&wanted.extra_hosts)?;
+    health::check(&wanted.health)?;
     spec::check(wanted, &engine.host)
 }

@@ -102,7 +102,12 @@ fn fits(happening: &Happening, filters: &[Filter]) -> bool {
                 let value = filter.value.as_str();
                 match *key {
                     "container" => happening.id.starts_with(value) || attribute("name") == value,
-                    "event" => happening.action == value,
+                    // "exec_start" is any of them, whatever is executed.
+                    "event" => {
+                        let action = &*happening.action;
+                        let kind = action.split_once(": ").map_or(action, |(kind, _)| kind);
+                        action == value || kind == value
+                    }
                     "image" => attribute("image") == value,
                     "type" => value == "container",
                     _ => match value.split_once('=') {

@@ -95,6 +95,10 @@ pub async fn exec(
     } else {
         wanted.user
     };
+    let said = wanted.command.join(" ");
+    let more = [("execID", exec_id.clone())];
+    let journal = &engine.journal;
+    journal.note(&record, format!("exec_create: {said}"), &more);
     let runtime = &engine.peers.runtime;
     let pid = runtime
         .exec(
@@ -109,9 +113,7 @@ pub async fn exec(
             },
         )
         .await?;
-    engine
-        .journal
-        .note(&record, "exec_start", &[("execID", exec_id.clone())]);
+    journal.note(&record, format!("exec_start: {said}"), &more);
     let started = ExecEvent::Started {
         exec_id: exec_id.clone(),
         pid,

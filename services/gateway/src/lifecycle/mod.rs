@@ -6,16 +6,19 @@
 
 pub mod attach;
 pub mod commit;
+pub mod copy;
 pub mod create;
 pub mod ended;
 pub mod events;
 pub mod exec;
 pub mod files;
+pub mod health;
 pub mod inspect;
 pub mod kill;
 pub mod list;
 pub mod logs;
 pub mod pause;
+pub mod prune;
 pub mod remove;
 pub mod rename;
 pub mod restart;
@@ -23,6 +26,7 @@ pub mod run;
 pub mod start;
 pub mod stats;
 pub mod stop;
+pub mod update;
 pub mod wait;
 
 use tracing::Instrument as _;

@@ -74,6 +74,7 @@ pub(crate) async fn go_on(engine: &Arc<Engine>, entry: &Arc<Entry>, runs: bool) 
 async fn delete(engine: &Engine, entry: &Arc<Entry>, runs: bool) -> Result<()> {
     let id = entry.id.as_str();
     let peers = &engine.peers;
+    entry.end_views().await?;
     if runs {
         // Its processes must be gone before the files they write to are.
         peers.runtime.delete(id, true, true).await?;

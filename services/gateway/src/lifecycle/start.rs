@@ -12,6 +12,7 @@ use crate::container::{Endpoint, Record, StepTime};
 use crate::engine::{Engine, change};
 use crate::error::{Error, Result};
 use crate::etc_files;
+use crate::health::{Check, Health};
 use crate::peers::{ContainerWanted, EndpointWanted};
 use crate::roster::Entry;
 use crate::spec::{self, Namespace, Namespaces, process};
@@ -245,6 +246,7 @@ impl Step for ProcessStep<'_> {
         Box::pin(async {
             let Start { engine, entry, .. } = self.0;
             let began = Timestamp::now();
+            entry.end_views().await?;
             let wanted = self.wanted(&entry.record())?;
             let runtime = &engine.peers.runtime;
             let (pid, steps) = match runtime.create(&entry.id, wanted.clone()).await {
@@ -401,8 +403,10 @@ async fn succeeded(engine: &Arc<Engine>, entry: &Arc<Entry>, start: &Start<'_>) 
         record.started = start.started.get().copied();
         record.endpoint = start.endpoint().cloned();
         record.steps.extend(steps);
+        record.health = Check::of(record).map(|_check| Health::default());
     })?;
     engine.journal.note(&record, "start", &[]);
+    super::health::watch(engine, entry);
     engine.keep(&record).await
 }
 

@@ -1,11 +1,14 @@
 //! The image service: images and writable layers.
 
+use std::collections::HashMap;
+
 use futures::stream::{BoxStream, StreamExt as _};
 use gantry_kit::client::{Client, MESSAGE_LIMIT};
 use gantry_oci::{ContainerConfig, ImageConfig};
 use gantry_proto::image::v1 as wire;
 use wire::image_service_client::ImageServiceClient;
 use wire::snapshot_service_client::SnapshotServiceClient;
+use wire::store_service_client::StoreServiceClient;
 
 use super::refused;
 use crate::container::{ContainerId, Image, Rootfs};
@@ -18,6 +21,15 @@ use crate::wire as common;
 pub struct Prepared {
     pub image: Image,
     pub rootfs: Rootfs,
+}
+
+/// Bytes of a container's files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Of its writable layer.
+    pub writable: u64,
+    /// And of its image.
+    pub whole: u64,
 }
 
 /// One message of a pull's progress, passed on as it came.
@@ -75,6 +87,7 @@ impl std::fmt::Debug for RegistryAuth {
 pub struct Images {
     images: ImageServiceClient<Client>,
     snapshots: SnapshotServiceClient<Client>,
+    store: StoreServiceClient<Client>,
 }
 
 fn error(status: &tonic::Status) -> Error {
@@ -87,6 +100,8 @@ impl Images {
             images: ImageServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_LIMIT),
             snapshots: SnapshotServiceClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_LIMIT),
+            store: StoreServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_LIMIT),
         }
     }
@@ -195,6 +210,26 @@ impl Images {
         Ok(snapshots
             .into_iter()
             .map(|snapshot| snapshot.container_id)
+            .collect())
+    }
+
+    /// The sizes of all containers' files, by their ids. Takes a look at the disk.
+    ///
+    /// # Errors
+    /// The service fails.
+    pub async fn sizes(&self) -> Result<HashMap<String, Sizes>> {
+        let mut store = self.store.clone();
+        let answer = store.disk_usage(wire::DiskUsageRequest {}).await;
+        let answer = answer.map_err(|status| error(&status))?;
+        let snapshots = answer.into_inner().snapshots.into_iter();
+        Ok(snapshots
+            .map(|usage| {
+                let sizes = Sizes {
+                    writable: usage.size,
+                    whole: usage.size + usage.image_size,
+                };
+                (usage.container_id, sizes)
+            })
             .collect())
     }
 

@@ -6,6 +6,7 @@
 //! refuses is passed on as its own error; one that does not answer becomes
 //! [`Error::Unanswered`], which names it.
 
+mod copies;
 mod image;
 mod network;
 mod runtime;
@@ -19,9 +20,10 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::error::{Error, Peer, Result};
 
+pub use copies::{FoundPath, Place};
 pub use image::{
     ChangeStream, Changes, Chunk, ChunkStream, Committed, Images, NewImage, Prepared, PullProgress,
-    RegistryAuth,
+    RegistryAuth, Sizes,
 };
 pub use network::{EndpointWanted, Networks};
 pub use runtime::{

@@ -114,10 +114,10 @@ pub struct LogsWanted {
 
 #[derive(Clone, Debug)]
 pub struct Runtimes {
-    runtime: RuntimeServiceClient<Client>,
+    pub(super) runtime: RuntimeServiceClient<Client>,
 }
 
-fn error(status: &tonic::Status) -> Error {
+pub(super) fn error(status: &tonic::Status) -> Error {
     refused(Peer::Runtime, status)
 }
 
@@ -328,12 +328,31 @@ impl Runtimes {
     /// # Errors
     /// There is no such process, or the service fails.
     pub async fn kill(&self, id: &ContainerId, exec_id: &str, signal: u32) -> Result<()> {
-        let request = wire::KillRequest {
+        self.signal(wire::KillRequest {
             container_id: id.to_string(),
             exec_id: exec_id.to_owned(),
             signal,
-            all: false,
-        };
+            ..wire::KillRequest::default()
+        })
+        .await
+    }
+
+    /// Sends a signal to a process that `exec` started, and to its whole group.
+    ///
+    /// # Errors
+    /// There is no such process, or the service fails.
+    pub async fn kill_group(&self, id: &ContainerId, exec_id: &str, signal: u32) -> Result<()> {
+        self.signal(wire::KillRequest {
+            container_id: id.to_string(),
+            exec_id: exec_id.to_owned(),
+            signal,
+            group: true,
+            ..wire::KillRequest::default()
+        })
+        .await
+    }
+
+    async fn signal(&self, request: wire::KillRequest) -> Result<()> {
         let answer = self.runtime.clone().kill(request).await;
         answer.map(|_sent| ()).map_err(|status| error(&status))
     }
@@ -360,6 +379,20 @@ impl Runtimes {
         };
         let answer = self.runtime.clone().resume(request).await;
         answer.map(|_resumed| ()).map_err(|status| error(&status))
+    }
+
+    /// Changes the limits of a running container: the OCI `linux.resources`
+    /// object; what is absent in it stays as it is.
+    ///
+    /// # Errors
+    /// It does not run, the kernel refuses, or the service fails.
+    pub async fn update(&self, id: &ContainerId, resources: Vec<u8>) -> Result<()> {
+        let request = wire::UpdateRequest {
+            container_id: id.to_string(),
+            resources: resources.into(),
+        };
+        let answer = self.runtime.clone().update(request).await;
+        answer.map(|_updated| ()).map_err(|status| error(&status))
     }
 
     /// What a container uses now.

@@ -548,6 +548,37 @@ impl runtime::runtime_service_server::RuntimeService for Fake {
         unused()
     }
 
+    async fn stat_path(
+        &self,
+        request: Request<runtime::StatPathRequest>,
+    ) -> Answer<runtime::StatPathResponse> {
+        self.0.before("stat_path").await?;
+        let request = request.into_inner();
+        let there = self.0.containers.lock().unwrap();
+        assert!(there.contains_key(&request.container_id));
+        Ok(Response::new(runtime::StatPathResponse { stat: None }))
+    }
+
+    type CopyOutStream = BoxStream<runtime::CopyOutResponse>;
+
+    async fn copy_out(&self, _: Request<runtime::CopyOutRequest>) -> Answer<Self::CopyOutStream> {
+        unused()
+    }
+
+    async fn copy_in(
+        &self,
+        request: Request<Streaming<runtime::CopyInRequest>>,
+    ) -> Answer<runtime::CopyInResponse> {
+        self.0.before("copy_in").await?;
+        let mut stream = request.into_inner();
+        while let Some(message) = stream.message().await? {
+            if let Some(runtime::copy_in_request::Message::End(_)) = message.message {
+                return Ok(Response::new(runtime::CopyInResponse {}));
+            }
+        }
+        Err(Status::aborted("broken off"))
+    }
+
     async fn logs(&self, _: Request<runtime::LogsRequest>) -> Answer<Self::LogsStream> {
         unused()
     }

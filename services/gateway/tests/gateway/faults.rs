@@ -39,6 +39,7 @@ async fn a_container_that_cannot_start_stays_created_with_its_error() {
         assert_eq!(summary.state(), wire::ContainerState::Created, "{call}");
         let inspect = wire::InspectRequest {
             container: summary.id.clone(),
+            size: false,
         };
         let detail = bench.client().inspect(inspect).await.unwrap().into_inner();
         assert_eq!(detail.container.unwrap().error, "told to", "{call}");

@@ -209,6 +209,7 @@ async fn a_restart_policy_starts_again_until_a_person_stops_it() {
         while !running {
             let inspect = wire::InspectRequest {
                 container: id.clone(),
+                size: false,
             };
             let detail = client.inspect(inspect).await.unwrap().into_inner();
             let summary = detail.container.unwrap().summary.unwrap();

@@ -29,7 +29,6 @@ mod lookup;
 pub(crate) mod marks;
 mod mount_points;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
@@ -103,7 +102,7 @@ struct OpenPart {
 }
 
 /// The extended attributes that belong to a file.
-pub(crate) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(crate) use gantry_archive::write::Xattrs;
 
 impl Node {
     pub(crate) fn kind(&self) -> FileType {

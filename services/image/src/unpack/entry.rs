@@ -1,8 +1,9 @@
 //! One archive entry, with everything resolved that formats spell differently.
 
+use gantry_archive::read::{check_sparse, pax_time};
 use rustix::fs::Timespec;
 use tar_core::parse::ParsedEntry;
-use tar_core::{EntryType, PaxExtensions, SparseEntry};
+use tar_core::{EntryType, SparseEntry};
 
 use super::error::{UnpackError, shown};
 use super::limits::Limits;
@@ -52,12 +53,8 @@ impl Entry {
         };
         let path = LayerPath::parse(name, limits).map_err(|fault| fault.of_entry(name))?;
         let kind = kind_of(parsed)?;
-        let pax = parsed
-            .pax
-            .map(read_pax)
-            .transpose()
-            .map_err(|(key, value)| bad(key, value))?;
-        let pax = pax.unwrap_or_default();
+        let pax = parsed.pax.map(pax_time).transpose();
+        let modified = pax.map_err(|(key, value)| bad(key, value))?.flatten();
         let owner = |field: &'static str, value: u64| match u32::try_from(value) {
             Ok(id) if id != u32::MAX => Ok(id),
             _ => Err(bad(field, value.to_string())),
@@ -72,7 +69,7 @@ impl Entry {
                 gid: owner("group", parsed.gid)?,
                 mode: parsed.mode & 0o7777,
             },
-            mtime: pax.mtime.unwrap_or(Timespec {
+            mtime: modified.unwrap_or(Timespec {
                 tv_sec: header_time,
                 tv_nsec: 0,
             }),
@@ -133,116 +130,4 @@ fn kind_of(parsed: &ParsedEntry<'_>) -> Result<Kind, UnpackError> {
             });
         }
     })
-}
-
-/// What tar-core does not resolve, or resolves by leaving it out.
-#[derive(Default)]
-struct Pax {
-    mtime: Option<Timespec>,
-}
-
-/// Numbers that do not parse are refused here: falling back to the header,
-/// which holds something else, would be a silent mistake.
-fn read_pax(data: &[u8]) -> Result<Pax, (&'static str, String)> {
-    let mut pax = Pax::default();
-    for extension in PaxExtensions::new(data) {
-        let extension = extension.map_err(|e| ("extended header", e.to_string()))?;
-        let value = extension.value_bytes();
-        let text = || std::str::from_utf8(value).ok();
-        let field = match extension.key_bytes() {
-            b"mtime" => {
-                let time = text().and_then(parse_time);
-                pax.mtime = Some(time.ok_or_else(|| ("modification time", shown(value)))?);
-                continue;
-            }
-            b"size" => "size",
-            b"uid" => "owner",
-            b"gid" => "group",
-            _ => continue,
-        };
-        if text().and_then(|t| t.parse::<u64>().ok()).is_none() {
-            return Err((field, shown(value)));
-        }
-    }
-    Ok(pax)
-}
-
-/// Seconds with an optional sign and fraction (POSIX pax, "mtime").
-fn parse_time(text: &str) -> Option<Timespec> {
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if whole.is_empty() || !fraction.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let seconds: i64 = whole.parse().ok().filter(|s| *s >= 0)?;
-    let nanos: i64 = format!("{fraction:0<9.9}").parse().ok()?;
-    Some(match (negative, nanos) {
-        (false, _) => Timespec {
-            tv_sec: seconds,
-            tv_nsec: nanos,
-        },
-        (true, 0) => Timespec {
-            tv_sec: -seconds,
-            tv_nsec: 0,
-        },
-        (true, _) => Timespec {
-            tv_sec: -seconds - 1,
-            tv_nsec: 1_000_000_000 - nanos,
-        },
-    })
-}
-
-fn check_sparse(map: &[SparseEntry], real_size: u64, stored: u64) -> Result<(), &'static str> {
-    let mut end = 0;
-    let mut sum: u64 = 0;
-    for region in map {
-        if region.offset < end {
-            return Err("its regions overlap or are out of order");
-        }
-        end = region
-            .offset
-            .checked_add(region.length)
-            .filter(|end| *end <= real_size)
-            .ok_or("a region is outside of the file")?;
-        sum += region.length;
-    }
-    if sum != stored {
-        return Err("its regions do not add up to the content");
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn time(text: &str) -> Option<(i64, i64)> {
-        parse_time(text).map(|t| (t.tv_sec, t.tv_nsec))
-    }
-
-    #[test]
-    fn times_are_read_with_sign_and_fraction() {
-        assert_eq!(time("1700000000"), Some((1_700_000_000, 0)));
-        assert_eq!(time("1700000000.5"), Some((1_700_000_000, 500_000_000)));
-        assert_eq!(time("1.123456789999"), Some((1, 123_456_789)));
-        assert_eq!(time("-1"), Some((-1, 0)));
-        assert_eq!(time("-1.25"), Some((-2, 750_000_000)));
-        for bad in ["", "-", ".5", "1.x", "--1", "1e3", "99999999999999999999"] {
-            assert_eq!(time(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_sparse_map_must_fit_its_file() {
-        let region = |offset, length| SparseEntry { offset, length };
-        assert!(check_sparse(&[region(0, 4), region(8, 4)], 16, 8).is_ok());
-        assert!(check_sparse(&[region(16, 0)], 16, 0).is_ok());
-        assert!(check_sparse(&[region(0, 4)], 16, 8).is_err());
-        assert!(check_sparse(&[region(8, 4), region(0, 4)], 16, 8).is_err());
-        assert!(check_sparse(&[region(14, 4)], 16, 4).is_err());
-        assert!(check_sparse(&[region(u64::MAX, 4)], 16, 4).is_err());
-    }
 }

@@ -90,12 +90,4 @@ const fn name_of(format: Compression) -> &'static str {
     }
 }
 
-/// A path for an error line: readable, and not longer than a person reads.
-pub(crate) fn shown(path: &[u8]) -> String {
-    const LIMIT: usize = 200;
-    let text = String::from_utf8_lossy(path);
-    match text.char_indices().nth(LIMIT) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.into_owned(),
-    }
-}
+pub(crate) use gantry_archive::shown;

@@ -1,0 +1,623 @@
+//! An archive becomes files in a directory that is there, as `docker cp` does it.
+//!
+//! What is there already is replaced, each file at once: a file gets its name
+//! when all of it is written, so that whoever reads the name finds the old file
+//! or the new one, and a copy that breaks off leaves neither a half nor a part
+//! under another name (`O_TMPFILE`, where the file system has it). Directories
+//! are merged. A file never takes the place of a directory, nor a directory that
+//! of a file.
+//!
+//! Nothing is made but beneath the directory: a name of the archive that leads
+//! out of it is refused, a link in the tree that does is not followed (openat2
+//! with `RESOLVE_BENEATH`), whatever the archive or somebody else makes of the
+//! tree meanwhile. Memory: the times of directories, which have to be set last.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, Timespec,
+    Timestamps, Uid, XattrFlags,
+};
+use rustix::io::Errno;
+
+use crate::beneath;
+use crate::read::{Entry, Kind, ReadError, Reader};
+use crate::shown;
+
+/// Bytes of the names of directories whose times are set last; with more, those
+/// so far are set at once.
+const TABLE_MAX: usize = 16 << 20;
+
+/// Why an archive could not be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("entry {path:?}: it leads out of the directory that it is copied to")]
+    Escapes { path: String },
+    #[error("cannot overwrite directory {path:?} with a file")]
+    OverDirectory { path: String },
+    #[error("cannot overwrite {path:?}, which is no directory, with a directory")]
+    OverFile { path: String },
+    #[error("{path:?}: {step} failed")]
+    Write {
+        path: String,
+        step: &'static str,
+        source: io::Error,
+    },
+}
+
+/// Who owns what is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Who the archive says.
+    Kept,
+    /// This user and group.
+    Of(u32, u32),
+    /// Whoever makes it.
+    Maker,
+}
+
+/// Unpacks an archive into a directory. Blocks.
+///
+/// # Errors
+/// The archive is damaged or hostile, or the file system refuses. What was made
+/// before stays.
+pub fn unpack(
+    directory: BorrowedFd<'_>,
+    source: impl Read,
+    owner: Owner,
+) -> Result<(), UnpackError> {
+    let mut unpacker = Unpacker {
+        reader: Reader::new(source),
+        directory,
+        owner,
+        parent: None,
+        times: BTreeMap::new(),
+        table: 0,
+    };
+    while let Some(entry) = unpacker.reader.next_entry()? {
+        let path = parse(&entry.path)?;
+        unpacker.make(&entry, &path)?;
+    }
+    unpacker.reader.drain()?;
+    unpacker.set_directory_times()
+}
+
+/// A name of the archive without `.` and `..`, which may not lead out.
+fn parse(name: &[u8]) -> Result<Vec<u8>, UnpackError> {
+    let escapes = || UnpackError::Escapes { path: shown(name) };
+    let mut components: Vec<&[u8]> = Vec::new();
+    for component in name.split(|byte| *byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => {
+                components.pop().ok_or_else(escapes)?;
+            }
+            plain => components.push(plain),
+        }
+    }
+    Ok(components.join(&b'/'))
+}
+
+/// The directory of a path, and its last component.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
+    }
+}
+
+fn failed(path: &[u8], step: &'static str) -> impl FnOnce(Errno) -> UnpackError {
+    let path = shown(path);
+    move |error| match error {
+        // A link on the way to it, or a mount in its place.
+        Errno::XDEV => UnpackError::Escapes { path },
+        error => UnpackError::Write {
+            path,
+            step,
+            source: error.into(),
+        },
+    }
+}
+
+/// A name that nothing has yet.
+fn draft() -> Result<String, Errno> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|_| Errno::IO)?;
+    Ok(format!(".gantry-copy-{}", hex::encode(random)))
+}
+
+struct Unpacker<'a, R> {
+    reader: Reader<R>,
+    directory: BorrowedFd<'a>,
+    owner: Owner,
+    /// The directory that the last entry was made in.
+    parent: Option<(Vec<u8>, OwnedFd)>,
+    times: BTreeMap<Vec<u8>, Timespec>,
+    table: usize,
+}
+
+impl<R: Read> Unpacker<'_, R> {
+    fn make(&mut self, entry: &Entry, path: &[u8]) -> Result<(), UnpackError> {
+        let owner = self.owner;
+        if path.is_empty() {
+            return match entry.kind {
+                // The directory itself, which is the caller's.
+                Kind::Directory => Ok(()),
+                _ => Err(UnpackError::OverDirectory { path: ".".into() }),
+            };
+        }
+        match entry.kind {
+            Kind::Directory => self.make_directory(entry, path),
+            Kind::File => self.make_file(entry, path),
+            Kind::Symlink => self.put(path, "making the link", |parent, name| {
+                rustix::fs::symlinkat(&*entry.link, parent, name)?;
+                Self::own(owner, parent, name, entry)?;
+                let times = times(entry.modified);
+                rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+            }),
+            Kind::HardLink => {
+                let target = parse(&entry.link)?;
+                let (directory, target) = split(&target);
+                let flags = OFlags::PATH | OFlags::DIRECTORY;
+                let directory =
+                    beneath::open(self.directory, directory, flags, ResolveFlags::empty())
+                        .map_err(failed(path, "finding what it is a link to"))?;
+                self.put(path, "making the link", |parent, name| {
+                    rustix::fs::linkat(&directory, target, parent, name, AtFlags::empty())
+                })
+            }
+            Kind::CharacterDevice => self.make_node(entry, path, FileType::CharacterDevice),
+            Kind::BlockDevice => self.make_node(entry, path, FileType::BlockDevice),
+            Kind::Fifo => self.make_node(entry, path, FileType::Fifo),
+        }
+    }
+
+    /// The directory that holds `path`, made where it is missing.
+    fn parent(&mut self, path: &[u8]) -> Result<BorrowedFd<'_>, UnpackError> {
+        let (wanted, _) = split(path);
+        let known = matches!(&self.parent, Some((known, _)) if known == wanted);
+        if !known {
+            let opened = self.open_or_make(wanted, path)?;
+            self.parent = Some((wanted.to_vec(), opened));
+        }
+        match &self.parent {
+            Some((_, directory)) => Ok(directory.as_fd()),
+            None => Ok(self.directory),
+        }
+    }
+
+    fn open_or_make(&self, wanted: &[u8], path: &[u8]) -> Result<OwnedFd, UnpackError> {
+        let open = |path: &[u8]| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            beneath::open(self.directory, path, flags, ResolveFlags::empty())
+        };
+        let (outer, name) = split(wanted);
+        match open(wanted) {
+            Err(Errno::NOENT) if !wanted.is_empty() => {}
+            other => return other.map_err(failed(path, "opening its directory")),
+        }
+        let outer = self.open_or_make(outer, path)?;
+        match rustix::fs::mkdirat(&outer, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => {
+                if let Owner::Of(uid, gid) = self.owner {
+                    chown(outer.as_fd(), name, uid, gid)
+                        .map_err(failed(path, "owning its directory"))?;
+                }
+            }
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(failed(path, "making its directory")(error)),
+        }
+        open(wanted).map_err(failed(path, "opening its directory"))
+    }
+
+    fn make_directory(&mut self, entry: &Entry, path: &[u8]) -> Result<(), UnpackError> {
+        let owner = self.owner;
+        let parent = self.parent(path)?;
+        let (_, name) = split(path);
+        match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                let there = rustix::fs::statat(parent, name, flags)
+                    .map_err(failed(path, "looking at it"))?;
+                if FileType::from_raw_mode(there.st_mode) != FileType::Directory {
+                    return Err(UnpackError::OverFile { path: shown(path) });
+                }
+            }
+            Err(error) => return Err(failed(path, "making the directory")(error)),
+        }
+        // By a descriptor: the name may be a link by now.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let made = beneath::open(parent, name, flags, ResolveFlags::empty())
+            .map_err(failed(path, "opening the directory"))?;
+        Self::attributes(owner, &made, entry).map_err(failed(path, "setting its attributes"))?;
+        self.times.insert(path.to_vec(), entry.modified);
+        self.table += path.len() + 64;
+        if self.table > TABLE_MAX {
+            self.set_directory_times()?;
+        }
+        Ok(())
+    }
+
+    fn set_directory_times(&mut self) -> Result<(), UnpackError> {
+        self.table = 0;
+        // What is inside first: setting the times of a directory changes no other's.
+        while let Some((path, modified)) = self.times.pop_last() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+            match beneath::open(self.directory, &path, flags, ResolveFlags::empty()) {
+                Ok(directory) => rustix::fs::futimens(&directory, &times(modified))
+                    .map_err(failed(&path, "setting its times"))?,
+                // Somebody has taken it away already.
+                Err(error) if beneath::is_gone(error) => {}
+                Err(error) => return Err(failed(&path, "setting its times")(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn make_node(&mut self, entry: &Entry, path: &[u8], kind: FileType) -> Result<(), UnpackError> {
+        let owner = self.owner;
+        self.put(path, "making the device node", |parent, name| {
+            rustix::fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, entry.device)?;
+            Self::own(owner, parent, name, entry)?;
+            // It was just made under a name that nobody knows.
+            let mode = Mode::from_raw_mode(entry.mode);
+            rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
+            let times = times(entry.modified);
+            rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+        })
+    }
+
+    fn make_file(&mut self, entry: &Entry, path: &[u8]) -> Result<(), UnpackError> {
+        let owner = self.owner;
+        self.must_be_replaceable(path)?;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let parent = self.parent(path)?;
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let step = "making the file";
+        match rustix::fs::openat(parent, ".", flags, mode) {
+            Ok(file) => {
+                let mut file = File::from(file);
+                self.fill(&mut file, entry, path)?;
+                Self::attributes(owner, &file, entry)
+                    .and_then(|()| rustix::fs::futimens(&file, &times(entry.modified)))
+                    .map_err(failed(path, "setting its attributes"))?;
+                self.put(path, step, |parent, name| {
+                    let itself = beneath::itself(&file);
+                    rustix::fs::linkat(CWD, itself, parent, name, AtFlags::SYMLINK_FOLLOW)
+                })
+            }
+            // A file system without nameless files.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let draft = draft().map_err(failed(path, step))?;
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(parent, &*draft, flags, mode);
+                let mut file = File::from(file.map_err(failed(path, step))?);
+                let filled = self.fill(&mut file, entry, path).and_then(|()| {
+                    Self::attributes(owner, &file, entry)
+                        .and_then(|()| rustix::fs::futimens(&file, &times(entry.modified)))
+                        .map_err(failed(path, "setting its attributes"))
+                });
+                let parent = self.parent(path)?;
+                let (_, name) = split(path);
+                let named = filled.and_then(|()| {
+                    rustix::fs::renameat(parent, &*draft, parent, name)
+                        .map_err(|error| replaced(error, path))
+                });
+                if named.is_err() {
+                    let _gone = rustix::fs::unlinkat(parent, &*draft, AtFlags::empty());
+                }
+                named
+            }
+            Err(error) => Err(failed(path, step)(error)),
+        }
+    }
+
+    /// Refuses to replace a directory or a mount, before anything is written.
+    fn must_be_replaceable(&mut self, path: &[u8]) -> Result<(), UnpackError> {
+        let parent = self.parent(path)?;
+        let (_, name) = split(path);
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        match rustix::fs::statx(parent, name, flags, StatxFlags::TYPE) {
+            Ok(found) if FileType::from_raw_mode(found.stx_mode.into()) == FileType::Directory => {
+                Err(UnpackError::OverDirectory { path: shown(path) })
+            }
+            // The kernel refuses to replace it only in its own mount namespace;
+            // in another one, it takes the mount away.
+            Ok(found) if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) => {
+                Err(replaced(Errno::BUSY, path))
+            }
+            Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(failed(path, "looking at it")(error)),
+        }
+    }
+
+    fn fill(&mut self, file: &mut File, entry: &Entry, path: &[u8]) -> Result<(), UnpackError> {
+        let failed = |source| UnpackError::Write {
+            path: shown(path),
+            step: "writing its content",
+            source,
+        };
+        let Some((map, real_size)) = &entry.sparse else {
+            loop {
+                let bytes = self.reader.content(u64::MAX, path)?;
+                if bytes.is_empty() {
+                    return Ok(());
+                }
+                file.write_all(bytes).map_err(failed)?;
+            }
+        };
+        file.set_len(*real_size).map_err(failed)?;
+        for region in map {
+            let mut offset = region.offset;
+            let end = region.offset + region.length;
+            while offset < end {
+                let bytes = self.reader.content(end - offset, path)?;
+                file.write_all_at(bytes, offset).map_err(failed)?;
+                offset += bytes.len() as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `make`, which fails with EEXIST rather than replace, in the place of
+    /// what is there.
+    fn put(
+        &mut self,
+        path: &[u8],
+        step: &'static str,
+        make: impl Fn(BorrowedFd<'_>, &[u8]) -> Result<(), Errno>,
+    ) -> Result<(), UnpackError> {
+        let parent = self.parent(path)?;
+        let (_, name) = split(path);
+        match make(parent, name) {
+            Err(Errno::EXIST) => {}
+            other => return other.map_err(failed(path, step)),
+        }
+        self.must_be_replaceable(path)?;
+        let parent = self.parent(path)?;
+        let draft = draft().map_err(failed(path, step))?;
+        let draft = draft.as_bytes();
+        make(parent, draft).map_err(failed(path, step))?;
+        let named = rustix::fs::renameat(parent, draft, parent, name);
+        // It is left where both were names of one file already.
+        let _gone = rustix::fs::unlinkat(parent, draft, AtFlags::empty());
+        named.map_err(|error| replaced(error, path))
+    }
+
+    fn own(owner: Owner, parent: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<(), Errno> {
+        match owner {
+            Owner::Kept => chown(parent, name, entry.uid, entry.gid),
+            Owner::Of(uid, gid) => chown(parent, name, uid, gid),
+            Owner::Maker => Ok(()),
+        }
+    }
+
+    /// Owner, mode and extended attributes; in this order: changing the owner
+    /// takes the set-id bits away.
+    fn attributes(owner: Owner, file: impl std::os::fd::AsFd, entry: &Entry) -> Result<(), Errno> {
+        let ids = match owner {
+            Owner::Kept => Some((entry.uid, entry.gid)),
+            Owner::Of(uid, gid) => Some((uid, gid)),
+            Owner::Maker => None,
+        };
+        if let Some((uid, gid)) = ids {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+        }
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode))?;
+        for (key, value) in &entry.xattrs {
+            // These would speak to overlayfs itself.
+            if key.starts_with(b"trusted.") || key.starts_with(b"user.overlay.") {
+                continue;
+            }
+            match rustix::fs::fsetxattr(&file, key.as_slice(), value, XattrFlags::empty()) {
+                // A file system, or a caller, that may not have them: the file is more.
+                Ok(()) | Err(Errno::NOTSUP | Errno::PERM) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn replaced(error: Errno, path: &[u8]) -> UnpackError {
+    match error {
+        Errno::ISDIR => UnpackError::OverDirectory { path: shown(path) },
+        Errno::BUSY => failed(path, "replacing it, which is a mount of its own,")(error),
+        error => failed(path, "replacing what is there")(error),
+    }
+}
+
+fn chown(parent: BorrowedFd<'_>, name: &[u8], uid: u32, gid: u32) -> Result<(), Errno> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::fs::chownat(
+        parent,
+        name,
+        Some(uid),
+        Some(gid),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+}
+
+/// Access time as modification time: an archive has only the latter.
+const fn times(modified: Timespec) -> Timestamps {
+    Timestamps {
+        last_access: modified,
+        last_modification: modified,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+    use std::path::Path;
+
+    use super::*;
+    use crate::pack::pack;
+    use crate::write::Writer;
+
+    fn place(path: &Path) -> OwnedFd {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).unwrap()
+    }
+
+    fn packed(path: &Path, name: &str) -> Vec<u8> {
+        let mut archive = Vec::new();
+        let mut writer = Writer::new(|piece: bytes::Bytes| {
+            archive.extend_from_slice(&piece);
+            true
+        });
+        pack(place(path).as_fd(), name.as_bytes(), &mut writer).unwrap();
+        writer.finish().unwrap();
+        archive
+    }
+
+    fn unpacked(archive: &[u8], into: &Path) -> Result<(), UnpackError> {
+        unpack(place(into).as_fd(), archive, Owner::Maker)
+    }
+
+    /// A directory with something of each kind.
+    fn tree(at: &Path) {
+        fs::create_dir_all(at.join("sub/deep")).unwrap();
+        fs::write(at.join("file"), "content").unwrap();
+        fs::set_permissions(at.join("file"), fs::Permissions::from_mode(0o640)).unwrap();
+        fs::hard_link(at.join("file"), at.join("sub/same")).unwrap();
+        symlink("/etc/passwd", at.join("sub/link")).unwrap();
+        fs::write(at.join("sub/deep/empty"), "").unwrap();
+        let holes = File::create(at.join("holes")).unwrap();
+        holes.set_len(3 << 20).unwrap();
+        holes.write_all_at(b"middle", 1 << 20).unwrap();
+        rustix::fs::mknodat(CWD, at.join("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    }
+
+    #[test]
+    fn a_tree_is_the_same_after_its_archive() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        tree(&from);
+        fs::create_dir(&to).unwrap();
+        unpacked(&packed(&from, "new"), &to).unwrap();
+        let new = to.join("new");
+        assert_eq!(fs::read_to_string(new.join("file")).unwrap(), "content");
+        let (one, other) = (new.join("file"), new.join("sub/same"));
+        assert_eq!(one.metadata().unwrap().mode() & 0o7777, 0o640);
+        assert_eq!(
+            one.metadata().unwrap().ino(),
+            other.metadata().unwrap().ino()
+        );
+        assert_eq!(
+            fs::read_link(new.join("sub/link")).unwrap(),
+            Path::new("/etc/passwd")
+        );
+        assert_eq!(
+            fs::read(new.join("holes")).unwrap(),
+            fs::read(from.join("holes")).unwrap()
+        );
+        assert!(new.join("sub/deep/empty").is_file());
+        for path in ["", "file", "sub", "sub/deep"] {
+            let time = |root: &Path| root.join(path).metadata().unwrap().modified().unwrap();
+            assert_eq!(time(&from), time(&new), "{path}");
+        }
+        let left: Vec<_> = fs::read_dir(&to)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["new"]);
+    }
+
+    #[test]
+    fn what_is_there_is_replaced_and_directories_are_merged() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        tree(&from);
+        fs::create_dir_all(to.join("new/sub")).unwrap();
+        fs::write(to.join("new/file"), "old").unwrap();
+        fs::write(to.join("new/sub/own"), "own").unwrap();
+        symlink("own", to.join("new/sub/link")).unwrap();
+        for _ in 0..2 {
+            unpacked(&packed(&from, "new"), &to).unwrap();
+        }
+        assert_eq!(fs::read_to_string(to.join("new/file")).unwrap(), "content");
+        assert_eq!(fs::read_to_string(to.join("new/sub/own")).unwrap(), "own");
+        assert_eq!(fs::read_dir(to.join("new/sub")).unwrap().count(), 4);
+        assert_eq!(fs::read_dir(to.join("new")).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn a_file_and_a_directory_never_take_each_others_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        tree(&from);
+        fs::create_dir_all(to.join("file")).unwrap();
+        fs::write(to.join("new"), "old").unwrap();
+        let over = unpacked(&packed(&from.join("file"), "file"), &to).unwrap_err();
+        assert!(matches!(over, UnpackError::OverDirectory { .. }), "{over}");
+        let over = unpacked(&packed(&from, "new"), &to).unwrap_err();
+        assert!(matches!(over, UnpackError::OverFile { .. }), "{over}");
+        assert_eq!(fs::read_to_string(to.join("new")).unwrap(), "old");
+    }
+
+    #[test]
+    fn nothing_is_made_outside_of_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        let outside = directory.path().join("outside");
+        tree(&from);
+        fs::create_dir(&to).unwrap();
+        fs::create_dir(&outside).unwrap();
+        symlink(&outside, to.join("absolute")).unwrap();
+        symlink("../outside", to.join("upward")).unwrap();
+        for name in [
+            "../outside/x",
+            "absolute/x",
+            "upward/x",
+            "a/../../outside/x",
+        ] {
+            let refused = unpacked(&packed(&from.join("file"), name), &to).unwrap_err();
+            assert!(
+                matches!(refused, UnpackError::Escapes { .. }),
+                "{name}: {refused}"
+            );
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_link_that_is_in_the_way_is_replaced_and_not_written_through() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        tree(&from);
+        fs::create_dir(&to).unwrap();
+        fs::write(directory.path().join("victim"), "safe").unwrap();
+        symlink(directory.path().join("victim"), to.join("file")).unwrap();
+        unpacked(&packed(&from.join("file"), "file"), &to).unwrap();
+        let victim = fs::read_to_string(directory.path().join("victim")).unwrap();
+        assert_eq!(victim, "safe");
+        assert!(to.join("file").symlink_metadata().unwrap().is_file());
+    }
+
+    #[test]
+    fn a_copy_that_breaks_off_leaves_the_old_file_and_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        tree(&from);
+        fs::create_dir(&to).unwrap();
+        fs::write(to.join("holes"), "old").unwrap();
+        let archive = packed(&from.join("holes"), "holes");
+        let broken = unpacked(&archive[..archive.len() / 2], &to).unwrap_err();
+        assert!(
+            matches!(broken, UnpackError::Read(ReadError::Truncated { .. })),
+            "{broken}"
+        );
+        assert_eq!(fs::read_to_string(to.join("holes")).unwrap(), "old");
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+    }
+}
