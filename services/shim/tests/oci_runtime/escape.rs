@@ -55,7 +55,7 @@ fn a_working_directory_outside_of_the_root_is_refused() {
         let mut bundle = Bundle::script("cat ../../../../etc/hostname");
         bundle.config["process"]["cwd"] = json!(format!("/proc/self/fd/{descriptor}"));
         let error = bundle.failure();
-        assert!(error.contains("enter working directory"), "{error}");
+        assert!(error.contains("working directory: /proc/self/fd"), "{error}");
     }
 }
 

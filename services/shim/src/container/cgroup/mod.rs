@@ -18,7 +18,7 @@ pub(super) mod limits;
 mod members;
 mod usage;
 
-pub(super) use members::wait_readable;
+pub(super) use members::{Entrance, wait_readable};
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
