@@ -53,15 +53,16 @@ fn live(
     starter: &mut Option<OwnedFd>,
 ) -> Result<Infallible> {
     let mut clock = Clock::start(zero);
-    isolate(setup, lines)?;
-    clock.lap("namespaces");
-    let root = make_root(setup)?;
-    clock.lap("root");
     let mut member = Membership {
         setup,
         parent: lines.parent,
+        told: false,
         joined: false,
     };
+    isolate(setup, lines, &mut member)?;
+    clock.lap("namespaces");
+    let root = make_root(setup)?;
+    clock.lap("root");
     let own_mounts = setup.namespaces.has_new(Kind::Mount);
     if own_mounts {
         fill(setup, root.as_fd(), &mut member, &mut clock)?;
@@ -171,7 +172,7 @@ fn await_start(lines: Lines<'_>) -> Result<Option<OwnedFd>> {
 }
 
 /// Namespaces, names, and everything of the parent's that must not stay.
-fn isolate(setup: &Setup<'_>, lines: Lines<'_>) -> Result<()> {
+fn isolate(setup: &Setup<'_>, lines: Lines<'_>, member: &mut Membership<'_, '_>) -> Result<()> {
     gantry_sys::process::reset_signals().during("reset", "signals")?;
     // Until it is the program, nobody in the container may look into this process (CVE-2019-5736, CVE-2016-9962).
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
@@ -205,7 +206,7 @@ fn isolate(setup: &Setup<'_>, lines: Lines<'_>) -> Result<()> {
         }
     }
     if setup.namespaces.has_new(Kind::Time) {
-        make_time_namespace(setup, lines.parent)?;
+        make_time_namespace(setup, member)?;
     }
     if let Some(name) = setup
         .spec
@@ -238,7 +239,7 @@ pub(super) fn become_root() -> Result<()> {
         .during("make undumpable", "init")
 }
 
-fn make_time_namespace(setup: &Setup<'_>, parent: BorrowedFd<'_>) -> Result<()> {
+fn make_time_namespace(setup: &Setup<'_>, member: &mut Membership<'_, '_>) -> Result<()> {
     // It takes effect with the execve of the program (since Linux 6.1), as the offsets may be set only before.
     gantry_sys::clone::unshare(namespaces::flag(Kind::Time)).during("make namespace", "time")?;
     let offsets = setup
@@ -260,8 +261,12 @@ fn make_time_namespace(setup: &Setup<'_>, parent: BorrowedFd<'_>) -> Result<()> 
     }
     if setup.namespaces.separate(Kind::User) {
         // This process is undumpable, so its files in /proc belong to the host's root, who is nobody here.
-        wire::send(parent, &Message::TimeOffsets { lines }, None).during("send", "time offsets")?;
-        return wire::await_signal(parent, wire::TIME_SET).during("wait for", "time offsets");
+        // The parent listens once it has made the cgroups.
+        member.await_groups()?;
+        wire::send(member.parent, &Message::TimeOffsets { lines }, None)
+            .during("send", "time offsets")?;
+        return wire::await_signal(member.parent, wire::TIME_SET)
+            .during("wait for", "time offsets");
     }
     std::fs::write("/proc/self/timens_offsets", &lines).during("set time offsets", &lines)
 }
@@ -329,16 +334,26 @@ fn fill(
 struct Membership<'a, 'b> {
     setup: &'a Setup<'b>,
     parent: BorrowedFd<'a>,
+    /// The parent has said that the groups exist.
+    told: bool,
     joined: bool,
 }
 
 impl Membership<'_, '_> {
+    fn await_groups(&mut self) -> Result<()> {
+        if self.told {
+            return Ok(());
+        }
+        self.told = true;
+        wire::await_signal(self.parent, wire::CGROUP).during("wait for", "cgroups")
+    }
+
     fn join(&mut self) -> Result<()> {
         if self.joined {
             return Ok(());
         }
         self.joined = true;
-        wire::await_signal(self.parent, wire::CGROUP).during("wait for", "cgroups")?;
+        self.await_groups()?;
         if !self.setup.parent_adds() {
             self.setup.cgroup.join()?;
         }

@@ -59,6 +59,8 @@ pub(super) struct Plan<'a> {
     pub(super) capabilities: CapabilitySets,
     pub(super) filter: Option<Filter>,
     pub(super) create_cwd: bool,
+    /// The supplementary groups stay the caller's.
+    pub(super) keep_groups: bool,
     pub(super) preserve_fds: u32,
     pub(super) new_keyring: Option<CString>,
     pub(super) personality: Option<LinuxPersonalityDomain>,
@@ -95,6 +97,7 @@ impl<'a> Plan<'a> {
             capabilities: CapabilitySets::plan(process.capabilities().as_ref())?,
             filter: seccomp.map(Filter::compile).transpose()?,
             create_cwd: false,
+            keep_groups: false,
             preserve_fds: 0,
             new_keyring: None,
             personality: None,
@@ -253,7 +256,7 @@ pub(super) fn prepare<'a>(
     // descriptors that the caller hands in, and where it hands in fewer, our own, which all close on exec.
     gantry_sys::fd::close_on_exec_from(3 + plan.preserve_fds)
         .during("mark descriptors", "close on exec")?;
-    privileges::become_user(identity, true)?;
+    privileges::become_user(identity, !plan.keep_groups)?;
     if let Some(umask) = process.user().umask() {
         rustix::process::umask(Mode::from_raw_mode(umask));
     } else {

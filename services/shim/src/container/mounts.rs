@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use gantry_sys::mount::{Attributes, set_attributes};
 use oci_spec::runtime::{Linux, Mount};
@@ -19,6 +19,21 @@ use super::context::During;
 use super::error::{Error, Result};
 use super::mount_options::MountOptions;
 use super::rootfs;
+
+/// The files of a procfs that may be covered by a mount.
+const EMULATED: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+const PROC_ROOT_INODE: u64 = 1;
 
 /// A mount of the spec, checked and with its options sorted.
 #[derive(Debug)]
@@ -46,6 +61,18 @@ impl PlannedMount {
             return Err(Error::invalid(
                 format!("mounts[{index}].destination"),
                 "empty, or with a NUL character",
+            ));
+        }
+        if destination
+            .components()
+            .all(|component| !matches!(component, Component::Normal(_) | Component::ParentDir))
+        {
+            return Err(Error::invalid(
+                format!("mounts[{index}].destination"),
+                format!(
+                    "{} is the root itself, which root.path gives",
+                    destination.display()
+                ),
             ));
         }
         let none = Vec::new();
@@ -125,7 +152,16 @@ impl PlannedMount {
                 (&made, true)
             }
             (None, None) => {
-                made = self.make(self.mode_of_target(root).as_deref())?;
+                made = match self.make(self.mode_of_target(root).as_deref()) {
+                    // A sysfs shows a network namespace, and only who owns that one may mount it. In a user namespace
+                    // with the host's network the host's is what there is to show.
+                    Err(Error::Step { source, .. })
+                        if self.kind == "sysfs" && source.raw_os_error() == Some(libc::EPERM) =>
+                    {
+                        self.hosts_sysfs()?
+                    }
+                    other => other?,
+                };
                 (&made, true)
             }
         };
@@ -135,6 +171,7 @@ impl PlannedMount {
             Kind::File
         };
         let target = self.target(root, kind)?;
+        self.check_not_inside_proc(&target)?;
         if self.options.copy_up {
             // Attached first: a file system can be written to only through a mount that is somewhere.
             let lower = target
@@ -182,6 +219,33 @@ impl PlannedMount {
         beneath::open_or_make(root, path, kind).during("make mount point", path.display())
     }
 
+    /// What the kernel tells of itself must not be replaced by what an image or a user says, but for the few files that
+    /// emulations as lxcfs are about. The target is open: nothing can be put in its place.
+    fn check_not_inside_proc(&self, target: &OwnedFd) -> Result<()> {
+        let object = || self.destination.display().to_string();
+        if !beneath::is_on_proc(target).during("look at mount point", object())? {
+            return Ok(());
+        }
+        let mut clean = PathBuf::from("/");
+        clean.extend(
+            self.destination
+                .components()
+                .filter(|component| matches!(component, Component::Normal(_))),
+        );
+        let stat = rustix::fs::fstat(target).during("look at mount point", object())?;
+        if stat.st_ino == PROC_ROOT_INODE || EMULATED.iter().any(|known| clean == Path::new(known))
+        {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "mounts",
+            format!(
+                "{} cannot be mounted because it is inside /proc",
+                self.destination.display()
+            ),
+        ))
+    }
+
     /// A tmpfs that says nothing of its mode has that of the directory it covers, as with runc.
     fn mode_of_target(&self, root: BorrowedFd<'_>) -> Option<String> {
         if self.kind != "tmpfs" || self.options.data.iter().any(|(key, _)| key == "mode") {
@@ -190,6 +254,17 @@ impl PlannedMount {
         let target = beneath::open(root, &self.destination).ok()?;
         let stat = rustix::fs::fstat(&target).ok()?;
         Some(format!("{:o}", stat.st_mode & 0o7777))
+    }
+
+    fn hosts_sysfs(&self) -> Result<OwnedFd> {
+        let tree = rootfs::clone_path(Path::new("/sys"))?;
+        let attributes = Attributes {
+            set: self.options.set | self.options.set_recursive,
+            ..Attributes::default()
+        };
+        set_attributes(tree.as_fd(), c"", true, attributes)
+            .during("set mount flags", self.destination.display())?;
+        Ok(tree)
     }
 
     fn bind(&self, recursive: bool) -> Result<OwnedFd> {

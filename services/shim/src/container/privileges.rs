@@ -267,8 +267,22 @@ pub(super) fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
         deadline: scheduler.deadline().unwrap_or(0),
         period: scheduler.period().unwrap_or(0),
     };
-    gantry_sys::process::set_scheduler(attributes)
-        .during("set scheduler", scheduler.policy().to_string())
+    let real_time = matches!(
+        scheduler.policy(),
+        LinuxSchedulerPolicy::SchedFifo | LinuxSchedulerPolicy::SchedRr
+    );
+    match gantry_sys::process::set_scheduler(attributes) {
+        Err(source) if real_time && source.raw_os_error() == Some(libc::EPERM) => Err(Error::step(
+            "set scheduler",
+            format!(
+                "{} (needs CAP_SYS_NICE, and in a cgroup of version 1 a time for it: \
+                 linux.resources.cpu.realtimeRuntime)",
+                scheduler.policy()
+            ),
+            source,
+        )),
+        other => other.during("set scheduler", scheduler.policy().to_string()),
+    }
 }
 
 /// Sets the i/o priority.

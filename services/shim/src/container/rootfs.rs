@@ -200,9 +200,12 @@ pub(super) fn seal(root: BorrowedFd<'_>) -> Result<()> {
 
 /// Makes `root` the root of this mount namespace and lets go of the host's.
 pub(super) fn pivot(root: BorrowedFd<'_>) -> Result<()> {
+    let old = open_in_place(Path::new("/"))?;
     rustix::process::fchdir(root).during("enter root", "/")?;
     // Both names may be the same: the old root is then mounted over the new one, and taken off again.
     rustix::process::pivot_root(".", ".").during("pivot root", "/")?;
+    // From within the old one: where both are, "." is the new one, whose mounts keep their propagation.
+    rustix::process::fchdir(&old).during("enter root", "of the host")?;
     propagate(".", libc::MS_SLAVE | libc::MS_REC)?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).during("unmount host's root", "/")?;
     rustix::process::chdir("/").during("enter root", "/")

@@ -33,6 +33,9 @@ pub(super) struct Setup<'a> {
     pub(super) launch: Plan<'a>,
 }
 
+/// crun's annotation, which Podman sets for `--group-add keep-groups`.
+const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+
 fn check_id(id: &str) -> Result<()> {
     let fits = (1..=1024).contains(&id.len())
         && id
@@ -134,6 +137,11 @@ impl<'a> Setup<'a> {
             options.user.as_deref(),
         )?;
         launch.create_cwd = options.create_cwd;
+        launch.keep_groups = spec
+            .annotations()
+            .as_ref()
+            .and_then(|annotations| annotations.get(KEEP_GROUPS))
+            .is_some_and(|value| value != "0");
         launch.preserve_fds = options.preserve_fds;
         launch.personality = linux
             .and_then(|linux| linux.personality().as_ref())

@@ -26,7 +26,7 @@ pub(super) fn check(
     namespaces: &Namespaces,
     domainname: Option<&str>,
 ) -> Result<()> {
-    for name in wanted.keys() {
+    for (name, value) in wanted {
         let field = || format!("linux.sysctl[{name:?}]");
         let dotted = name.replace('/', ".");
         if dotted.split('.').any(|part| part.is_empty()) {
@@ -38,10 +38,12 @@ pub(super) fn check(
                 "is not set by a sysctl but by the field hostname",
             ));
         }
-        if dotted == "kernel.domainname" && domainname.is_some_and(|name| !name.is_empty()) {
+        if dotted == "kernel.domainname"
+            && domainname.is_some_and(|name| !name.is_empty() && name != value)
+        {
             return Err(Error::invalid(
                 field(),
-                "is set by the field domainname already",
+                "the field domainname has another value",
             ));
         }
         let (kind, which) = if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
@@ -111,6 +113,7 @@ mod tests {
         let one = |name: &str| HashMap::from([(name.to_owned(), "x".to_owned())]);
         assert!(check(&one("kernel.hostname"), &own, None).is_err());
         assert!(check(&one("kernel.domainname"), &own, None).is_ok());
+        assert!(check(&one("kernel.domainname"), &own, Some("x")).is_ok());
         assert!(check(&one("kernel.domainname"), &own, Some("other")).is_err());
     }
 }

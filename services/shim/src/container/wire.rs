@@ -4,11 +4,11 @@
 //! ```text
 //! child                          parent
 //!  │◄──────────── MAPPED ─────────│  (user namespace) the id mappings are written
-//!  │──────────── TimeOffsets ────►│  (user namespace)
-//!  │◄──────────── TIME SET ───────│
 //!  │──────────── Hooks ──────────►│  namespaces and mounts are there
 //!  │◄──────────── GO ON ──────────│  runtime hooks have run
 //!  │◄──────────── CGROUP ─────────│  the v1 cgroups exist
+//!  │──────────── TimeOffsets ────►│  (time and user namespace; asked for as soon as CGROUP is there)
+//!  │◄──────────── TIME SET ───────│
 //!  │──────────── Terminal + fd ──►│
 //!  │──────────── Ready ──────────►│  create returns
 //!  │◄──────────── START ──────────│  (here, or on the gate's own socket)

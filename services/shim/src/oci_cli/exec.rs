@@ -173,26 +173,23 @@ fn process(
     }
     if !options.capabilities.is_empty() {
         process.set_capabilities(Some(with_capabilities(
-            globals,
             process.capabilities().clone().unwrap_or_default(),
             &options.capabilities,
-        )));
+        )?));
     }
     Ok(process)
 }
 
 fn with_capabilities(
-    globals: &Globals,
     mut sets: LinuxCapabilities,
     names: &[String],
-) -> LinuxCapabilities {
+) -> Result<LinuxCapabilities, CliError> {
     for name in names {
         let upper = name.to_ascii_uppercase();
         let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        let Ok(capability) = short.parse::<Capability>() else {
-            output::warn(globals, &format!("unknown capability {name:?} is ignored"));
-            continue;
-        };
+        let capability: Capability = short
+            .parse()
+            .map_err(|_| CliError::usage(format!("unknown capability {name:?}")))?;
         let with = |set: &Option<std::collections::HashSet<Capability>>| {
             let mut set = set.clone().unwrap_or_default();
             set.insert(capability);
@@ -203,5 +200,5 @@ fn with_capabilities(
         sets.set_permitted(with(sets.permitted()));
         // What is ambient must be inheritable; runc leaves the inheritable set alone.
     }
-    sets
+    Ok(sets)
 }

@@ -28,7 +28,8 @@ fn check_id(id: &str) -> Result<(), CliError> {
         Ok(())
     } else {
         Err(CliError::usage(format!(
-            "container id {id:?} must be made of A-Z, a-z, 0-9, _, +, . and -"
+            "container ID {id:?} is empty or has an invalid character: \
+             it must be made of A-Z, a-z, 0-9, _, +, . and -, and not be \".\" or \"..\""
         )))
     }
 }
