@@ -70,14 +70,6 @@ pub fn duplicate_number(fd: RawFd, at_least: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(new as RawFd) })
 }
 
-/// Lets descriptors `first` … `last` pass through exec, by clearing close-on-exec on those that are open.
-pub fn keep_through_exec(first: RawFd, last: RawFd) {
-    for fd in first..=last {
-        // SAFETY: F_SETFD on a number changes a flag or fails if it is not open.
-        unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

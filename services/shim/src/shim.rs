@@ -297,6 +297,8 @@ impl Shim {
                 stdio,
                 create_cwd: false,
                 preserve_fds: 0,
+                cgroups: Vec::new(),
+                ignore_paused: false,
             })?;
             let process = Process::adopt(
                 &exec.exec_id,
@@ -500,7 +502,7 @@ impl Shim {
             self.process("")?.exited().await;
         }
         if status != Status::Empty {
-            self.with(|created| Ok(created.container.delete()?))?;
+            self.with(|created| Ok(created.container.delete().map(drop)?))?;
         }
         self.ending.notify_one();
         Ok(())

@@ -31,6 +31,16 @@ pub(super) fn open_without_links(root: BorrowedFd<'_>, path: &Path) -> io::Resul
     open_with(root, path, OFlags::PATH, ResolveFlags::NO_SYMLINKS)
 }
 
+/// Opens what is there; if the last part of the path is a link, the link itself.
+pub(super) fn open_last_link(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    open_with(
+        root,
+        path,
+        OFlags::PATH | OFlags::NOFOLLOW,
+        ResolveFlags::empty(),
+    )
+}
+
 /// Opens with any flags.
 pub(super) fn open_with(
     root: BorrowedFd<'_>,

@@ -146,6 +146,11 @@ fn attend(
                 return Ok(terminal);
             }
             Some((Message::Terminal, fd)) => terminal = fd,
+            Some((Message::TimeOffsets { lines }, _)) => {
+                std::fs::write(format!("/proc/{pid}/timens_offsets"), &lines)
+                    .during("set time offsets", lines.trim_end())?;
+                tell(wire::TIME_SET, "time offsets")?;
+            }
             Some((Message::Hooks, _)) => {
                 run_hooks(setup, record)?;
                 tell(wire::HOOKS_DONE, "hooks")?;

@@ -12,9 +12,9 @@ const LONGEST: Duration = Duration::from_secs(10);
 
 impl Container {
     /// Kills what still runs in the container's cgroup, waits until it is empty, removes it and runs
-    /// the `poststop` hooks (whose failure is ignored, as the specification asks). Init itself is to be
-    /// reaped by its parent. Can be repeated.
-    pub fn delete(&self) -> Result<()> {
+    /// the `poststop` hooks. A hook that fails is no error, as the specification asks: it comes back as a warning.
+    /// Init itself is to be reaped by its parent. Can be repeated.
+    pub fn delete(&self) -> Result<Option<Error>> {
         let deadline = Instant::now() + LONGEST;
         let cgroup = self.cgroup()?;
         if self.record.owns_cgroup {
@@ -49,8 +49,9 @@ impl Container {
             .and_then(|hooks| hooks.poststop().as_deref())
         {
             let state = hooks::state(&self.record, Status::Stopped, 0);
-            let _ = hooks::run("poststop", hooks, &state, Some(&self.record.bundle));
+            let ran = hooks::run_each("poststop", hooks, &state, Some(&self.record.bundle));
+            return Ok(ran.err());
         }
-        Ok(())
+        Ok(None)
     }
 }

@@ -1,16 +1,21 @@
 //! /dev: the devices and links that every container has, and those the spec adds.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Spec};
-use rustix::fs::{FileType, Gid, Mode, Uid, makedev};
+use gantry_sys::mount::{Attributes, NOEXEC, NOSUID, set_attributes};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Spec};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, makedev};
 use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, open_tree,
+};
 
 use super::beneath::{self, Kind};
 use super::context::During;
 use super::error::{Error, Result};
-use super::mounts;
+use super::{mounts, namespaces};
 
 /// The specification's default devices: name, major, minor.
 pub(super) const DEFAULT: [(&str, u32, u32); 6] = [
@@ -40,6 +45,73 @@ pub(super) struct PlannedDevice {
     mode: u32,
     uid: u32,
     gid: u32,
+    /// A detached mount of the device, where it was made before the container's first process.
+    ready: Option<OwnedFd>,
+}
+
+impl PlannedDevice {
+    pub(super) fn ready(&self) -> Option<BorrowedFd<'_>> {
+        self.ready.as_ref().map(AsFd::as_fd)
+    }
+}
+
+/// Makes the devices of a container with a user namespace, in which nobody may make any: on a file system that is mounted
+/// nowhere, owned by the ids that the container's are on the host. Where that can not be (no right to make them here either;
+/// before Linux 6.15 no part of a detached mount can be mounted) the host's are bound later.
+pub(super) fn prepare(devices: &mut [PlannedDevice], linux: Option<&Linux>) {
+    let Ok(directory) = nowhere() else {
+        return;
+    };
+    let uids = linux.and_then(|linux| linux.uid_mappings().as_ref());
+    let gids = linux.and_then(|linux| linux.gid_mappings().as_ref());
+    for (index, device) in devices.iter_mut().enumerate() {
+        if device.kind == FileType::Fifo {
+            continue;
+        }
+        let name = index.to_string();
+        let made = (|| {
+            // The umask is the caller's here.
+            rustix::fs::mknodat(
+                &directory,
+                &name,
+                device.kind,
+                Mode::empty(),
+                makedev(device.major, device.minor),
+            )?;
+            rustix::fs::chmodat(
+                &directory,
+                &name,
+                Mode::from_raw_mode(device.mode),
+                AtFlags::empty(),
+            )?;
+            rustix::fs::chownat(
+                &directory,
+                &name,
+                Some(Uid::from_raw(namespaces::host_id(uids, device.uid))),
+                Some(Gid::from_raw(namespaces::host_id(gids, device.gid))),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
+            open_tree(
+                &directory,
+                &name,
+                OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+            )
+        })();
+        device.ready = made.ok();
+    }
+}
+
+/// A small file system, mounted nowhere.
+fn nowhere() -> std::result::Result<OwnedFd, Errno> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", "devices")?;
+    fsconfig_set_string(&context, "size", "64k")?;
+    fsconfig_create(&context)?;
+    fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )
 }
 
 /// The spec's devices, and the default ones it does not name itself.
@@ -62,6 +134,7 @@ pub(super) fn plan(spec: &Spec) -> Result<Vec<PlannedDevice>> {
                 mode: 0o666,
                 uid: 0,
                 gid: 0,
+                ready: None,
             });
         }
     }
@@ -93,18 +166,19 @@ pub(super) fn plan(spec: &Spec) -> Result<Vec<PlannedDevice>> {
             mode: device.file_mode().unwrap_or(0o666) & 0o7777,
             uid: device.uid().unwrap_or(0),
             gid: device.gid().unwrap_or(0),
+            ready: None,
         });
     }
     Ok(devices)
 }
 
-/// Makes them. `bind`: in a user namespace nobody may make device files, so the host's are bound.
+/// Makes them. `bind`: in a user namespace nobody may make device files, so those made before are bound, or the host's.
 pub(super) fn make(root: BorrowedFd<'_>, devices: &[PlannedDevice], bind: bool) -> Result<()> {
     let mut open_directory: Option<(PathBuf, std::os::fd::OwnedFd)> = None;
     for device in devices {
         let object = device.path.display();
-        if bind {
-            bind_from_host(root, device)?;
+        if bind && device.kind != FileType::Fifo {
+            bind_device(root, device)?;
             continue;
         }
         let parent = device.path.parent().unwrap_or(Path::new("/"));
@@ -160,25 +234,37 @@ pub(super) fn make(root: BorrowedFd<'_>, devices: &[PlannedDevice], bind: bool) 
                     ));
                 }
             }
-            Err(Errno::PERM) => bind_from_host(root, device)?,
+            Err(Errno::PERM) => bind_device(root, device)?,
             Err(error) => return Err(error).during("make device", object),
         }
     }
     Ok(())
 }
 
-fn bind_from_host(root: BorrowedFd<'_>, device: &PlannedDevice) -> Result<()> {
+fn bind_device(root: BorrowedFd<'_>, device: &PlannedDevice) -> Result<()> {
     let object = device.path.display();
-    let source = rustix::fs::open(
-        &device.path,
-        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .during("open the host's device", &object)?;
-    let tree = mounts::clone_of(&source, false).during("bind device", &object)?;
+    let host;
+    let tree = match &device.ready {
+        Some(ready) => ready,
+        None => {
+            let source = rustix::fs::open(
+                &device.path,
+                rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .during("open the host's device", &object)?;
+            host = mounts::clone_of(&source, false).during("bind device", &object)?;
+            &host
+        }
+    };
+    let attributes = Attributes {
+        set: NOSUID | NOEXEC,
+        ..Attributes::default()
+    };
+    set_attributes(tree.as_fd(), c"", false, attributes).during("set mount flags", &object)?;
     let target = beneath::open_or_make(root, &device.path, Kind::File)
         .during("make mount point", &object)?;
-    mounts::attach(&tree, &target).during("bind device", &object)
+    mounts::attach(tree, &target).during("bind device", &object)
 }
 
 /// /dev/fd, stdin, stdout, stderr and ptmx, and core where the kernel has it.

@@ -10,7 +10,7 @@ use gantry_sys::clone::CloneOptions;
 use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxSeccomp, Process};
 use rustix::fs::Mode;
 
-use super::cgroup::Cgroup;
+use super::cgroup::Entrance;
 use super::context::During;
 use super::error::{Error, Result};
 use super::handle::{Container, wait_ended};
@@ -38,8 +38,29 @@ pub struct ExecOptions<'a> {
     pub stdio: Stdio,
     /// Make `cwd` where it is missing.
     pub create_cwd: bool,
-    /// Hand fds 3 … 3+n of the caller to the program.
+    /// As in [`CreateOptions::preserve_fds`](super::CreateOptions::preserve_fds).
     pub preserve_fds: u32,
+    /// Groups below the container's own to be in instead: `PATH` or `CONTROLLER[,CONTROLLER]:PATH`, which must exist.
+    pub cgroups: Vec<String>,
+    /// Also in a container that is paused, where the process waits with the others until it is resumed; this call too.
+    pub ignore_paused: bool,
+}
+
+impl<'a> ExecOptions<'a> {
+    /// The options with everything else at its default: the caller's streams, no filter.
+    #[must_use]
+    pub fn new(process: &'a Process) -> Self {
+        Self {
+            process,
+            seccomp: None,
+            user: None,
+            stdio: Stdio::Inherit,
+            create_cwd: false,
+            preserve_fds: 0,
+            cgroups: Vec::new(),
+            ignore_paused: false,
+        }
+    }
 }
 
 /// What `exec` returns.
@@ -66,7 +87,11 @@ impl Container {
         if threads != 1 {
             return Err(Error::Threads { count: threads });
         }
-        self.require("exec in", &[Status::Running, Status::Created])?;
+        let mut states = vec![Status::Running, Status::Created];
+        if options.ignore_paused {
+            states.push(Status::Paused);
+        }
+        self.require("exec in", &states)?;
         let Some(init) = self.pidfd() else {
             return Err(Error::State {
                 id: self.record.id.clone(),
@@ -84,10 +109,11 @@ impl Container {
         let mut plan = Plan::new(options.process, options.seccomp, options.user.as_deref())?;
         plan.create_cwd = options.create_cwd;
         plan.preserve_fds = options.preserve_fds;
-        let cgroup = self.cgroup()?;
+        let cgroup = self.cgroup()?.entrance(&options.cgroups)?;
         let differing = Differing::of(self.record.pid)?;
         let unified = cgroup
-            .unified_directory()
+            .unified
+            .as_ref()
             .and_then(|directory| File::open(directory).ok());
         let (near, far) = wire::pair().during("make", "socket pair")?;
         clock.lap("check");
@@ -166,7 +192,7 @@ fn listen(
                     filter.hand_over(&fd, record, Status::Running, pid)?;
                 }
             }
-            Some((Message::Hooks, _)) => {}
+            Some((Message::Hooks | Message::TimeOffsets { .. }, _)) => {}
             Some((Message::Failed(failure), _)) => return Err(failure.into()),
             None if ready => return Ok(terminal),
             None => {
@@ -242,7 +268,7 @@ impl Differing {
 struct Entry<'a> {
     plan: &'a Plan<'a>,
     stdio: &'a Stdio,
-    cgroup: &'a Cgroup,
+    cgroup: &'a Entrance,
     init: BorrowedFd<'a>,
     namespaces: u64,
     root: &'a Option<OwnedFd>,
@@ -299,6 +325,9 @@ impl Entry<'_> {
             self.plan.user,
             self.plan.needs_home(),
         )?;
+        if self.plan.create_cwd {
+            launch::make_cwd(root.as_fd(), self.plan.process, &who)?;
+        }
         let terminal = launch::open_terminal(root.as_fd(), self.stdio, self.plan)?;
         drop(root);
         if let Some((master, _)) = &terminal {

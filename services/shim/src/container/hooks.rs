@@ -36,10 +36,41 @@ pub(super) fn state(record: &Record, status: Status, pid: i32) -> String {
 pub(super) fn run(kind: &str, hooks: &[Hook], state: &str, directory: Option<&Path>) -> Result<()> {
     hooks
         .iter()
-        .try_for_each(|hook| run_one(kind, hook, state, directory))
+        .try_for_each(|hook| run_one(kind, hook, state, directory, None))
 }
 
-fn run_one(kind: &str, hook: &Hook, state: &str, directory: Option<&Path>) -> Result<()> {
+/// Runs them inside the container, where a hook without an environment of its own has the program's.
+pub(super) fn run_inside(
+    kind: &str,
+    hooks: &[Hook],
+    state: &str,
+    environment: &[String],
+) -> Result<()> {
+    hooks
+        .iter()
+        .try_for_each(|hook| run_one(kind, hook, state, None, Some(environment)))
+}
+
+/// Runs all of them, whatever happens to one; the first failure comes back.
+pub(super) fn run_each(
+    kind: &str,
+    hooks: &[Hook],
+    state: &str,
+    directory: Option<&Path>,
+) -> Result<()> {
+    hooks
+        .iter()
+        .map(|hook| run_one(kind, hook, state, directory, None))
+        .fold(Ok(()), Result::and)
+}
+
+fn run_one(
+    kind: &str,
+    hook: &Hook,
+    state: &str,
+    directory: Option<&Path>,
+    environment: Option<&[String]>,
+) -> Result<()> {
     let fail = |problem: String| Error::Hook {
         kind: kind.to_owned(),
         path: hook.path().clone(),
@@ -57,10 +88,13 @@ fn run_one(kind: &str, hook: &Hook, state: &str, directory: Option<&Path>) -> Re
     if let Some((name, rest)) = hook.args().as_deref().and_then(|args| args.split_first()) {
         command.arg0(name).args(rest);
     }
-    command.env_clear();
-    for variable in hook.env().iter().flatten() {
-        if let Some((name, value)) = variable.split_once('=') {
-            command.env(name, value);
+    // As runc and crun do: a hook without an environment of its own has the runtime's.
+    if let Some(environment) = hook.env().as_deref().or(environment) {
+        command.env_clear();
+        for variable in environment {
+            if let Some((name, value)) = variable.split_once('=') {
+                command.env(name, value);
+            }
         }
     }
     if let Some(directory) = directory {
@@ -158,6 +192,17 @@ mod tests {
         let hooks = hook(r#"{"path":"/bin/sleep","args":["sleep","100"],"timeout":1}"#);
         let error = run("prestart", &hooks, "{}", None).unwrap_err().to_string();
         assert!(error.ends_with("timed out after 1 s"), "{error}");
+    }
+
+    #[test]
+    fn a_hook_has_its_own_environment_or_the_runtimes() {
+        let path = |env: &str| {
+            hook(&format!(
+                r#"{{"path":"/bin/sh","args":["sh","-c","test \"$CARGO_PKG_NAME\" = gantry-shim"]{env}}}"#
+            ))
+        };
+        run("prestart", &path(""), "{}", None).unwrap();
+        assert!(run("prestart", &path(r#","env":["A=B"]"#), "{}", None).is_err());
     }
 
     #[test]

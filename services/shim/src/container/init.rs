@@ -53,15 +53,16 @@ fn live(
     starter: &mut Option<OwnedFd>,
 ) -> Result<Infallible> {
     let mut clock = Clock::start(zero);
-    isolate(setup, lines)?;
-    clock.lap("namespaces");
-    let root = make_root(setup)?;
-    clock.lap("root");
     let mut member = Membership {
         setup,
         parent: lines.parent,
+        told: false,
         joined: false,
     };
+    isolate(setup, lines, &mut member)?;
+    clock.lap("namespaces");
+    let root = make_root(setup)?;
+    clock.lap("root");
     let own_mounts = setup.namespaces.has_new(Kind::Mount);
     if own_mounts {
         fill(setup, root.as_fd(), &mut member, &mut clock)?;
@@ -111,6 +112,9 @@ fn live(
         setup.launch.user,
         setup.launch.needs_home(),
     )?;
+    if setup.launch.create_cwd {
+        launch::make_cwd(root.as_fd(), setup.launch.process, &who)?;
+    }
     enter(setup, root.as_fd())?;
     drop(root);
     clock.lap("pivot");
@@ -137,7 +141,8 @@ fn live(
         && !hooks.is_empty()
     {
         let state = hooks::state(&setup.record(), Status::Created, own_pid());
-        hooks::run("startContainer", hooks, &state, None)?;
+        let environment = setup.launch.process.env().as_deref().unwrap_or_default();
+        hooks::run_inside("startContainer", hooks, &state, environment)?;
     }
     Err(if stand_in::wanted(setup.spec) {
         ready.stay()
@@ -167,7 +172,7 @@ fn await_start(lines: Lines<'_>) -> Result<Option<OwnedFd>> {
 }
 
 /// Namespaces, names, and everything of the parent's that must not stay.
-fn isolate(setup: &Setup<'_>, lines: Lines<'_>) -> Result<()> {
+fn isolate(setup: &Setup<'_>, lines: Lines<'_>, member: &mut Membership<'_, '_>) -> Result<()> {
     gantry_sys::process::reset_signals().during("reset", "signals")?;
     // Until it is the program, nobody in the container may look into this process (CVE-2019-5736, CVE-2016-9962).
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
@@ -201,7 +206,7 @@ fn isolate(setup: &Setup<'_>, lines: Lines<'_>) -> Result<()> {
         }
     }
     if setup.namespaces.has_new(Kind::Time) {
-        make_time_namespace(setup)?;
+        make_time_namespace(setup, member)?;
     }
     if let Some(name) = setup
         .spec
@@ -234,7 +239,7 @@ pub(super) fn become_root() -> Result<()> {
         .during("make undumpable", "init")
 }
 
-fn make_time_namespace(setup: &Setup<'_>) -> Result<()> {
+fn make_time_namespace(setup: &Setup<'_>, member: &mut Membership<'_, '_>) -> Result<()> {
     // It takes effect with the execve of the program (since Linux 6.1), as the offsets may be set only before.
     gantry_sys::clone::unshare(namespaces::flag(Kind::Time)).during("make namespace", "time")?;
     let offsets = setup
@@ -242,15 +247,28 @@ fn make_time_namespace(setup: &Setup<'_>) -> Result<()> {
         .linux()
         .as_ref()
         .and_then(|linux| linux.time_offsets().as_ref());
+    let mut lines = String::new();
     for (clock, offset) in offsets.into_iter().flatten() {
         let line = format!(
-            "{clock} {} {}",
+            "{clock} {} {}\n",
             offset.secs().unwrap_or(0),
             offset.nanosecs().unwrap_or(0)
         );
-        std::fs::write("/proc/self/timens_offsets", &line).during("set time offset", &line)?;
+        lines.push_str(&line);
     }
-    Ok(())
+    if lines.is_empty() {
+        return Ok(());
+    }
+    if setup.namespaces.separate(Kind::User) {
+        // This process is undumpable, so its files in /proc belong to the host's root, who is nobody here.
+        // The parent listens once it has made the cgroups.
+        member.await_groups()?;
+        wire::send(member.parent, &Message::TimeOffsets { lines }, None)
+            .during("send", "time offsets")?;
+        return wire::await_signal(member.parent, wire::TIME_SET)
+            .during("wait for", "time offsets");
+    }
+    std::fs::write("/proc/self/timens_offsets", &lines).during("set time offsets", &lines)
 }
 
 /// The root: mounted and attached, or in place.
@@ -262,9 +280,20 @@ fn make_root(setup: &Setup<'_>) -> Result<OwnedFd> {
     rootfs::separate(setup.propagation)?;
     let root = match &setup.options.overlay {
         Some(overlay) => rootfs::mount_overlay(overlay)?,
-        None => rootfs::clone_path(&setup.root)?,
+        None => match &setup.root_tree {
+            Some(tree) => tree
+                .try_clone()
+                .during("mount root", setup.root.display())?,
+            None => rootfs::clone_path(&setup.root)?,
+        },
     };
-    rootfs::attach(&root)?;
+    // Hooks that run in the container's mount namespace look for the root where the bundle has it.
+    let at = if setup.has_hooks_inside() && setup.options.overlay.is_none() {
+        setup.root.as_path()
+    } else {
+        Path::new("/")
+    };
+    rootfs::attach(&root, at)?;
     Ok(root)
 }
 
@@ -305,16 +334,26 @@ fn fill(
 struct Membership<'a, 'b> {
     setup: &'a Setup<'b>,
     parent: BorrowedFd<'a>,
+    /// The parent has said that the groups exist.
+    told: bool,
     joined: bool,
 }
 
 impl Membership<'_, '_> {
+    fn await_groups(&mut self) -> Result<()> {
+        if self.told {
+            return Ok(());
+        }
+        self.told = true;
+        wire::await_signal(self.parent, wire::CGROUP).during("wait for", "cgroups")
+    }
+
     fn join(&mut self) -> Result<()> {
         if self.joined {
             return Ok(());
         }
         self.joined = true;
-        wire::await_signal(self.parent, wire::CGROUP).during("wait for", "cgroups")?;
+        self.await_groups()?;
         if !self.setup.parent_adds() {
             self.setup.cgroup.join()?;
         }
@@ -337,6 +376,7 @@ fn mount_cgroup(setup: &Setup<'_>, mount: &PlannedMount, root: BorrowedFd<'_>) -
             source: Some("cgroup".into()),
             options: mount.options.clone(),
             id_map: None,
+            ready: None,
         };
         return match unified.mount(root) {
             // With the host's cgroup namespace in a user namespace: then the host's own mount.
@@ -352,6 +392,7 @@ fn mount_cgroup(setup: &Setup<'_>, mount: &PlannedMount, root: BorrowedFd<'_>) -
                     source: Some(from),
                     options,
                     id_map: None,
+                    ready: None,
                 }
                 .mount(root)
             }
@@ -415,6 +456,7 @@ fn bind_group(
         source: Some(directory),
         options,
         id_map: None,
+        ready: None,
     }
     .mount(tmpfs.as_fd())
 }

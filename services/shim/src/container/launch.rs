@@ -8,6 +8,7 @@ use std::time::Instant;
 use oci_spec::runtime::{LinuxPersonalityDomain, LinuxSeccomp, Process};
 use rustix::fs::{FileType, Mode};
 
+use super::beneath;
 use super::context::During;
 use super::error::{Error, Result};
 use super::identity::Identity;
@@ -58,6 +59,8 @@ pub(super) struct Plan<'a> {
     pub(super) capabilities: CapabilitySets,
     pub(super) filter: Option<Filter>,
     pub(super) create_cwd: bool,
+    /// The supplementary groups stay the caller's.
+    pub(super) keep_groups: bool,
     pub(super) preserve_fds: u32,
     pub(super) new_keyring: Option<CString>,
     pub(super) personality: Option<LinuxPersonalityDomain>,
@@ -83,6 +86,9 @@ impl<'a> Plan<'a> {
                 format!("{:?} is not an absolute path", process.cwd()),
             ));
         }
+        if let Some(scheduler) = process.scheduler() {
+            privileges::check_scheduler(scheduler)?;
+        }
         privileges::check_limits(process.rlimits().as_deref().unwrap_or_default())?;
         Ok(Self {
             process,
@@ -91,6 +97,7 @@ impl<'a> Plan<'a> {
             capabilities: CapabilitySets::plan(process.capabilities().as_ref())?,
             filter: seccomp.map(Filter::compile).transpose()?,
             create_cwd: false,
+            keep_groups: false,
             preserve_fds: 0,
             new_keyring: None,
             personality: None,
@@ -236,7 +243,6 @@ pub(super) fn prepare<'a>(
         };
         nix::sys::personality::set(persona).during("set personality", domain.to_string())?;
     }
-    make_cwd(plan, identity)?;
     // First as root: the user's own directory may be below one that only root may pass.
     let denied = match enter_cwd(process.cwd()) {
         Err(Error::Step { source, .. }) if source.raw_os_error() == Some(libc::EACCES) => true,
@@ -246,13 +252,11 @@ pub(super) fn prepare<'a>(
         rustix::thread::set_no_new_privs(true).during("set", "no_new_privs")?;
     }
     privileges::bound(plan.capabilities)?;
-    // All that is open and not meant for the program shall not reach it, whatever opened it.
+    // All that is open and not meant for the program shall not reach it, whatever opened it. Below that number are the
+    // descriptors that the caller hands in, and where it hands in fewer, our own, which all close on exec.
     gantry_sys::fd::close_on_exec_from(3 + plan.preserve_fds)
         .during("mark descriptors", "close on exec")?;
-    if plan.preserve_fds > 0 {
-        gantry_sys::fd::keep_through_exec(3, 2 + plan.preserve_fds as i32);
-    }
-    privileges::become_user(identity, true)?;
+    privileges::become_user(identity, !plan.keep_groups)?;
     if let Some(umask) = process.user().umask() {
         rustix::process::umask(Mode::from_raw_mode(umask));
     } else {
@@ -297,14 +301,24 @@ fn load(plan: &Plan<'_>, parent: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-fn make_cwd(plan: &Plan<'_>, identity: &Identity) -> Result<()> {
-    let cwd = plan.process.cwd();
-    if !plan.create_cwd || cwd.exists() {
-        return Ok(());
+/// Makes the working directory in `root` where it is missing, owned by the user.
+pub(super) fn make_cwd(root: BorrowedFd<'_>, process: &Process, identity: &Identity) -> Result<()> {
+    let cwd = process.cwd();
+    match beneath::open(root, cwd) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        // What else may be wrong with it is told when it is entered.
+        _ => return Ok(()),
     }
-    std::fs::create_dir_all(cwd).during("make working directory", cwd.display())?;
-    std::os::unix::fs::chown(cwd, Some(identity.uid), Some(identity.gid))
-        .during("own working directory", cwd.display())
+    let directory = beneath::open_or_make(root, cwd, beneath::Kind::Directory)
+        .during("make working directory", cwd.display())?;
+    rustix::fs::chownat(
+        &directory,
+        "",
+        Some(rustix::fs::Uid::from_raw(identity.uid)),
+        Some(rustix::fs::Gid::from_raw(identity.gid)),
+        rustix::fs::AtFlags::EMPTY_PATH,
+    )
+    .during("own working directory", cwd.display())
 }
 
 fn enter_cwd(cwd: &Path) -> Result<()> {

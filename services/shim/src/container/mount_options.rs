@@ -25,6 +25,10 @@ pub(super) struct MountOptions {
     pub(super) copy_up: bool,
     /// `idmap`, `ridmap`: map ids, with everything beneath or not.
     pub(super) id_map: Option<bool>,
+    /// `src-nofollow`, as Podman writes it: a source that is a link is bound itself.
+    pub(super) source_link: bool,
+    /// `dest-nofollow`: a target that is a link is covered itself.
+    pub(super) target_link: bool,
     /// Flags of the file system: `sync`, `dirsync`, `lazytime`, …
     pub(super) file_system_flags: Vec<&'static str>,
     /// What is left: options of the file system, `key` or `key=value`.
@@ -123,10 +127,15 @@ impl MountOptions {
             "relatime" | "atime" | "norelatime" | "nostrictatime" => {
                 self.access_time(0, recursive);
             }
-            "bind" => self.bind = Some(false),
+            // Beside "rbind" it takes nothing away.
+            "bind" => {
+                self.bind.get_or_insert(false);
+            }
             "rbind" => self.bind = Some(true),
             "remount" => self.remount = true,
             "tmpcopyup" => self.copy_up = true,
+            "src-nofollow" => self.source_link = true,
+            "dest-nofollow" => self.target_link = true,
             "idmap" => self.id_map = Some(false),
             "ridmap" => self.id_map = Some(true),
             "sync" => self.file_system_flags.push("sync"),
@@ -156,6 +165,7 @@ mod tests {
 
     #[test]
     fn the_last_of_opposite_options_wins() {
+        assert_eq!(parse(&["rbind", "bind"]).bind, Some(true));
         assert_eq!(parse(&["ro", "rw"]).set, 0);
         assert_eq!(parse(&["ro", "rw"]).clear, sys::RDONLY);
         assert_eq!(parse(&["rw", "ro"]).set, sys::RDONLY);

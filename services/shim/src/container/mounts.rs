@@ -4,10 +4,10 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use gantry_sys::mount::{Attributes, set_attributes};
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{Linux, Mount};
 use rustix::fs::CWD;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -18,6 +18,22 @@ use super::beneath::{self, Kind};
 use super::context::During;
 use super::error::{Error, Result};
 use super::mount_options::MountOptions;
+use super::rootfs;
+
+/// The files of a procfs that may be covered by a mount.
+const EMULATED: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+const PROC_ROOT_INODE: u64 = 1;
 
 /// A mount of the spec, checked and with its options sorted.
 #[derive(Debug)]
@@ -28,16 +44,35 @@ pub(super) struct PlannedMount {
     pub(super) options: MountOptions,
     /// The user namespace of an id-mapped mount.
     pub(super) id_map: Option<OwnedFd>,
+    /// The detached mount, where it was made before the container's first process ([`Self::prepare`]).
+    pub(super) ready: Option<OwnedFd>,
 }
 
 impl PlannedMount {
     /// Checks a mount of the spec. Nothing is looked up yet.
-    pub(super) fn plan(mount: &Mount, index: usize, bundle: &Path) -> Result<Self> {
+    pub(super) fn plan(
+        mount: &Mount,
+        index: usize,
+        bundle: &Path,
+        linux: Option<&Linux>,
+    ) -> Result<Self> {
         let destination = mount.destination().clone();
         if destination.as_os_str().is_empty() || destination.as_os_str().as_bytes().contains(&0) {
             return Err(Error::invalid(
                 format!("mounts[{index}].destination"),
                 "empty, or with a NUL character",
+            ));
+        }
+        if destination
+            .components()
+            .all(|component| !matches!(component, Component::Normal(_) | Component::ParentDir))
+        {
+            return Err(Error::invalid(
+                format!("mounts[{index}].destination"),
+                format!(
+                    "{} is the root itself, which root.path gives",
+                    destination.display()
+                ),
             ));
         }
         let none = Vec::new();
@@ -59,8 +94,23 @@ impl PlannedMount {
                 "missing, and the options do not say \"bind\"",
             ));
         }
-        let uids = mount.uid_mappings().as_deref().unwrap_or_default();
-        let gids = mount.gid_mappings().as_deref().unwrap_or_default();
+        let mut uids = mount.uid_mappings().as_deref().unwrap_or_default();
+        let mut gids = mount.gid_mappings().as_deref().unwrap_or_default();
+        if options.id_map.is_some() && uids.is_empty() && gids.is_empty() {
+            // The container's own, as the specification allows.
+            uids = linux
+                .and_then(|linux| linux.uid_mappings().as_deref())
+                .unwrap_or_default();
+            gids = linux
+                .and_then(|linux| linux.gid_mappings().as_deref())
+                .unwrap_or_default();
+            if uids.is_empty() || gids.is_empty() {
+                return Err(Error::invalid(
+                    format!("mounts[{index}].options"),
+                    "\"idmap\" needs uidMappings and gidMappings, of the mount or of the container",
+                ));
+            }
+        }
         let id_map = if uids.is_empty() && gids.is_empty() {
             None
         } else {
@@ -72,7 +122,21 @@ impl PlannedMount {
             source,
             options,
             id_map,
+            ready: None,
         })
+    }
+
+    /// Makes a bind mount, detached, while this process still has the host's rights: the first process of a container with
+    /// a user namespace may not reach the source, nor map its ids. `propagation`: what takes it out of the host's.
+    pub(super) fn prepare(&mut self, propagation: u64) -> Result<()> {
+        let Some(recursive) = self.options.bind else {
+            return Ok(());
+        };
+        let tree = self.bind(recursive)?;
+        rootfs::propagate_tree(tree.as_fd(), propagation)?;
+        self.set(tree.as_fd(), true)?;
+        self.ready = Some(tree);
+        Ok(())
     }
 
     /// Makes the mount in `root`.
@@ -80,29 +144,49 @@ impl PlannedMount {
         if self.options.remount && self.options.bind.is_none() {
             return self.change(root);
         }
-        let tree = match (self.options.bind, self.kind.as_str()) {
-            (Some(recursive), _) => self.bind(recursive)?,
-            _ => self.make()?,
+        let made;
+        let (tree, made_here) = match (&self.ready, self.options.bind) {
+            (Some(ready), _) => (ready, false),
+            (None, Some(recursive)) => {
+                made = self.bind(recursive)?;
+                (&made, true)
+            }
+            (None, None) => {
+                made = match self.make(self.mode_of_target(root).as_deref()) {
+                    // A sysfs shows a network namespace, and only who owns that one may mount it. In a user namespace
+                    // with the host's network the host's is what there is to show.
+                    Err(Error::Step { source, .. })
+                        if self.kind == "sysfs" && source.raw_os_error() == Some(libc::EPERM) =>
+                    {
+                        self.hosts_sysfs()?
+                    }
+                    other => other?,
+                };
+                (&made, true)
+            }
         };
-        let kind = if beneath::is_directory(&tree).during("mount", self.destination.display())? {
+        let kind = if beneath::is_directory(tree).during("mount", self.destination.display())? {
             Kind::Directory
         } else {
             Kind::File
         };
         let target = self.target(root, kind)?;
+        self.check_not_inside_proc(&target)?;
         if self.options.copy_up {
             // Attached first: a file system can be written to only through a mount that is somewhere.
             let lower = target
                 .try_clone()
                 .during("open", self.destination.display())?;
-            attach(&tree, &target).during("mount", self.destination.display())?;
+            attach(tree, &target).during("mount", self.destination.display())?;
             super::copy_up::copy(lower.as_fd(), tree.as_fd())
                 .during("copy to tmpfs", self.destination.display())?;
             self.set(tree.as_fd(), true)?;
             return Ok(());
         }
-        self.set(tree.as_fd(), self.options.bind.is_some())?;
-        attach(&tree, &target).during("mount", self.destination.display())
+        if made_here {
+            self.set(tree.as_fd(), self.options.bind.is_some())?;
+        }
+        attach(tree, &target).during("mount", self.destination.display())
     }
 
     /// The target, made where it is missing.
@@ -117,7 +201,7 @@ impl PlannedMount {
                     return Err(Error::invalid(
                         "mounts",
                         format!(
-                            "{} of the image is a symbolic link; a {} may not be mounted through one",
+                            "{} of the image is a symbolic link; {} must be mounted on ordinary directory",
                             path.display(),
                             self.kind
                         ),
@@ -126,7 +210,61 @@ impl PlannedMount {
                 Err(_) => {}
             }
         }
+        if self.options.target_link {
+            match beneath::open_last_link(root, path) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                other => return other.during("open mount point", path.display()),
+            }
+        }
         beneath::open_or_make(root, path, kind).during("make mount point", path.display())
+    }
+
+    /// What the kernel tells of itself must not be replaced by what an image or a user says, but for the few files that
+    /// emulations as lxcfs are about. The target is open: nothing can be put in its place.
+    fn check_not_inside_proc(&self, target: &OwnedFd) -> Result<()> {
+        let object = || self.destination.display().to_string();
+        if !beneath::is_on_proc(target).during("look at mount point", object())? {
+            return Ok(());
+        }
+        let mut clean = PathBuf::from("/");
+        clean.extend(
+            self.destination
+                .components()
+                .filter(|component| matches!(component, Component::Normal(_))),
+        );
+        let stat = rustix::fs::fstat(target).during("look at mount point", object())?;
+        if stat.st_ino == PROC_ROOT_INODE || EMULATED.iter().any(|known| clean == Path::new(known))
+        {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "mounts",
+            format!(
+                "{} cannot be mounted because it is inside /proc",
+                self.destination.display()
+            ),
+        ))
+    }
+
+    /// A tmpfs that says nothing of its mode has that of the directory it covers, as with runc.
+    fn mode_of_target(&self, root: BorrowedFd<'_>) -> Option<String> {
+        if self.kind != "tmpfs" || self.options.data.iter().any(|(key, _)| key == "mode") {
+            return None;
+        }
+        let target = beneath::open(root, &self.destination).ok()?;
+        let stat = rustix::fs::fstat(&target).ok()?;
+        Some(format!("{:o}", stat.st_mode & 0o7777))
+    }
+
+    fn hosts_sysfs(&self) -> Result<OwnedFd> {
+        let tree = rootfs::clone_path(Path::new("/sys"))?;
+        let attributes = Attributes {
+            set: self.options.set | self.options.set_recursive,
+            ..Attributes::default()
+        };
+        set_attributes(tree.as_fd(), c"", true, attributes)
+            .during("set mount flags", self.destination.display())?;
+        Ok(tree)
     }
 
     fn bind(&self, recursive: bool) -> Result<OwnedFd> {
@@ -134,6 +272,9 @@ impl PlannedMount {
         let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         if recursive {
             flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
+        if self.options.source_link {
+            flags |= OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
         }
         open_tree(CWD, from, flags).map_err(|error| {
             if error == rustix::io::Errno::NOENT {
@@ -151,7 +292,7 @@ impl PlannedMount {
         })
     }
 
-    fn make(&self) -> Result<OwnedFd> {
+    fn make(&self, mode: Option<&str>) -> Result<OwnedFd> {
         let object = || format!("{} on {}", self.kind, self.destination.display());
         let context = fsopen(self.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC).map_err(|error| {
             if error == rustix::io::Errno::NODEV {
@@ -176,6 +317,9 @@ impl PlannedMount {
                     }
                     None => fsconfig_set_flag(&context, key.as_str())?,
                 }
+            }
+            if let Some(mode) = mode {
+                fsconfig_set_string(&context, "mode", mode)?;
             }
             fsconfig_create(&context)?;
             let set = if self.options.copy_up {

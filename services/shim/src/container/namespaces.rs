@@ -108,12 +108,6 @@ impl Namespaces {
                 "given without a user namespace: add {\"type\": \"user\"} to linux.namespaces",
             ));
         }
-        if users && !mapped {
-            return Err(Error::invalid(
-                "linux.namespaces",
-                "a new user namespace needs linux.uidMappings and linux.gidMappings",
-            ));
-        }
         Ok(namespaces)
     }
 
@@ -177,7 +171,7 @@ impl Drop for Lent {
     }
 }
 
-/// Writes the id mappings of a new user namespace.
+/// Writes the id mappings of a new user namespace. Without any in the spec, each id that this process has is itself.
 pub(super) fn write_id_maps(pid: i32, spec: &Spec) -> Result<()> {
     let Some(linux) = spec.linux() else {
         return Ok(());
@@ -187,10 +181,41 @@ pub(super) fn write_id_maps(pid: i32, spec: &Spec) -> Result<()> {
         ("gid_map", linux.gid_mappings()),
     ] {
         let path = format!("/proc/{pid}/{file}");
-        let text = id_map(mappings.as_deref().unwrap_or_default());
+        let text = match mappings.as_deref().filter(|mappings| !mappings.is_empty()) {
+            Some(mappings) => id_map(mappings),
+            None => own_ids(file)?,
+        };
         std::fs::write(&path, text).during("map ids", &path)?;
     }
     Ok(())
+}
+
+/// The identity on the ids of this process' own user namespace.
+fn own_ids(file: &str) -> Result<String> {
+    let own = Path::new("/proc/self").join(file);
+    let text = std::fs::read_to_string(&own).during("read", own.display())?;
+    Ok(text
+        .lines()
+        .filter_map(|line| {
+            let mut numbers = line.split_whitespace();
+            let (first, count) = (numbers.next()?, numbers.nth(1)?);
+            Some(format!("{first} {first} {count}\n"))
+        })
+        .collect())
+}
+
+/// An id of the container as the host sees it.
+pub(super) fn host_id(mappings: Option<&Vec<LinuxIdMapping>>, id: u32) -> u32 {
+    let Some(mappings) = mappings.filter(|mappings| !mappings.is_empty()) else {
+        return id;
+    };
+    mappings
+        .iter()
+        .find_map(|map| {
+            let offset = id.checked_sub(map.container_id())?;
+            (offset < map.size()).then(|| map.host_id().saturating_add(offset))
+        })
+        .unwrap_or(id)
 }
 
 fn id_map(mappings: &[LinuxIdMapping]) -> String {

@@ -79,11 +79,12 @@ pub struct CreateOptions<'a> {
     pub user: Option<String>,
     /// The standard streams. [`Stdio::Terminal`] needs `process.terminal` in the spec and the reverse.
     pub stdio: Stdio,
-    /// Make `process.cwd` (owned by the user) where it is missing, as Docker does; runc's interface says it is an error.
+    /// Make `process.cwd` (owned by the user) where it is missing, as Docker and runc do.
     pub create_cwd: bool,
     /// How `start` will reach init.
     pub gate: Gate,
-    /// Hand fds 3 … 3+n of the caller to the program (`--preserve-fds`).
+    /// Hand the caller's first n descriptors from 3 on to the program (`--preserve-fds`): those that are not
+    /// close-on-exec, which is how they come to a program by inheritance.
     pub preserve_fds: u32,
     /// Do not pivot_root but move the root and chroot (`--no-pivot`, for a ramdisk root).
     pub no_pivot: bool,

@@ -180,6 +180,59 @@ pub(super) fn set_limits(limits: &[PosixRlimit]) -> Result<()> {
     Ok(())
 }
 
+/// Checks a policy before anything is changed.
+pub(super) fn check_scheduler(scheduler: &Scheduler) -> Result<()> {
+    if *scheduler.policy() != LinuxSchedulerPolicy::SchedDeadline {
+        return Ok(());
+    }
+    let refuse = |field: &str, problem: String| {
+        Err(Error::invalid(
+            format!("process.scheduler.{field}"),
+            problem,
+        ))
+    };
+    let given = |value: &Option<u64>| value.filter(|value| *value != 0);
+    let (Some(runtime), Some(deadline)) = (given(scheduler.runtime()), given(scheduler.deadline()))
+    else {
+        return refuse(
+            if given(scheduler.runtime()).is_none() {
+                "runtime"
+            } else {
+                "deadline"
+            },
+            "missing or 0: SCHED_DEADLINE needs both, in nanoseconds".to_owned(),
+        );
+    };
+    if !RUNTIME.contains(&runtime) {
+        return refuse(
+            "runtime",
+            format!(
+                "{runtime} ns is not from {} to {} ns",
+                RUNTIME.start(),
+                RUNTIME.end()
+            ),
+        );
+    }
+    if runtime > deadline {
+        return refuse(
+            "runtime",
+            format!("{runtime} ns is above the deadline, {deadline} ns"),
+        );
+    }
+    if let Some(period) = given(scheduler.period())
+        && deadline > period
+    {
+        return refuse(
+            "deadline",
+            format!("{deadline} ns is above the period, {period} ns"),
+        );
+    }
+    Ok(())
+}
+
+/// What the kernel takes as run time of SCHED_DEADLINE, in nanoseconds.
+const RUNTIME: std::ops::RangeInclusive<u64> = 1024..=(1 << 63) - 1;
+
 /// Sets the scheduling policy.
 pub(super) fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
     let policy = match scheduler.policy() {
@@ -214,8 +267,22 @@ pub(super) fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
         deadline: scheduler.deadline().unwrap_or(0),
         period: scheduler.period().unwrap_or(0),
     };
-    gantry_sys::process::set_scheduler(attributes)
-        .during("set scheduler", scheduler.policy().to_string())
+    let real_time = matches!(
+        scheduler.policy(),
+        LinuxSchedulerPolicy::SchedFifo | LinuxSchedulerPolicy::SchedRr
+    );
+    match gantry_sys::process::set_scheduler(attributes) {
+        Err(source) if real_time && source.raw_os_error() == Some(libc::EPERM) => Err(Error::step(
+            "set scheduler",
+            format!(
+                "{} (needs CAP_SYS_NICE, and in a cgroup of version 1 a time for it: \
+                 linux.resources.cpu.realtimeRuntime)",
+                scheduler.policy()
+            ),
+            source,
+        )),
+        other => other.during("set scheduler", scheduler.policy().to_string()),
+    }
 }
 
 /// Sets the i/o priority.
@@ -294,6 +361,26 @@ mod tests {
         assert_eq!(mask(Some(&all)), (1 << 41) - 1);
         let one: HashSet<Capability> = serde_json::from_str("[\"CAP_SYS_ADMIN\"]").unwrap();
         assert_eq!(mask(Some(&one)), 1 << 21);
+    }
+
+    #[test]
+    fn a_deadline_that_can_not_be_kept_is_refused() {
+        let check = |times: &str| {
+            let json = format!(r#"{{"policy":"SCHED_DEADLINE"{times}}}"#);
+            check_scheduler(&serde_json::from_str(&json).unwrap())
+        };
+        check(r#","runtime":10000,"deadline":20000,"period":20000"#).unwrap();
+        for wrong in [
+            "",
+            r#","runtime":10000"#,
+            r#","deadline":20000"#,
+            r#","runtime":1000,"deadline":20000"#,
+            r#","runtime":30000,"deadline":20000"#,
+            r#","runtime":10000,"deadline":20000,"period":15000"#,
+        ] {
+            let error = check(wrong).unwrap_err().to_string();
+            assert!(error.starts_with("process.scheduler."), "{error}");
+        }
     }
 
     #[test]

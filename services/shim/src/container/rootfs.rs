@@ -41,24 +41,36 @@ pub(super) fn propagation(name: Option<&str>) -> Result<Option<u64>> {
     Ok(Some(flag | recursive))
 }
 
+/// The propagation that takes a mount out of the host's. What can not be bound could not be moved to its place either:
+/// that becomes so last.
+pub(super) fn separation(wanted: Option<u64>) -> u64 {
+    let wanted = wanted.unwrap_or(libc::MS_SLAVE | libc::MS_REC);
+    if wanted & libc::MS_UNBINDABLE != 0 {
+        wanted & !libc::MS_UNBINDABLE | libc::MS_PRIVATE
+    } else {
+        wanted
+    }
+}
+
 /// Takes this mount namespace out of the host's propagation, so that no mount made here is seen there. A container
 /// that shares its root (`rshared`) keeps its bind mounts in the host's peer groups: only the mount that
 /// the root is attached to becomes private.
 pub(super) fn separate(wanted: Option<u64>) -> Result<()> {
-    let first = wanted.unwrap_or(libc::MS_SLAVE | libc::MS_REC);
-    propagate(
-        "/",
-        first & !libc::MS_UNBINDABLE
-            | if first & libc::MS_UNBINDABLE != 0 {
-                libc::MS_PRIVATE
-            } else {
-                0
-            },
-    )?;
+    let first = separation(wanted);
+    propagate("/", first)?;
     if first & libc::MS_SHARED != 0 {
         propagate("/", libc::MS_PRIVATE)?;
     }
     Ok(())
+}
+
+/// Changes the propagation of a detached mount and all beneath it.
+pub(super) fn propagate_tree(tree: BorrowedFd<'_>, flags: u64) -> Result<()> {
+    let attributes = Attributes {
+        propagation: flags & !libc::MS_REC,
+        ..Attributes::default()
+    };
+    set_attributes(tree, c"", true, attributes).during("set mount propagation", "detached")
 }
 
 /// Mounts the layers; the result is detached.
@@ -164,11 +176,12 @@ pub(super) fn clone_path(path: &Path) -> Result<OwnedFd> {
     .during("mount root", path.display())
 }
 
-/// Attaches the detached root to "/" of this mount namespace, where it covers the host's: from here on it is a mount
-/// like any other, and no directory of the host is needed to hold it. Paths of this process still start at the host's root.
-pub(super) fn attach(root: &OwnedFd) -> Result<()> {
-    move_mount(root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .during("attach root", "/")
+/// Attaches the detached root to a directory of this mount namespace. At "/" it covers the host's: from here on it is a
+/// mount like any other, and no directory of the host is needed to hold it. Paths of this process still start at the host's
+/// root.
+pub(super) fn attach(root: &OwnedFd, at: &Path) -> Result<()> {
+    move_mount(root, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .during("attach root", at.display())
 }
 
 /// Makes the root's own mount read-only.
@@ -187,9 +200,12 @@ pub(super) fn seal(root: BorrowedFd<'_>) -> Result<()> {
 
 /// Makes `root` the root of this mount namespace and lets go of the host's.
 pub(super) fn pivot(root: BorrowedFd<'_>) -> Result<()> {
+    let old = open_in_place(Path::new("/"))?;
     rustix::process::fchdir(root).during("enter root", "/")?;
     // Both names may be the same: the old root is then mounted over the new one, and taken off again.
     rustix::process::pivot_root(".", ".").during("pivot root", "/")?;
+    // From within the old one: where both are, "." is the new one, whose mounts keep their propagation.
+    rustix::process::fchdir(&old).during("enter root", "of the host")?;
     propagate(".", libc::MS_SLAVE | libc::MS_REC)?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).during("unmount host's root", "/")?;
     rustix::process::chdir("/").during("enter root", "/")

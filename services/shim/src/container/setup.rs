@@ -26,10 +26,15 @@ pub(super) struct Setup<'a> {
     pub(super) devices: Vec<PlannedDevice>,
     /// The root directory of the spec; unused with an overlay.
     pub(super) root: PathBuf,
+    /// The root, detached, where it was made before the container's first process.
+    pub(super) root_tree: Option<OwnedFd>,
     pub(super) read_only: bool,
     pub(super) propagation: Option<u64>,
     pub(super) launch: Plan<'a>,
 }
+
+/// crun's annotation, which Podman sets for `--group-add keep-groups`.
+const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 
 fn check_id(id: &str) -> Result<()> {
     let fits = (1..=1024).contains(&id.len())
@@ -106,7 +111,7 @@ impl<'a> Setup<'a> {
         let sysctls = linux
             .and_then(|linux| linux.sysctl().as_ref())
             .unwrap_or(&none);
-        sysctl::check(sysctls, &namespaces)?;
+        sysctl::check(sysctls, &namespaces, spec.domainname().as_deref())?;
         let propagation =
             rootfs::propagation(linux.and_then(|linux| linux.rootfs_propagation().as_deref()))?;
         let (root, read_only) = match spec.root() {
@@ -132,6 +137,11 @@ impl<'a> Setup<'a> {
             options.user.as_deref(),
         )?;
         launch.create_cwd = options.create_cwd;
+        launch.keep_groups = spec
+            .annotations()
+            .as_ref()
+            .and_then(|annotations| annotations.get(KEEP_GROUPS))
+            .is_some_and(|value| value != "0");
         launch.preserve_fds = options.preserve_fds;
         launch.personality = linux
             .and_then(|linux| linux.personality().as_ref())
@@ -144,9 +154,9 @@ impl<'a> Setup<'a> {
             .iter()
             .flatten()
             .enumerate()
-            .map(|(index, mount)| PlannedMount::plan(mount, index, options.bundle))
+            .map(|(index, mount)| PlannedMount::plan(mount, index, options.bundle, linux))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self {
+        let mut setup = Self {
             options,
             spec,
             namespaces,
@@ -154,10 +164,34 @@ impl<'a> Setup<'a> {
             mounts,
             devices: devices::plan(spec)?,
             root,
+            root_tree: None,
             read_only,
             propagation,
             launch,
-        })
+        };
+        setup.prepare()?;
+        Ok(setup)
+    }
+
+    /// Makes what the first process of a container with a user namespace will have no right to: detached mounts, which are
+    /// nowhere until it attaches them.
+    fn prepare(&mut self) -> Result<()> {
+        if !self.namespaces.separate(LinuxNamespaceType::User)
+            || !self.namespaces.has_new(LinuxNamespaceType::Mount)
+        {
+            return Ok(());
+        }
+        let propagation = rootfs::separation(self.propagation);
+        if self.options.overlay.is_none() {
+            let tree = rootfs::clone_path(&self.root)?;
+            rootfs::propagate_tree(tree.as_fd(), propagation)?;
+            self.root_tree = Some(tree);
+        }
+        for mount in &mut self.mounts {
+            mount.prepare(propagation)?;
+        }
+        devices::prepare(&mut self.devices, self.spec.linux().as_ref());
+        Ok(())
     }
 
     /// The descriptors that the child must not close.
@@ -175,9 +209,12 @@ impl<'a> Setup<'a> {
         kept.extend(
             self.mounts
                 .iter()
-                .filter_map(|mount| mount.id_map.as_ref())
+                .flat_map(|mount| [mount.id_map.as_ref(), mount.ready.as_ref()])
+                .flatten()
                 .map(OwnedFd::as_fd),
         );
+        kept.extend(self.root_tree.as_ref().map(AsFd::as_fd));
+        kept.extend(self.devices.iter().filter_map(PlannedDevice::ready));
         kept
     }
 
@@ -195,6 +232,17 @@ impl<'a> Setup<'a> {
                     .as_ref()
                     .is_some_and(|hooks| !hooks.is_empty())
         })
+    }
+
+    /// Whether hooks may look at the root from within the container's mount namespace before it is entered.
+    pub(super) fn has_hooks_inside(&self) -> bool {
+        self.has_runtime_hooks()
+            || self.hooks().is_some_and(|hooks| {
+                hooks
+                    .create_container()
+                    .as_ref()
+                    .is_some_and(|hooks| !hooks.is_empty())
+            })
     }
 
     /// What to keep of it.

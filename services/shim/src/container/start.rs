@@ -13,13 +13,15 @@ use super::create::gate_address;
 use super::error::{Error, Result};
 use super::handle::Container;
 use super::hooks;
+use super::kill::Target;
 use super::record::Status;
 use super::wire::{self, Message};
 
 impl Container {
     /// Lets init go on and returns when the program has been executed, or with the error that prevented it
     /// ([`Error::Exec`], a `startContainer` hook): then init has ended and is to be reaped by the caller.
-    /// `poststart` hooks have run when this returns; their failure is ignored, as the specification asks.
+    /// `poststart` hooks have run when this returns; if one fails the container is killed, as the specification asks,
+    /// and is to be deleted.
     pub fn start(&mut self) -> Result<()> {
         self.require("start", &[Status::Created])?;
         let socket = match self.gate.take() {
@@ -54,7 +56,11 @@ impl Container {
             .and_then(|hooks| hooks.poststart().as_deref())
         {
             let state = hooks::state(&self.record, Status::Running, self.record.pid);
-            let _ = hooks::run("poststart", hooks, &state, Some(&self.record.bundle));
+            let ran = hooks::run("poststart", hooks, &state, Some(&self.record.bundle));
+            if ran.is_err() {
+                self.kill(libc::SIGKILL, Target::All)?;
+            }
+            return ran;
         }
         Ok(())
     }

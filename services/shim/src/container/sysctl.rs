@@ -21,18 +21,36 @@ const IPC: [&str; 9] = [
 ];
 
 /// Checks that each belongs to a namespace that is the container's own.
-pub(super) fn check(wanted: &HashMap<String, String>, namespaces: &Namespaces) -> Result<()> {
-    for name in wanted.keys() {
+pub(super) fn check(
+    wanted: &HashMap<String, String>,
+    namespaces: &Namespaces,
+    domainname: Option<&str>,
+) -> Result<()> {
+    for (name, value) in wanted {
         let field = || format!("linux.sysctl[{name:?}]");
         let dotted = name.replace('/', ".");
         if dotted.split('.').any(|part| part.is_empty()) {
             return Err(Error::invalid(field(), "is not the name of a parameter"));
         }
+        if dotted == "kernel.hostname" {
+            return Err(Error::invalid(
+                field(),
+                "is not set by a sysctl but by the field hostname",
+            ));
+        }
+        if dotted == "kernel.domainname"
+            && domainname.is_some_and(|name| !name.is_empty() && name != value)
+        {
+            return Err(Error::invalid(
+                field(),
+                "the field domainname has another value",
+            ));
+        }
         let (kind, which) = if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
             (LinuxNamespaceType::Ipc, "ipc")
         } else if dotted.starts_with("net.") {
             (LinuxNamespaceType::Network, "network")
-        } else if matches!(dotted.as_str(), "kernel.domainname" | "kernel.hostname") {
+        } else if dotted == "kernel.domainname" {
             (LinuxNamespaceType::Uts, "uts")
         } else {
             return Err(Error::invalid(
@@ -78,11 +96,24 @@ mod tests {
             ..Namespaces::default()
         };
         let one = |name: &str| HashMap::from([(name.to_owned(), "1".to_owned())]);
-        assert!(check(&one("net.ipv4.ip_forward"), &own).is_ok());
-        assert!(check(&one("net/ipv4/conf/eth0.1/forwarding"), &own).is_ok());
-        assert!(check(&one("kernel.shmmax"), &own).is_err());
-        assert!(check(&one("vm.swappiness"), &own).is_err());
-        assert!(check(&one("net.ipv4.ip_forward"), &Namespaces::default()).is_err());
-        assert!(check(&one("net..ipv4"), &own).is_err());
+        assert!(check(&one("net.ipv4.ip_forward"), &own, None).is_ok());
+        assert!(check(&one("net/ipv4/conf/eth0.1/forwarding"), &own, None).is_ok());
+        assert!(check(&one("kernel.shmmax"), &own, None).is_err());
+        assert!(check(&one("vm.swappiness"), &own, None).is_err());
+        assert!(check(&one("net.ipv4.ip_forward"), &Namespaces::default(), None).is_err());
+        assert!(check(&one("net..ipv4"), &own, None).is_err());
+    }
+
+    #[test]
+    fn a_name_has_one_field_that_sets_it() {
+        let own = Namespaces {
+            new: super::super::namespaces::flag(LinuxNamespaceType::Uts),
+            ..Namespaces::default()
+        };
+        let one = |name: &str| HashMap::from([(name.to_owned(), "x".to_owned())]);
+        assert!(check(&one("kernel.hostname"), &own, None).is_err());
+        assert!(check(&one("kernel.domainname"), &own, None).is_ok());
+        assert!(check(&one("kernel.domainname"), &own, Some("x")).is_ok());
+        assert!(check(&one("kernel.domainname"), &own, Some("other")).is_err());
     }
 }

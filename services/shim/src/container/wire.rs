@@ -7,6 +7,8 @@
 //!  │──────────── Hooks ──────────►│  namespaces and mounts are there
 //!  │◄──────────── GO ON ──────────│  runtime hooks have run
 //!  │◄──────────── CGROUP ─────────│  the v1 cgroups exist
+//!  │──────────── TimeOffsets ────►│  (time and user namespace; asked for as soon as CGROUP is there)
+//!  │◄──────────── TIME SET ───────│
 //!  │──────────── Terminal + fd ──►│
 //!  │──────────── Ready ──────────►│  create returns
 //!  │◄──────────── START ──────────│  (here, or on the gate's own socket)
@@ -29,6 +31,8 @@ use super::timing::Timing;
 
 /// Parent to child: the id mappings are written.
 pub(super) const MAPPED: u8 = b'm';
+/// Parent to child: the offsets of the time namespace are written.
+pub(super) const TIME_SET: u8 = b't';
 /// Parent to child: the cgroups exist.
 pub(super) const CGROUP: u8 = b'c';
 /// Parent to child: runtime hooks have run.
@@ -41,6 +45,11 @@ pub(super) const START: u8 = b's';
 pub(super) enum Message {
     /// Everything is made but the root is not yet entered: time for hooks.
     Hooks,
+    /// The child's time namespace is to have these offsets, and it may not write them itself.
+    TimeOffsets {
+        /// As the kernel's file wants them.
+        lines: String,
+    },
     /// The terminal's master side comes with this.
     Terminal,
     /// The seccomp notify descriptor comes with this.

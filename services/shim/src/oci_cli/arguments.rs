@@ -73,6 +73,13 @@ impl Arguments {
             .map_err(|_| CliError::usage(format!("--{} {value:?} is not a number", flag.name)))
     }
 
+    /// Whether what follows the verb asks what it is.
+    pub(super) fn ask_for_help(&self) -> bool {
+        self.words
+            .front()
+            .is_some_and(|word| matches!(word.as_str(), "--help" | "-h" | "-help"))
+    }
+
     pub(super) fn verb(&mut self) -> Option<String> {
         self.words.pop_front()
     }
@@ -146,9 +153,7 @@ impl Globals {
                 "root" => globals.root = words.value(&flag)?.into(),
                 "log" => {
                     let value = words.value(&flag)?;
-                    // crun's way of naming it: "file:PATH".
-                    let path = value.strip_prefix("file:").unwrap_or(&value);
-                    globals.log = (!path.is_empty()).then(|| path.into());
+                    globals.log = log_file(&value)?;
                 }
                 "log-format" => match words.value(&flag)?.as_str() {
                     "json" => globals.log_json = true,
@@ -175,6 +180,20 @@ impl Globals {
     }
 }
 
+/// The log's file: a path, or crun's way of naming it, "file:PATH".
+fn log_file(value: &str) -> Result<Option<PathBuf>, CliError> {
+    let path = match value.split_once(':') {
+        Some(("file", path)) => path,
+        Some((kind, _)) if kind.bytes().all(|byte| byte.is_ascii_lowercase()) => {
+            return Err(CliError::usage(format!(
+                "--log {value:?}: the log goes to a file; give a path, or file:PATH"
+            )));
+        }
+        _ => value,
+    };
+    Ok((!path.is_empty()).then(|| path.into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +216,15 @@ mod tests {
         assert_eq!(words.flag(), None);
         assert_eq!(words.required("id").unwrap(), "id");
         words.end().unwrap();
+    }
+
+    #[test]
+    fn the_log_is_a_file() {
+        for good in ["/tmp/a:b", "file:/tmp/a:b", "a", "./a:b"] {
+            assert!(log_file(good).unwrap().is_some(), "{good}");
+        }
+        assert_eq!(log_file("").unwrap(), None);
+        assert!(log_file("syslog:me").is_err());
     }
 
     #[test]

@@ -3,17 +3,23 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Spec;
+
 use super::CliError;
 use super::arguments::{Arguments, Globals};
 use super::foreground::{self, Foreground};
+use super::output;
 use super::store::{self, Place};
 use crate::container::{self, Container, CreateOptions, Gate, Stdio};
 
 struct Options {
     bundle: PathBuf,
+    config: Option<PathBuf>,
     console_socket: Option<PathBuf>,
     pid_file: Option<PathBuf>,
     preserve_fds: u32,
+    /// Sockets that the caller passes as systemd does, first of those that are preserved.
+    activated: u32,
     no_pivot: bool,
     no_new_keyring: bool,
     detach: bool,
@@ -24,9 +30,11 @@ struct Options {
 fn parse(verb: &str, mut words: Arguments) -> Result<Options, CliError> {
     let mut options = Options {
         bundle: ".".into(),
+        config: None,
         console_socket: None,
         pid_file: None,
         preserve_fds: 0,
+        activated: 0,
         no_pivot: false,
         no_new_keyring: false,
         detach: false,
@@ -37,6 +45,8 @@ fn parse(verb: &str, mut words: Arguments) -> Result<Options, CliError> {
         while let Some(flag) = words.flag() {
             match flag.name.as_str() {
                 "bundle" | "b" => options.bundle = words.value(&flag)?.into(),
+                // As crun has it: another file than the bundle's, from the working directory on.
+                "config" | "f" => options.config = Some(words.value(&flag)?.into()),
                 "console-socket" => options.console_socket = Some(words.value(&flag)?.into()),
                 "pid-file" => options.pid_file = Some(words.value(&flag)?.into()),
                 "preserve-fds" => options.preserve_fds = words.number(&flag)?,
@@ -69,9 +79,21 @@ fn parse(verb: &str, mut words: Arguments) -> Result<Options, CliError> {
     if let Ok(count) = std::env::var("LISTEN_FDS")
         && let Ok(count) = count.parse::<u32>()
     {
-        options.preserve_fds += count;
+        options.activated = count;
+        options.preserve_fds = options.preserve_fds.saturating_add(count);
     }
     Ok(options)
+}
+
+/// Tells the program of the sockets: in a PID namespace of its own it is process 1.
+fn pass_activation(spec: &mut Spec, count: u32) {
+    let Some(process) = spec.process_mut() else {
+        return;
+    };
+    let mut environment = process.env().clone().unwrap_or_default();
+    environment.push(format!("LISTEN_FDS={count}"));
+    environment.push("LISTEN_PID=1".to_owned());
+    process.set_env(Some(environment));
 }
 
 /// `create`.
@@ -105,7 +127,9 @@ pub(super) fn run(globals: &Globals, words: Arguments) -> Result<u8, CliError> {
     };
     let code = foreground.attend(pidfd, terminal)?;
     if !options.keep {
-        container.delete()?;
+        if let Some(warning) = container.delete()? {
+            output::warn(globals, &warning.to_string());
+        }
         place.remove()?;
     }
     Ok(code)
@@ -117,7 +141,18 @@ fn make(
     options: &Options,
     gated: bool,
 ) -> Result<(Place, Container, Option<OwnedFd>), CliError> {
-    let (spec, bytes) = store::read_spec(&options.bundle.join("config.json"))?;
+    let config = match &options.config {
+        Some(path) => path.clone(),
+        None => options.bundle.join("config.json"),
+    };
+    let mut config = store::read_spec(&config)?;
+    for warning in &config.warnings {
+        output::warn(globals, warning);
+    }
+    if options.activated > 0 {
+        pass_activation(&mut config.spec, options.activated);
+    }
+    let spec = &config.spec;
     let terminal = spec
         .process()
         .as_ref()
@@ -135,7 +170,7 @@ fn make(
     }
     let place = Place::make(globals, &options.id)?;
     let made = (|| {
-        let mut wanted = CreateOptions::new(&options.id, &options.bundle, &spec);
+        let mut wanted = CreateOptions::new(&options.id, &options.bundle, spec);
         if terminal {
             wanted.stdio = Stdio::Terminal {
                 size: foreground::terminal_size(),
@@ -144,6 +179,8 @@ fn make(
         if gated {
             wanted.gate = Gate::Socket(place.gate());
         }
+        // As runc and crun do.
+        wanted.create_cwd = true;
         wanted.preserve_fds = options.preserve_fds;
         wanted.no_pivot = options.no_pivot;
         wanted.no_new_keyring = options.no_new_keyring;
@@ -157,7 +194,7 @@ fn make(
             if let Some(path) = &options.pid_file {
                 write_pid(path, created.container.pid())?;
             }
-            place.save(created.container.record(), &bytes)
+            place.save(created.container.record(), &config.bytes)
         })();
         if let Err(error) = finished {
             let _ = created.container.delete();

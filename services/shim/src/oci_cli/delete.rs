@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::CliError;
 use super::arguments::{Arguments, Globals};
-use super::store;
+use super::{output, store};
 use crate::container::{Status, Target};
 
 /// `delete [-f] ID`.
@@ -64,6 +64,8 @@ fn delete_one(globals: &Globals, id: &str, force: bool) -> Result<(), CliError> 
         }
     }
     let _ = container.wait(Duration::from_secs(10));
-    container.delete()?;
+    if let Some(warning) = container.delete()? {
+        output::warn(globals, &warning.to_string());
+    }
     place.remove()
 }

@@ -8,8 +8,8 @@ use super::CliError;
 use super::arguments::{Arguments, Globals};
 use super::create::write_pid;
 use super::foreground::{self, Foreground};
-use super::store;
-use crate::container::{ExecOptions, Stdio};
+use super::{output, store};
+use crate::container::{self, ExecOptions, Stdio};
 
 #[derive(Default)]
 struct Options {
@@ -25,6 +25,8 @@ struct Options {
     no_new_privileges: bool,
     capabilities: Vec<String>,
     preserve_fds: u32,
+    cgroups: Vec<String>,
+    ignore_paused: bool,
 }
 
 /// `exec [options] ID [COMMAND …]`.
@@ -44,8 +46,9 @@ pub(super) fn exec(globals: &Globals, mut words: Arguments) -> Result<u8, CliErr
             "no-new-privs" => options.no_new_privileges = flag.is_on(),
             "cap" | "c" => options.capabilities.push(words.value(&flag)?),
             "preserve-fds" => options.preserve_fds = words.number(&flag)?,
-            "ignore-paused" => {}
-            "process-label" | "apparmor" | "cgroup" | "pidfd-socket" => {
+            "ignore-paused" => options.ignore_paused = flag.is_on(),
+            "cgroup" => options.cgroups.push(words.value(&flag)?),
+            "process-label" | "apparmor" | "pidfd-socket" => {
                 words.value(&flag)?;
             }
             _ => return Err(flag.unknown("exec")),
@@ -55,7 +58,7 @@ pub(super) fn exec(globals: &Globals, mut words: Arguments) -> Result<u8, CliErr
     let command = words.rest();
     let (place, container) = store::open(globals, &id)?;
     let spec = place.spec()?;
-    let process = process(&options, command, spec.process().clone())?;
+    let process = process(globals, &options, command, spec.process().clone())?;
     let terminal = process.terminal().unwrap_or(false);
     if terminal && options.detach && options.console_socket.is_none() {
         return Err(CliError::usage(
@@ -88,6 +91,8 @@ pub(super) fn exec(globals: &Globals, mut words: Arguments) -> Result<u8, CliErr
         },
         create_cwd: false,
         preserve_fds: options.preserve_fds,
+        cgroups: options.cgroups,
+        ignore_paused: options.ignore_paused,
     })?;
     if let Some(socket) = &options.console_socket
         && let Some(master) = executed.terminal.take()
@@ -108,18 +113,22 @@ pub(super) fn exec(globals: &Globals, mut words: Arguments) -> Result<u8, CliErr
 
 /// The process: a file's, or the container's own with the options over it.
 fn process(
+    globals: &Globals,
     options: &Options,
     command: Vec<String>,
     own: Option<Process>,
 ) -> Result<Process, CliError> {
     if let Some(path) = &options.process {
         let bytes = std::fs::read(path).map_err(|error| CliError::file("read", path, error))?;
-        let mut process: Process =
-            serde_json::from_slice(&bytes).map_err(|source| CliError::Json {
+        let (mut process, warnings) =
+            container::read_process(&bytes).map_err(|source| CliError::Json {
                 what: "process of the runtime specification",
                 path: path.clone(),
                 source,
             })?;
+        for warning in warnings {
+            output::warn(globals, &warning);
+        }
         if options.terminal {
             process.set_terminal(Some(true));
         }
@@ -136,7 +145,12 @@ fn process(
         process.set_cwd(cwd.clone());
     }
     let mut environment = process.env().clone().unwrap_or_default();
-    environment.extend(options.environment.iter().cloned());
+    for variable in &options.environment {
+        // One that is there already is replaced: programs take the first of a name.
+        let name = variable.split('=').next().unwrap_or_default();
+        environment.retain(|other| other.split('=').next() != Some(name));
+        environment.push(variable.clone());
+    }
     process.set_env(Some(environment));
     if let Some(user) = &options.user {
         let (uid, gid) = user.split_once(':').unwrap_or((user, ""));

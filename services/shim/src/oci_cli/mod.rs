@@ -32,28 +32,39 @@ use std::process::ExitCode;
 
 pub use error::CliError;
 
+use crate::container::Error;
 use arguments::{Arguments, Globals};
 
 const USAGE: &str = "\
-gantry-oci [global options] VERB [options] [arguments]
+Usage: gantry-oci [global options] VERB [options] [arguments]
 
   create [-b BUNDLE] [--console-socket S] [--pid-file F] [--preserve-fds N] [--no-pivot] ID
   start ID
-  run    [-b BUNDLE] [-d] [--keep] [--console-socket S] [--pid-file F] ID
+  run    [-b BUNDLE] [-d] [--keep] [--console-socket S] [--pid-file F] [--preserve-fds N] [--no-pivot] ID
   state ID
   kill [-a] ID [SIGNAL]
   delete [-f] ID
   exec [-d] [-t] [-u UID[:GID]] [-e K=V] [--cwd D] [--cap C] [-p process.json] ID [COMMAND ...]
   ps [-f table|json] ID [ps options]
   list [-q] [-f table|json]
-  pause ID | resume ID
+  pause ID
+  resume ID
   update [-r resources.json] [--memory N] [--cpu-quota N] [--pids-limit N] ... ID
   events [--stats] [--interval D] ID
   features
-  spec [-b BUNDLE]
+  spec [-b BUNDLE] [--rootless]
 
 Global options: --root DIR  --log FILE  --log-format text|json  --debug  --systemd-cgroup  --cgroup-manager M
 ";
+
+/// The usage of one verb.
+fn usage_of(verb: &str) -> Option<String> {
+    USAGE
+        .lines()
+        .filter_map(|line| line.strip_prefix("  "))
+        .find(|line| line.split(' ').next() == Some(verb))
+        .map(|line| format!("Usage: gantry-oci [global options] {line}\n"))
+}
 
 /// Runs the command line. The exit code is the program's own for `run` and `exec`, else 0, or 1 after an error.
 pub fn main() -> ExitCode {
@@ -76,6 +87,11 @@ fn dispatch(globals: &Globals, mut words: Arguments) -> Result<u8, CliError> {
             output::print(&features::version())
         };
     };
+    if words.ask_for_help()
+        && let Some(usage) = usage_of(&verb)
+    {
+        return output::print(&usage);
+    }
     match verb.as_str() {
         "create" => create::create(globals, words),
         "run" => create::run(globals, words),
@@ -92,6 +108,13 @@ fn dispatch(globals: &Globals, mut words: Arguments) -> Result<u8, CliError> {
         "events" => events::events(globals, words),
         "features" => features::features(words),
         "spec" => spec::spec(words),
+        "checkpoint" | "restore" => Err(Error::Unsupported {
+            what: verb,
+            why: "this runtime does not save the state of processes; \
+                  runc and crun can, with CRIU"
+                .to_owned(),
+        }
+        .into()),
         "help" => output::print(USAGE),
         _ => Err(CliError::usage(format!(
             "unknown verb {verb:?}; `gantry-oci help` lists them"

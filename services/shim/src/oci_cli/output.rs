@@ -22,16 +22,25 @@ pub(super) fn print(text: &str) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// Prints a warning, in the log too.
+pub(super) fn warn(globals: &Globals, line: &str) {
+    report(globals, "warning", line);
+}
+
 /// Prints an error, in the log too, where the engines look for it.
 pub(super) fn fail(globals: &Globals, error: &CliError) -> ExitCode {
-    let line = error.line();
-    eprintln!("gantry-oci: {line}");
+    report(globals, "error", &error.line());
+    ExitCode::FAILURE
+}
+
+fn report(globals: &Globals, level: &str, line: &str) {
+    eprintln!("gantry-oci: {level}: {line}");
     if let Some(path) = &globals.log {
         let now = now();
         let entry = if globals.log_json {
-            serde_json::json!({"level": "error", "msg": line, "time": now}).to_string()
+            serde_json::json!({"level": level, "msg": line, "time": now}).to_string()
         } else {
-            format!("time=\"{now}\" level=error msg={line:?}")
+            format!("time=\"{now}\" level={level} msg={line:?}")
         };
         let opened = std::fs::OpenOptions::new()
             .append(true)
@@ -41,7 +50,6 @@ pub(super) fn fail(globals: &Globals, error: &CliError) -> ExitCode {
             let _ = file.write_all(format!("{entry}\n").as_bytes());
         }
     }
-    ExitCode::FAILURE
 }
 
 /// RFC 3339, in UTC.

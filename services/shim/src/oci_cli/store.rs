@@ -8,7 +8,7 @@ use oci_spec::runtime::Spec;
 
 use super::CliError;
 use super::arguments::Globals;
-use crate::container::{Container, Record};
+use crate::container::{self, Container, Record};
 
 /// One container's directory.
 #[derive(Debug)]
@@ -28,7 +28,8 @@ fn check_id(id: &str) -> Result<(), CliError> {
         Ok(())
     } else {
         Err(CliError::usage(format!(
-            "container id {id:?} must be made of A-Z, a-z, 0-9, _, +, . and -"
+            "container ID {id:?} is empty or has an invalid character: \
+             it must be made of A-Z, a-z, 0-9, _, +, . and -, and not be \".\" or \"..\""
         )))
     }
 }
@@ -110,7 +111,7 @@ impl Place {
 
     /// The spec as it was at `create`.
     pub(super) fn spec(&self) -> Result<Spec, CliError> {
-        read_spec(&self.directory.join("config.json")).map(|(spec, _)| spec)
+        read_spec(&self.directory.join("config.json")).map(|config| config.spec)
     }
 }
 
@@ -153,13 +154,27 @@ pub(super) fn ids(globals: &Globals) -> Result<Vec<String>, CliError> {
     Ok(ids)
 }
 
-/// Reads a config.json: parsed, and as it is.
-pub(super) fn read_spec(path: &Path) -> Result<(Spec, Vec<u8>), CliError> {
+/// A config.json.
+#[derive(Debug)]
+pub(super) struct Config {
+    pub(super) spec: Spec,
+    /// As it is.
+    pub(super) bytes: Vec<u8>,
+    /// What of it is passed over.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Reads a config.json.
+pub(super) fn read_spec(path: &Path) -> Result<Config, CliError> {
     let bytes = std::fs::read(path).map_err(|error| CliError::file("read", path, error))?;
-    let spec = serde_json::from_slice(&bytes).map_err(|source| CliError::Json {
+    let (spec, warnings) = container::read_spec(&bytes).map_err(|source| CliError::Json {
         what: "runtime specification",
         path: path.to_owned(),
         source,
     })?;
-    Ok((spec, bytes))
+    Ok(Config {
+        spec,
+        bytes,
+        warnings,
+    })
 }

@@ -215,6 +215,30 @@ pub fn read_all(reader: OwnedFd) -> String {
     text
 }
 
+/// What comes over a connection, text and one descriptor.
+pub fn receive_descriptor(connection: &std::os::unix::net::UnixStream) -> (String, OwnedFd) {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut text = vec![0_u8; 65_536];
+    let received = rustix::net::recvmsg(
+        connection,
+        &mut [std::io::IoSliceMut::new(&mut text)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )
+    .unwrap();
+    text.truncate(received.bytes);
+    let descriptor = control
+        .drain()
+        .find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        })
+        .expect("a descriptor");
+    (String::from_utf8(text).unwrap(), descriptor)
+}
+
 fn cgroups_named(id: &str) -> Vec<PathBuf> {
     fn search(directory: &Path, depth: u32, id: &str, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {

@@ -14,6 +14,8 @@ pub const TESTS: &[crate::Test] = tests![
     a_linked_proc_is_refused,
     the_mask_of_a_file_is_the_hosts_null_device,
     masked_and_read_only_paths_hold,
+    what_the_kernel_tells_of_itself_is_not_mounted_over,
+    a_mask_through_a_link_of_the_image_stays_inside,
     the_hosts_root_is_gone,
 ];
 
@@ -55,7 +57,10 @@ fn a_working_directory_outside_of_the_root_is_refused() {
         let mut bundle = Bundle::script("cat ../../../../etc/hostname");
         bundle.config["process"]["cwd"] = json!(format!("/proc/self/fd/{descriptor}"));
         let error = bundle.failure();
-        assert!(error.contains("enter working directory"), "{error}");
+        assert!(
+            error.contains("working directory: /proc/self/fd"),
+            "{error}"
+        );
     }
 }
 
@@ -110,6 +115,69 @@ fn masked_and_read_only_paths_hold() {
     assert_eq!(text.trim(), "0", "{errors}");
     assert!(errors.contains("Read-only file system"), "{errors}");
     assert!(!output.status.success(), "a mask was taken off");
+}
+
+/// CVE-2019-16884 and its kin: an image's volume over a file of /proc, or a link that leads a mount there.
+fn what_the_kernel_tells_of_itself_is_not_mounted_over() {
+    for destination in [
+        "/proc/self/attr",
+        "/proc/sys",
+        "/link/environ",
+        "/proc/./self/../acpi",
+    ] {
+        let mut bundle = Bundle::script("true");
+        let source = bundle.directory.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        symlink("/proc/self", bundle.root().join("link")).unwrap();
+        let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+        mounts.push(json!({"destination": destination, "source": source, "options": ["bind"]}));
+        let error = bundle.failure();
+        assert!(
+            error.contains("cannot be mounted because it is inside /proc"),
+            "{destination}: {error}"
+        );
+    }
+    let mut bundle = Bundle::script("cat /proc/uptime");
+    std::fs::write(bundle.directory.path().join("uptime"), "1 2\n").unwrap();
+    let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+    mounts.push(
+        json!({"destination": "/proc/uptime", "source": "uptime", "options": ["bind", "ro"]}),
+    );
+    assert_eq!(bundle.output(), "1 2\n");
+}
+
+/// A masked or read-only path that the image made a link out of: what is covered is inside the root.
+fn a_mask_through_a_link_of_the_image_stays_inside() {
+    let mut bundle = Bundle::script("cat /secret/file; echo x > /kept/file");
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("file"), "outside").unwrap();
+    for name in ["secret", "kept"] {
+        std::fs::create_dir_all(bundle.root().join("inside").join(name)).unwrap();
+        std::fs::write(
+            bundle.root().join("inside").join(name).join("file"),
+            "inside",
+        )
+        .unwrap();
+        symlink(
+            format!("/../../../../inside/{name}"),
+            bundle.root().join(name),
+        )
+        .unwrap();
+    }
+    bundle.config["linux"]["maskedPaths"] = json!(["/secret", outside.path()]);
+    bundle.config["linux"]["readonlyPaths"] = json!(["/kept", outside.path()]);
+    let output = bundle.run();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "",
+        "the mask is off"
+    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("Read-only file system"), "{errors}");
+    assert_eq!(
+        std::fs::read_to_string(outside.path().join("file")).unwrap(),
+        "outside"
+    );
 }
 
 fn the_hosts_root_is_gone() {

@@ -188,6 +188,8 @@ fn a_process_enters_every_namespace_and_the_cgroup() {
             stdio,
             create_cwd: false,
             preserve_fds: 0,
+            cgroups: Vec::new(),
+            ignore_paused: false,
         })
         .unwrap();
     assert_eq!(read_all(reader), expected);
@@ -214,6 +216,8 @@ fn exec_tells_absent_from_not_executable() {
             stdio,
             create_cwd: false,
             preserve_fds: 0,
+            cgroups: Vec::new(),
+            ignore_paused: false,
         });
         assert_eq!(refused.unwrap_err().exit_code(), code);
     }

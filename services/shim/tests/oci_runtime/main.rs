@@ -15,7 +15,9 @@
 mod bundle;
 mod command;
 mod escape;
+mod hooks;
 mod library;
+mod namespaces;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -32,6 +34,8 @@ macro_rules! tests {
 }
 
 fn main() -> ExitCode {
+    // What whoever runs this left open is not the caller's of these tests.
+    gantry_sys::fd::close_on_exec_from(3).expect("close_range(2)");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
@@ -42,7 +46,15 @@ fn main() -> ExitCode {
         .collect();
     let mut failed = Vec::new();
     let mut count = 0;
-    for (name, test) in [library::TESTS, command::TESTS, escape::TESTS].concat() {
+    for (name, test) in [
+        library::TESTS,
+        command::TESTS,
+        hooks::TESTS,
+        namespaces::TESTS,
+        escape::TESTS,
+    ]
+    .concat()
+    {
         if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
             continue;
         }

@@ -13,15 +13,78 @@ use super::{Cgroup, read, write};
 use crate::container::context::During;
 use crate::container::error::{Error, Result};
 
-impl Cgroup {
+/// The groups that a process is to be in, one of each hierarchy.
+#[derive(Debug)]
+pub(in crate::container) struct Entrance {
+    /// The v2 directory.
+    pub(in crate::container) unified: Option<PathBuf>,
+    v1: Vec<PathBuf>,
+}
+
+impl Entrance {
     /// Moves the calling process, which must have one thread, into the v1 groups.
     pub(in crate::container) fn join(&self) -> Result<()> {
-        for (_, directory) in self.directories() {
+        for directory in &self.v1 {
             // "0" in `tasks` is the one write that takes no global lock; see the module's header.
             let file = directory.join("tasks");
             write(&file, "0").during("join cgroup", file.display())?;
         }
         Ok(())
+    }
+}
+
+impl Cgroup {
+    /// Moves the calling process, which must have one thread, into the v1 groups.
+    pub(in crate::container) fn join(&self) -> Result<()> {
+        self.entrance(&[])?.join()
+    }
+
+    /// Where a further process goes: the container's own groups, or groups below them that exist, each named as `PATH`
+    /// (of all hierarchies that have it) or `CONTROLLER[,CONTROLLER]:PATH`.
+    pub(in crate::container) fn entrance(&self, below: &[String]) -> Result<Entrance> {
+        let mut entrance = Entrance {
+            unified: self.unified_directory(),
+            v1: self.directories().map(|(_, directory)| directory).collect(),
+        };
+        for wanted in below {
+            let refuse =
+                |problem: &str| Err(Error::invalid(format!("--cgroup {wanted:?}"), problem));
+            let (controllers, path) = match wanted.split_once(':') {
+                Some((controllers, path)) => (Some(controllers), path),
+                None => (None, wanted.as_str()),
+            };
+            if Path::new(path)
+                .components()
+                .any(|component| component == std::path::Component::ParentDir)
+            {
+                return refuse("`..` components are not allowed");
+            }
+            let path = path.trim_start_matches('/');
+            let mut found = false;
+            let directories = self
+                .directories()
+                .map(|(hierarchy, _)| Some(hierarchy))
+                .zip(entrance.v1.iter_mut());
+            let unified = entrance
+                .unified
+                .iter_mut()
+                .map(|directory| (None, directory));
+            for (hierarchy, directory) in directories.chain(unified) {
+                let meant = controllers.is_none_or(|names| {
+                    hierarchy
+                        .is_some_and(|hierarchy| names.split(',').any(|name| hierarchy.has(name)))
+                });
+                let group = directory.join(path);
+                if meant && group.is_dir() {
+                    *directory = group;
+                    found = true;
+                }
+            }
+            if !found {
+                return refuse("the container has no such cgroup");
+            }
+        }
+        Ok(entrance)
     }
 
     /// Moves another process there: slower, but possible where that one has no right to.

@@ -18,7 +18,7 @@ pub(super) mod limits;
 mod members;
 mod usage;
 
-pub(super) use members::wait_readable;
+pub(super) use members::{Entrance, wait_readable};
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -301,9 +301,21 @@ impl Cgroup {
                     });
                 }
                 Err(error) => {
+                    let hint = if file == "cpu.rt_runtime_us"
+                        && error.raw_os_error() == Some(libc::EINVAL)
+                    {
+                        " (the groups above it must have as much real-time budget)"
+                    } else {
+                        ""
+                    };
                     return Err(error).during(
                         "set cgroup limit",
-                        format_args!("{} = {:?} for {}", path.display(), entry.value, entry.field),
+                        format_args!(
+                            "{} = {:?} for {}{hint}",
+                            path.display(),
+                            entry.value,
+                            entry.field
+                        ),
                     );
                 }
             }

@@ -168,8 +168,9 @@ impl Filter {
         }
         Ok(Self {
             program,
-            flags: flags(profile, notifies),
-            listener: listener.filter(|_| notifies),
+            // Who listens gets the descriptor, also where no rule notifies yet.
+            flags: flags(profile, listener.is_some()),
+            listener,
         })
     }
 
@@ -225,7 +226,7 @@ fn runs_here(kind: Calls) -> bool {
     }
 }
 
-fn flags(profile: &LinuxSeccomp, notifies: bool) -> u64 {
+fn flags(profile: &LinuxSeccomp, listens: bool) -> u64 {
     let mut flags = 0;
     for flag in profile.flags().iter().flatten() {
         flags |= match flag {
@@ -233,11 +234,11 @@ fn flags(profile: &LinuxSeccomp, notifies: bool) -> u64 {
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => 2,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 4,
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if notifies => 32,
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if listens => 32,
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
         };
     }
-    if notifies {
+    if listens {
         flags |= libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     }
     flags
