@@ -201,16 +201,30 @@ impl Engine {
     /// # Errors
     /// /proc cannot be read.
     pub fn service_processes(&self) -> Result<BTreeSet<i32>> {
-        let root = self.root().to_string_lossy().into_owned();
         let names: Vec<String> = SERVICES
             .iter()
             .map(|name| format!("gantry-{name}"))
             .collect();
+        self.processes(|pid, _| pid == self.up_pid() || names.contains(&program_of(pid)))
+    }
+
+    /// The shims of its containers.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub fn shims(&self) -> Result<BTreeSet<i32>> {
+        // Its program is executed from a view of its file, which has no name.
+        self.processes(|_, command| command.starts_with("gantry-shim "))
+    }
+
+    /// Processes whose command line names the engine's directory.
+    fn processes(&self, wanted: impl Fn(i32, &str) -> bool) -> Result<BTreeSet<i32>> {
+        let root = self.root().to_string_lossy().into_owned();
         Ok(audit::all_processes()?
             .into_iter()
             .filter(|&pid| {
-                pid == self.up_pid()
-                    || (names.contains(&program_of(pid)) && audit::command_of(pid).contains(&root))
+                let command = audit::command_of(pid);
+                command.contains(&root) && wanted(pid, &command)
             })
             .collect())
     }

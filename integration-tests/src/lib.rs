@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`engine`] | a private engine per test, and its orderly or forced end |
 //! | [`audit`] | the leak audit that every test ends in |
+//! | [`footprint`] | what processes hold of the machine |
 //! | [`fixture`] | images that many tests run |
 //! | [`image`], [`tar`] | images made in memory, the hostile ones too |
 //! | [`proxy`] | a network that fails |
@@ -20,6 +21,7 @@ pub mod config;
 pub mod engine;
 pub mod firewall;
 pub mod fixture;
+pub mod footprint;
 pub mod grpc;
 pub mod http;
 pub mod image;

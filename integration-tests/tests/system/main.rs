@@ -10,6 +10,7 @@ mod commit;
 mod container;
 mod cp;
 mod debian;
+mod faults;
 mod health;
 mod images;
 mod life;
