@@ -17,6 +17,9 @@ SERVICES := gateway image network registry runtime
 # The binaries of an installation; the two of the shim have a profile of their own.
 BINARIES := gantry $(addprefix gantry-,$(SERVICES))
 SHIM_BINARIES := gantry-shim gantry-oci
+# What is started for each command or container needs no dynamic linker, where
+# there is a static C library to link (docs/decisions/013).
+STATIC := $(if $(filter /%,$(shell cc -print-file-name=libc.a 2>/dev/null)),-- -C target-feature=+crt-static)
 
 # cargo-deny: whichever is installed, else the one `make tools` puts here.
 DENY := $(or $(shell command -v cargo-deny 2>/dev/null),$(wildcard $(TARGET)/tools/bin/cargo-deny))
@@ -32,8 +35,10 @@ demo: ## Build, then watch an image go in, run on the bridge, serve a page and l
 
 .PHONY: build
 build: ## Build the release binaries into target/dist
-	$(CARGO) build --release --bins $(addprefix -p gantry-,cli $(SERVICES))
-	$(CARGO) build --profile shim --bins -p gantry-shim
+	$(CARGO) build --release --bins $(addprefix -p gantry-,$(SERVICES))
+	$(CARGO) rustc --release -p gantry-cli --bin gantry $(STATIC)
+	$(CARGO) rustc --profile shim -p gantry-shim --bin gantry-shim $(STATIC)
+	$(CARGO) rustc --profile shim -p gantry-shim --bin gantry-oci $(STATIC)
 	install -d $(DIST)
 	install -m 0755 $(addprefix $(TARGET)/release/,$(BINARIES)) $(addprefix $(TARGET)/shim/,$(SHIM_BINARIES)) $(DIST)/
 

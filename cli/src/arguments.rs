@@ -59,8 +59,9 @@ pub(crate) struct Request {
 
 /// Reads the command line.
 pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<Request, Refusal> {
-    let mut command = Arguments::command();
-    command.build();
+    // Not built: clap builds what is on the way to the verb, and the others cost a
+    // millisecond.
+    let command = Arguments::command();
     let arguments = operands::normalized(&command, arguments.collect());
     let refused = |error| Refusal(Box::new(error));
     let matches = command.try_get_matches_from(arguments).map_err(refused)?;

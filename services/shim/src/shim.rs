@@ -21,7 +21,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::container::{
-    self, Container, CreateOptions, ExecOptions, Overlay, Stats, Target, TerminalSize, Timing,
+    self, Container, CreateOptions, ExecOptions, Filter, Overlay, Stats, Target, TerminalSize,
+    Timing,
 };
 use crate::error::{Error, Result, chain};
 use crate::exit::{self, ExitStatus};
@@ -88,7 +89,11 @@ pub struct Report {
 #[derive(Debug)]
 struct Created {
     container: Container,
-    spec: Spec,
+    /// What further processes are held to.
+    filter: Option<Arc<Filter>>,
+    /// Without a PID namespace of its own the kernel does not end the other
+    /// processes with the first one.
+    shares_pids: bool,
     bundle: PathBuf,
     init: Arc<Process>,
     log: Option<Arc<Mutex<Log>>>,
@@ -122,20 +127,17 @@ impl Created {
             exec_id: exec_id.to_owned(),
         })
     }
+}
 
-    /// Without a PID namespace of its own the kernel does not end the other
-    /// processes with the first one.
-    fn shares_pids(&self) -> bool {
-        let namespaces = self
-            .spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.namespaces().as_ref());
-        !namespaces.is_some_and(|all| {
-            all.iter()
-                .any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_none())
-        })
-    }
+fn shares_pids(spec: &Spec) -> bool {
+    let namespaces = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_ref());
+    !namespaces.is_some_and(|all| {
+        all.iter()
+            .any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_none())
+    })
 }
 
 /// The shim.
@@ -213,7 +215,8 @@ impl Shim {
         lock(&self.children).insert(pid, init.clone());
         *created = Some(Created {
             container: made.container,
-            spec: create.spec,
+            filter: made.filter,
+            shares_pids: shares_pids(&create.spec),
             bundle: create.bundle,
             init,
             log,
@@ -285,14 +288,9 @@ impl Shim {
             };
             self.keep_oom_score(&mut exec.process);
             let (stdio, ends) = streams(&wanted)?;
-            let seccomp = created
-                .spec
-                .linux()
-                .as_ref()
-                .and_then(|linux| linux.seccomp().as_ref());
             let made = created.container.exec(ExecOptions {
                 process: &exec.process,
-                seccomp,
+                filter: created.filter.clone(),
                 user: exec.user,
                 stdio,
                 create_cwd: false,
@@ -440,7 +438,7 @@ impl Shim {
         let _unknown = self.with(|created| {
             status.oom_killed = created.container.oom_kills().unwrap_or(0) > 0;
             if first {
-                if created.shares_pids() {
+                if created.shares_pids {
                     // What is gone already needs no signal.
                     let _gone = created.container.kill(libc::SIGKILL, Target::All);
                 }

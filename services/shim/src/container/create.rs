@@ -95,6 +95,7 @@ fn carry_out(
                     started: false,
                 },
                 terminal,
+                filter: setup.launch.filter.clone(),
                 timings: std::mem::take(&mut clock.timings),
             })
         }

@@ -4,10 +4,11 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use gantry_sys::clone::CloneOptions;
-use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxSeccomp, Process};
+use oci_spec::runtime::{LinuxNamespaceType as Kind, Process};
 use rustix::fs::Mode;
 
 use super::cgroup::Entrance;
@@ -31,7 +32,7 @@ pub struct ExecOptions<'a> {
     /// noNewPrivileges, terminal.
     pub process: &'a Process,
     /// The container's filter; `None`: unconfined.
-    pub seccomp: Option<&'a LinuxSeccomp>,
+    pub filter: Option<Arc<Filter>>,
     /// As in [`CreateOptions::user`](super::CreateOptions::user).
     pub user: Option<String>,
     /// The standard streams.
@@ -52,7 +53,7 @@ impl<'a> ExecOptions<'a> {
     pub fn new(process: &'a Process) -> Self {
         Self {
             process,
-            seccomp: None,
+            filter: None,
             user: None,
             stdio: Stdio::Inherit,
             create_cwd: false,
@@ -106,7 +107,7 @@ impl Container {
                 "does not agree with the streams that are given",
             ));
         }
-        let mut plan = Plan::new(options.process, options.seccomp, options.user.as_deref())?;
+        let mut plan = Plan::new(options.process, options.filter, options.user.as_deref())?;
         plan.create_cwd = options.create_cwd;
         plan.preserve_fds = options.preserve_fds;
         let cgroup = self.cgroup()?.entrance(&options.cgroups)?;
@@ -143,7 +144,7 @@ impl Container {
         clock.lap("clone");
         let heard = listen(
             near.as_fd(),
-            plan.filter.as_ref(),
+            plan.filter.as_deref(),
             &self.record,
             pid,
             &mut clock,

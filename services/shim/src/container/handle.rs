@@ -1,6 +1,7 @@
 //! The handle on a live container.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -10,6 +11,7 @@ use super::cgroup::Cgroup;
 use super::context::During;
 use super::error::{Error, Result};
 use super::record::{Record, Status, start_time};
+use super::seccomp::Filter;
 use super::timing::Timing;
 
 /// A container whose first process exists. Dropping it changes nothing for the container
@@ -29,6 +31,8 @@ pub struct Created {
     pub container: Container,
     /// The terminal's master side, with [`Stdio::Terminal`](super::Stdio::Terminal).
     pub terminal: Option<OwnedFd>,
+    /// The compiled filter, for further processes.
+    pub filter: Option<Arc<Filter>>,
     /// How long each step took, in the order of their beginnings.
     pub timings: Vec<Timing>,
 }

@@ -3,9 +3,10 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use oci_spec::runtime::{LinuxPersonalityDomain, LinuxSeccomp, Process};
+use oci_spec::runtime::{LinuxPersonalityDomain, Process};
 use rustix::fs::{FileType, Mode};
 
 use super::beneath;
@@ -57,7 +58,7 @@ pub(super) struct Plan<'a> {
     pub(super) user: Option<&'a str>,
     pub(super) arguments: Vec<CString>,
     pub(super) capabilities: CapabilitySets,
-    pub(super) filter: Option<Filter>,
+    pub(super) filter: Option<Arc<Filter>>,
     pub(super) create_cwd: bool,
     /// The supplementary groups stay the caller's.
     pub(super) keep_groups: bool,
@@ -70,7 +71,7 @@ impl<'a> Plan<'a> {
     /// Checks all that can be checked from here.
     pub(super) fn new(
         process: &'a Process,
-        seccomp: Option<&LinuxSeccomp>,
+        filter: Option<Arc<Filter>>,
         user: Option<&'a str>,
     ) -> Result<Self> {
         let arguments = process.args().as_deref().unwrap_or_default();
@@ -95,7 +96,7 @@ impl<'a> Plan<'a> {
             user,
             arguments: program::c_strings(arguments, "process.args")?,
             capabilities: CapabilitySets::plan(process.capabilities().as_ref())?,
-            filter: seccomp.map(Filter::compile).transpose()?,
+            filter,
             create_cwd: false,
             keep_groups: false,
             preserve_fds: 0,

@@ -81,6 +81,7 @@ pub use kill::Target;
 pub use options::{CreateOptions, Gate, Overlay, Stdio, TerminalSize};
 pub use reading::{read_process, read_spec};
 pub use record::{Record, Status};
+pub use seccomp::Filter;
 pub use start::protect_own_binary;
 pub use stats::{BlockStats, CpuStats, MemoryStats, PidsStats, Stats};
 pub use timing::Timing;

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
 
@@ -13,6 +14,7 @@ use super::mounts::PlannedMount;
 use super::namespaces::Namespaces;
 use super::options::{CreateOptions, Gate, Stdio};
 use super::record::Record;
+use super::seccomp::Filter;
 use super::{rootfs, sysctl};
 
 /// The spec and the options, ready to be carried out.
@@ -131,11 +133,11 @@ impl<'a> Setup<'a> {
             linux.and_then(|linux| linux.cgroups_path().as_deref()),
             options.id,
         )?;
-        let mut launch = Plan::new(
-            process,
-            linux.and_then(|linux| linux.seccomp().as_ref()),
-            options.user.as_deref(),
-        )?;
+        let filter = linux
+            .and_then(|linux| linux.seccomp().as_ref())
+            .map(Filter::compile)
+            .transpose()?;
+        let mut launch = Plan::new(process, filter.map(Arc::new), options.user.as_deref())?;
         launch.create_cwd = options.create_cwd;
         launch.keep_groups = spec
             .annotations()

@@ -1,6 +1,7 @@
 //! `exec`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, User};
 
@@ -9,7 +10,7 @@ use super::arguments::{Arguments, Globals};
 use super::create::write_pid;
 use super::foreground::{self, Foreground};
 use super::{output, store};
-use crate::container::{self, ExecOptions, Stdio};
+use crate::container::{self, ExecOptions, Filter, Stdio};
 
 #[derive(Default)]
 struct Options {
@@ -70,12 +71,14 @@ pub(super) fn exec(globals: &Globals, mut words: Arguments) -> Result<u8, CliErr
     } else {
         Some(Foreground::prepare()?)
     };
+    let profile = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.seccomp().as_ref());
+    let filter = profile.map(Filter::compile).transpose()?;
     let mut executed = container.exec(ExecOptions {
         process: &process,
-        seccomp: spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.seccomp().as_ref()),
+        filter: filter.map(Arc::new),
         // A name, not a number, is looked up in the container.
         user: options.user.filter(|user| {
             !user

@@ -183,7 +183,7 @@ fn a_process_enters_every_namespace_and_the_cgroup() {
         .container
         .exec(ExecOptions {
             process: &process(&bundle, &["sh", "-c", &format!("{list}; exit 3")]),
-            seccomp: None,
+            filter: None,
             user: None,
             stdio,
             create_cwd: false,
@@ -211,7 +211,7 @@ fn exec_tells_absent_from_not_executable() {
         let (stdio, _reader) = pipes();
         let refused = created.container.exec(ExecOptions {
             process: &process(&bundle, &[program]),
-            seccomp: None,
+            filter: None,
             user: None,
             stdio,
             create_cwd: false,

@@ -39,9 +39,9 @@ const AUDIT_X86_64: u32 = 0xc000_003e;
 const AUDIT_X86: u32 = 0x4000_0003;
 const AUDIT_AARCH64: u32 = 0xc000_00b7;
 
-/// A compiled filter.
+/// A compiled filter: a few kilobytes, where its profile has a hundred.
 #[derive(Debug)]
-pub(super) struct Filter {
+pub struct Filter {
     program: Vec<Instruction>,
     flags: u64,
     /// Where the notify descriptor goes, with the opaque text for whoever gets it.
@@ -111,7 +111,10 @@ impl Calls {
 
 impl Filter {
     /// Compiles a profile. Names that no architecture knows are passed over, as profiles name calls of all kernels.
-    pub(super) fn compile(profile: &LinuxSeccomp) -> Result<Self> {
+    ///
+    /// # Errors
+    /// The profile says what cannot be, or cannot be done here.
+    pub fn compile(profile: &LinuxSeccomp) -> Result<Self> {
         let default = action(
             profile.default_action(),
             profile.default_errno_ret(),
