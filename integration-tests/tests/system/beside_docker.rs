@@ -118,18 +118,18 @@ const LINES: &[&str] = &[
     "container prune -f --filter until=24h",
     "rm said",
     // Copies.
-    "create --name c --network none box true",
-    "cp c:/nope /tmp",
-    "cp c:/etc/passwd /no/such/directory/x",
-    "cp /no/such/file c:/",
-    "cp c:/etc c:/x",
+    "create --name cc --network none box true",
+    "cp cc:/nope /tmp",
+    "cp cc:/etc/passwd /no/such/directory/x",
+    "cp /no/such/file cc:/",
+    "cp cc:/etc cc:/x",
     "cp /etc/hostname /etc/hostname",
-    "cp /etc/hostname c:/none/",
-    "cp /etc/hostname c:/none/x",
-    "cp /etc c:/bin/busybox",
+    "cp /etc/hostname cc:/none/",
+    "cp /etc/hostname cc:/none/x",
+    "cp /etc cc:/bin/busybox",
     "cp /etc/hostname nobody:/",
-    "cp c:/etc/passwd/ /tmp",
-    "rm c",
+    "cp cc:/etc/passwd/ /tmp",
+    "rm cc",
 ];
 
 /// Words of a line, as a shell splits them.

@@ -38,7 +38,7 @@ fn a_container_is_starting_then_healthy_then_unhealthy_as_its_check_says() -> Re
             "run",
             "-d",
             "--name",
-            "c",
+            "c1",
             "--health-cmd",
             "echo looked; test -e /well",
             "--health-interval",
@@ -53,15 +53,15 @@ fn a_container_is_starting_then_healthy_then_unhealthy_as_its_check_says() -> Re
             "sleep",
             "600",
         ])?;
-        until_shows(engine, "c", "{{len .State.Health.Log}}", "5")?;
+        until_shows(engine, "c1", "{{len .State.Health.Log}}", "5")?;
         ensure!(
-            status(engine, "c")? == "starting",
+            status(engine, "c1")? == "starting",
             "failures do not count at first"
         );
         let shown = engine.ok(&["ps", "--format", "{{.Status}}"])?;
         ensure!(shown.ends_with("(health: starting)"), "{shown}");
-        engine.ok(&["exec", "c", "touch", "/well"])?;
-        until(engine, "c", "healthy")?;
+        engine.ok(&["exec", "c1", "touch", "/well"])?;
+        until(engine, "c1", "healthy")?;
         let shown = engine.ok(&[
             "ps",
             "--filter",
@@ -75,12 +75,12 @@ fn a_container_is_starting_then_healthy_then_unhealthy_as_its_check_says() -> Re
                 .ok(&["ps", "-q", "--filter", "health=unhealthy"])?
                 .is_empty()
         );
-        engine.ok(&["exec", "c", "rm", "/well"])?;
-        until(engine, "c", "unhealthy")?;
+        engine.ok(&["exec", "c1", "rm", "/well"])?;
+        until(engine, "c1", "unhealthy")?;
         let log = engine.ok(&[
             "inspect", "-f",
             "{{len .State.Health.Log}} {{with index .State.Health.Log 4}}{{.ExitCode}} {{.Output}}{{end}}",
-            "c",
+            "c1",
         ])?;
         ensure!(log == "5 1 looked", "{log}");
         let events = engine.ok(&[
@@ -98,7 +98,7 @@ fn a_container_is_starting_then_healthy_then_unhealthy_as_its_check_says() -> Re
             events == "health_status: healthy\nhealth_status: unhealthy",
             "{events}"
         );
-        engine.ok(&["rm", "-f", "c"])?;
+        engine.ok(&["rm", "-f", "c1"])?;
         engine.audit_containers()
     })
 }
@@ -111,7 +111,7 @@ fn a_check_that_does_not_end_is_killed_and_never_piles_up() -> Result<()> {
             "run",
             "-d",
             "--name",
-            "c",
+            "c1",
             "--health-cmd",
             "trap '' TERM; echo begun; sleep 60",
             "--health-interval",
@@ -124,12 +124,12 @@ fn a_check_that_does_not_end_is_killed_and_never_piles_up() -> Result<()> {
             "sleep",
             "600",
         ])?;
-        until(engine, "c", "unhealthy")?;
+        until(engine, "c1", "unhealthy")?;
         let log = engine.ok(&[
             "inspect",
             "-f",
             "{{with index .State.Health.Log 0}}{{.ExitCode}} {{.Output}}{{end}}",
-            "c",
+            "c1",
         ])?;
         ensure!(
             log == "-1 Health check exceeded timeout (200ms): begun",
@@ -137,21 +137,21 @@ fn a_check_that_does_not_end_is_killed_and_never_piles_up() -> Result<()> {
         );
         // That of the present one at most: what an earlier one started went with it.
         let script = "ps | grep -c '[s]leep 60$'";
-        let sleeps = engine.gantry(&["exec", "c", "sh", "-c", script])?.stdout;
+        let sleeps = engine.gantry(&["exec", "c1", "sh", "-c", script])?.stdout;
         ensure!(
             sleeps.trim().parse::<u32>()? <= 1,
             "{sleeps} checks at once"
         );
         // Nothing is checked while it is paused.
-        engine.ok(&["pause", "c"])?;
+        engine.ok(&["pause", "c1"])?;
         let streak = "{{.State.Health.FailingStreak}}";
-        let before = engine.ok(&["inspect", "-f", streak, "c"])?;
+        let before = engine.ok(&["inspect", "-f", streak, "c1"])?;
         std::thread::sleep(Duration::from_millis(600));
-        ensure!(engine.ok(&["inspect", "-f", streak, "c"])? == before);
-        engine.ok(&["unpause", "c"])?;
+        ensure!(engine.ok(&["inspect", "-f", streak, "c1"])? == before);
+        engine.ok(&["unpause", "c1"])?;
         let later = (before.parse::<u32>()? + 1).to_string();
-        until_shows(engine, "c", streak, &later)?;
-        engine.ok(&["rm", "-f", "c"])?;
+        until_shows(engine, "c1", streak, &later)?;
+        engine.ok(&["rm", "-f", "c1"])?;
         engine.audit_containers()
     })
 }
@@ -164,7 +164,7 @@ fn checks_go_on_when_the_gateway_was_killed() -> Result<()> {
             "run",
             "-d",
             "--name",
-            "c",
+            "c1",
             "--health-cmd",
             "test ! -e /ill",
             "--health-interval",
@@ -175,12 +175,15 @@ fn checks_go_on_when_the_gateway_was_killed() -> Result<()> {
             "sleep",
             "600",
         ])?;
-        until(engine, "c", "healthy")?;
+        until(engine, "c1", "healthy")?;
         engine.kill_service("gateway", Signal::KILL)?;
-        ensure!(status(engine, "c")? == "healthy", "what was known is known");
-        engine.ok(&["exec", "c", "touch", "/ill"])?;
-        until(engine, "c", "unhealthy")?;
-        engine.ok(&["rm", "-f", "c"])?;
+        ensure!(
+            status(engine, "c1")? == "healthy",
+            "what was known is known"
+        );
+        engine.ok(&["exec", "c1", "touch", "/ill"])?;
+        until(engine, "c1", "unhealthy")?;
+        engine.ok(&["rm", "-f", "c1"])?;
         engine.audit_containers()
     })
 }

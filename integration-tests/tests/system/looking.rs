@@ -112,9 +112,9 @@ fn limits_change_while_a_container_runs_and_for_its_next_start() -> Result<()> {
     with_engine(|engine| {
         let image = engine.busybox()?;
         let id = engine.ok(&[
-            "run", "-d", "--name", "c", "-m", "64m", &image, "sleep", "600",
+            "run", "-d", "--name", "c1", "-m", "64m", &image, "sleep", "600",
         ])?;
-        let rests = engine.ok(&["create", "--name", "r", &image, "sleep", "600"])?;
+        let rests = engine.ok(&["create", "--name", "r1", &image, "sleep", "600"])?;
         let said = engine.ok(&[
             "update",
             "--pids-limit",
@@ -127,24 +127,24 @@ fn limits_change_while_a_container_runs_and_for_its_next_start() -> Result<()> {
             "512",
             "--restart",
             "on-failure:3",
-            "c",
-            "r",
+            "c1",
+            "r1",
         ])?;
-        ensure!(said == "c\nr", "{said}");
+        ensure!(said == "c1\nr1", "{said}");
         let pids = |engine: &Engine, id: &str| limit(engine, id, "pids/pids.max", "pids.max");
         let memory = |engine: &Engine, id: &str| {
             limit(engine, id, "memory/memory.limit_in_bytes", "memory.max")
         };
         ensure!(pids(engine, &id)? == "50", "{}", pids(engine, &id)?);
         ensure!(memory(engine, &id)? == (100 << 20).to_string());
-        engine.ok(&["update", "--pids-limit", "-1", "c"])?;
+        engine.ok(&["update", "--pids-limit", "-1", "c1"])?;
         ensure!(pids(engine, &id)? == "max");
-        engine.ok(&["start", "r"])?;
+        engine.ok(&["start", "r1"])?;
         ensure!(pids(engine, &rests)? == "50", "it holds for the next start");
         let template = "{{.HostConfig.Memory}} {{.HostConfig.CpuShares}} {{.HostConfig.RestartPolicy.Name}}:{{.HostConfig.RestartPolicy.MaximumRetryCount}}";
         shows(
             engine,
-            &["inspect", "-f", template, "r"],
+            &["inspect", "-f", template, "r1"],
             "104857600 512 on-failure:3",
         )?;
         for (wrong, why) in [
@@ -152,7 +152,7 @@ fn limits_change_while_a_container_runs_and_for_its_next_start() -> Result<()> {
             (&["--cpus", "1000"], "CPUs"),
             (&[], "one or more flags"),
         ] {
-            let refused = engine.gantry(&[&["update"], wrong, &["c"]].concat())?;
+            let refused = engine.gantry(&[&["update"], wrong, &["c1"]].concat())?;
             let refused = refused.expect_code(1)?;
             ensure!(
                 refused.stderr.contains(why),
@@ -164,7 +164,7 @@ fn limits_change_while_a_container_runs_and_for_its_next_start() -> Result<()> {
             memory(engine, &id)? == (100 << 20).to_string(),
             "nothing was changed"
         );
-        engine.ok(&["rm", "-f", "c", "r"])?;
+        engine.ok(&["rm", "-f", "c1", "r1"])?;
         Ok(())
     })
 }
@@ -208,9 +208,9 @@ fn sizes_processes_logs_and_waits_are_shown() -> Result<()> {
     with_engine(|engine| {
         let image = engine.busybox()?;
         let script = "echo 123456789 > /file; echo out; exec sleep 600";
-        let id = engine.ok(&["run", "-d", "--name", "c", &image, "sh", "-c", script])?;
+        let id = engine.ok(&["run", "-d", "--name", "c1", &image, "sh", "-c", script])?;
         let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        while engine.ok(&["logs", "c"])? != "out" {
+        while engine.ok(&["logs", "c1"])? != "out" {
             ensure!(std::time::Instant::now() < until, "it says nothing");
         }
         let size = engine.ok(&["ps", "-s", "--format", "{{.Size}}"])?;
@@ -223,33 +223,35 @@ fn sizes_processes_logs_and_waits_are_shown() -> Result<()> {
                 .is_some_and(|line| line.ends_with("SIZE")),
             "{table}"
         );
-        shows(engine, &["inspect", "-s", "-f", "{{.SizeRw}}", "c"], "10")?;
-        let top = engine.ok(&["top", "c", "-o", "pid,args"])?;
-        let pid = engine.ok(&["inspect", "-f", "{{.State.Pid}}", "c"])?;
+        shows(engine, &["inspect", "-s", "-f", "{{.SizeRw}}", "c1"], "10")?;
+        let top = engine.ok(&["top", "c1", "-o", "pid,args"])?;
+        let pid = engine.ok(&["inspect", "-f", "{{.State.Pid}}", "c1"])?;
         let line = top.lines().nth(1).context("no process")?;
         ensure!(
             line.split_whitespace().collect::<Vec<_>>() == [&*pid, "sleep", "600"],
             "{top}"
         );
-        let top = engine.ok(&["top", "c"])?;
+        let top = engine.ok(&["top", "c1"])?;
         ensure!(top.starts_with("UID") && top.contains("sleep 600"), "{top}");
-        engine.gantry(&["top", "c", "-o", "comm"])?.expect_code(1)?;
-        shows(engine, &["logs", "--details", "c"], "out").or_else(|_| {
-            let said = engine.gantry(&["logs", "--details", "c"])?;
+        engine
+            .gantry(&["top", "c1", "-o", "comm"])?
+            .expect_code(1)?;
+        shows(engine, &["logs", "--details", "c1"], "out").or_else(|_| {
+            let said = engine.gantry(&["logs", "--details", "c1"])?;
             ensure!(said.stdout == " out\n", "{said}");
             Ok(())
         })?;
         shows(engine, &["ps", "-n", "1", "-q"], &id[..12])?;
-        engine.ok(&["kill", "c"])?;
-        shows(engine, &["wait", "--condition", "not-running", "c"], "137")?;
+        engine.ok(&["kill", "c1"])?;
+        shows(engine, &["wait", "--condition", "not-running", "c1"], "137")?;
         let stats = engine.ok(&[
             "stats",
             "--no-stream",
             "--format",
             "{{.Name}} {{.CPUPerc}} {{.PIDs}}",
-            "c",
+            "c1",
         ])?;
-        ensure!(stats == "c 0.00% 0", "{stats}");
+        ensure!(stats == "c1 0.00% 0", "{stats}");
         shows(
             engine,
             &["stats", "--no-stream", "--format", "{{.Name}}"],
@@ -258,9 +260,9 @@ fn sizes_processes_logs_and_waits_are_shown() -> Result<()> {
         shows(
             engine,
             &["stats", "-a", "--no-stream", "--format", "{{.Name}}"],
-            "c",
+            "c1",
         )?;
-        engine.ok(&["rm", "c"])?;
+        engine.ok(&["rm", "c1"])?;
         Ok(())
     })
 }
@@ -273,7 +275,7 @@ fn templates_show_what_scripts_ask_for() -> Result<()> {
             "run",
             "-d",
             "--name",
-            "c",
+            "c1",
             "-p",
             "127.0.0.1::80",
             "-e",
@@ -286,12 +288,12 @@ fn templates_show_what_scripts_ask_for() -> Result<()> {
             "sleep",
             "600",
         ])?;
-        let port = engine.ok(&["port", "c", "80"])?;
+        let port = engine.ok(&["port", "c1", "80"])?;
         let port = port.rsplit(':').next().context("no port")?.to_owned();
         for (template, wanted) in [
             (
                 "{{.Name}} {{.State.Status}} {{.State.ExitCode}}",
-                "/c running 0",
+                "/c1 running 0",
             ),
             ("{{index .Config.Labels \"a.b\"}}", "x y"),
             ("{{json .Config.Cmd}}", "[\"sleep\",\"600\"]"),
@@ -308,7 +310,7 @@ fn templates_show_what_scripts_ask_for() -> Result<()> {
                 "UP",
             ),
             ("{{with .HostConfig}}{{.NetworkMode}}{{end}}", "bridge"),
-            ("{{printf \"%s-%d\" .Name .RestartCount}}", "/c-0"),
+            ("{{printf \"%s-%d\" .Name .RestartCount}}", "/c1-0"),
             (
                 "{{range $i, $e := .Config.Cmd}}{{if $i}},{{end}}{{$e}}{{end}}",
                 "sleep,600",
@@ -321,29 +323,29 @@ fn templates_show_what_scripts_ask_for() -> Result<()> {
             ("{{join .Config.Cmd \" \"}}", "sleep 600"),
             ("{{.GraphDriver.Name}}", "overlay2"),
         ] {
-            shows(engine, &["inspect", "-f", template, "c"], wanted)?;
+            shows(engine, &["inspect", "-f", template, "c1"], wanted)?;
         }
-        let address = engine.ok(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "c"])?;
+        let address = engine.ok(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "c1"])?;
         let own = engine.ok(&[
             "inspect",
             "-f",
             "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
-            "c",
+            "c1",
         ])?;
         ensure!(!address.is_empty() && address == own, "{address} {own}");
         shows(
             engine,
             &["ps", "--format", "table {{.Names}}\t{{.State}}"],
-            "NAMES     STATE\nc         running",
+            "NAMES     STATE\nc1        running",
         )?;
         shows(engine, &["ps", "--format", "{{.Label \"a.b\"}}"], "x y")?;
-        let refused = engine.gantry(&["inspect", "--type", "image", "c"])?;
+        let refused = engine.gantry(&["inspect", "--type", "image", "c1"])?;
         refused.expect_code(1)?;
         for command in ["version", "info"] {
             let json = engine.ok(&[command, "--format", "{{json .}}"])?;
             serde_json::from_str::<serde_json::Value>(&json).context(command)?;
         }
-        engine.ok(&["rm", "-f", "c"])?;
+        engine.ok(&["rm", "-f", "c1"])?;
         Ok(())
     })
 }
