@@ -8,6 +8,7 @@ mod clients;
 mod commit;
 mod container;
 mod debian;
+mod foreign_engines;
 mod images;
 mod life;
 mod network;
