@@ -293,6 +293,7 @@ impl Shim {
             let made = created.container.exec(ExecOptions {
                 process: &exec.process,
                 seccomp,
+                personality: None,
                 user: exec.user,
                 stdio,
                 create_cwd: false,

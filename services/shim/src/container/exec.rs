@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gantry_sys::clone::CloneOptions;
-use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxSeccomp, Process};
+use oci_spec::runtime::{
+    LinuxNamespaceType as Kind, LinuxPersonalityDomain, LinuxSeccomp, Process,
+};
 use rustix::fs::Mode;
 
 use super::cgroup::Entrance;
@@ -32,6 +34,8 @@ pub struct ExecOptions<'a> {
     pub process: &'a Process,
     /// The container's filter; `None`: unconfined.
     pub seccomp: Option<&'a LinuxSeccomp>,
+    /// The execution domain that the container has (`linux.personality`).
+    pub personality: Option<LinuxPersonalityDomain>,
     /// As in [`CreateOptions::user`](super::CreateOptions::user).
     pub user: Option<String>,
     /// The standard streams.
@@ -53,6 +57,7 @@ impl<'a> ExecOptions<'a> {
         Self {
             process,
             seccomp: None,
+            personality: None,
             user: None,
             stdio: Stdio::Inherit,
             create_cwd: false,
@@ -109,6 +114,8 @@ impl Container {
         let mut plan = Plan::new(options.process, options.seccomp, options.user.as_deref())?;
         plan.create_cwd = options.create_cwd;
         plan.preserve_fds = options.preserve_fds;
+        plan.personality = options.personality;
+        plan.groups = identity::group_names(&self.record.annotations);
         let cgroup = self.cgroup()?.entrance(&options.cgroups)?;
         let differing = Differing::of(self.record.pid)?;
         let unified = cgroup
@@ -323,6 +330,7 @@ impl Entry<'_> {
             root.as_fd(),
             self.plan.process.user(),
             self.plan.user,
+            &self.plan.groups,
             self.plan.needs_home(),
         )?;
         if self.plan.create_cwd {

@@ -55,6 +55,8 @@ impl Clock {
 pub(super) struct Plan<'a> {
     pub(super) process: &'a Process,
     pub(super) user: Option<&'a str>,
+    /// Further groups, by name.
+    pub(super) groups: Vec<String>,
     pub(super) arguments: Vec<CString>,
     pub(super) capabilities: CapabilitySets,
     pub(super) filter: Option<Filter>,
@@ -93,6 +95,7 @@ impl<'a> Plan<'a> {
         Ok(Self {
             process,
             user,
+            groups: Vec::new(),
             arguments: program::c_strings(arguments, "process.args")?,
             capabilities: CapabilitySets::plan(process.capabilities().as_ref())?,
             filter: seccomp.map(Filter::compile).transpose()?,

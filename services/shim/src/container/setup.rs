@@ -13,7 +13,7 @@ use super::mounts::PlannedMount;
 use super::namespaces::Namespaces;
 use super::options::{CreateOptions, Gate, Stdio};
 use super::record::Record;
-use super::{rootfs, sysctl};
+use super::{identity, rootfs, sysctl};
 
 /// The spec and the options, ready to be carried out.
 #[derive(Debug)]
@@ -137,6 +137,7 @@ impl<'a> Setup<'a> {
             options.user.as_deref(),
         )?;
         launch.create_cwd = options.create_cwd;
+        launch.groups = identity::group_names(spec.annotations().iter().flatten());
         launch.keep_groups = spec
             .annotations()
             .as_ref()
