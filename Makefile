@@ -61,9 +61,14 @@ test-kills: ## Kill the image service at 200 random points of everything it does
 	GANTRY_KILL_ROUNDS=200 $(CARGO) test -p gantry-image --test image -- kills:: --nocapture
 
 .PHONY: interop
-interop: peers ## Images that Docker and Podman pushed or saved run here, and the other way round (root; installs both)
+interop: peers ## Images that Docker and Podman pushed or saved run here, and their containers with gantry-oci (root; installs both)
 	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace --test system -- --ignored pushed saved dockers
+	$(CARGO) test --workspace --test system -- --ignored pushed saved dockers foreign_engines
+
+.PHONY: suite
+suite: ## A public suite for OCI runtimes that you have built: make suite SUITE=contest|crun SUITE_DIR=DIR [RUNTIME=runc] (root)
+	$(CARGO) build --bins -p gantry-shim
+	integration-tests/suites/run.sh $(SUITE) $(SUITE_DIR) $(or $(RUNTIME),$(abspath $(TARGET))/debug/gantry-oci)
 
 .PHONY: test-cgroup-v2
 test-cgroup-v2: ## The engine on a cgroup v2 machine, emulated with QEMU (root; fetches Debian's cloud kernel)

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 use gantry_proto::gateway::v1::{
-    ContainerConfig, Device, Entrypoint, Mount, PullPolicy, Resources, RestartPolicy, Ulimit,
+    ContainerConfig, Device, DeviceLimit, Entrypoint, Mount, PullPolicy, Resources, RestartPolicy,
+    Ulimit,
 };
 use gantry_proto::network::v1::PortMapping;
 use gantry_proto::types::v1::Platform;
@@ -109,6 +110,9 @@ pub(crate) struct ContainerOptions {
     /// Add a device: HOST[:CONTAINER][:rwm]
     #[arg(long, value_parser = limits::device)]
     device: Vec<Device>,
+    /// Devices it may use beside those it is given: "c 42:* rmw"
+    #[arg(long, value_name = "RULE")]
+    device_cgroup_rule: Vec<String>,
 
     /// Publish a port: [[IP:]HOST:]CONTAINER[/PROTOCOL]
     #[arg(short, long, value_name = "PORT", value_parser = ports::published)]
@@ -183,6 +187,33 @@ pub(crate) struct ContainerOptions {
     /// Relative weight of block I/O: 10-1000
     #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u32).range(10..=1000))]
     blkio_weight: Option<u32>,
+    /// Relative weight of block I/O on one device: DEVICE:10-1000
+    #[arg(long, value_name = "DEVICE:WEIGHT", value_parser = limits::device_number)]
+    blkio_weight_device: Vec<DeviceLimit>,
+    /// Bytes per second that it may read from a device
+    #[arg(long, value_name = "DEVICE:BYTES", value_parser = limits::device_bytes)]
+    device_read_bps: Vec<DeviceLimit>,
+    /// Bytes per second that it may write to a device
+    #[arg(long, value_name = "DEVICE:BYTES", value_parser = limits::device_bytes)]
+    device_write_bps: Vec<DeviceLimit>,
+    /// Reads per second from a device
+    #[arg(long, value_name = "DEVICE:COUNT", value_parser = limits::device_number)]
+    device_read_iops: Vec<DeviceLimit>,
+    /// Writes per second to a device
+    #[arg(long, value_name = "DEVICE:COUNT", value_parser = limits::device_number)]
+    device_write_iops: Vec<DeviceLimit>,
+    /// Time of each period that its real-time processes may use, in microseconds (cgroup v1)
+    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
+    cpu_rt_runtime: Option<i64>,
+    /// Period of real-time CPU time, in microseconds (cgroup v1)
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_rt_period: Option<u64>,
+    /// How readily its memory is swapped out: 0-100, -1 as the host (cgroup v1)
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1..=100))]
+    memory_swappiness: Option<i32>,
+    /// No kernel has this limit any more; it is accepted and has no effect
+    #[arg(long, value_name = "BYTES", value_parser = sizes::size_or_unlimited, allow_hyphen_values = true)]
+    kernel_memory: Option<i64>,
     /// Limit of a process: NAME=SOFT[:HARD]
     #[arg(long, value_parser = limits::ulimit)]
     ulimit: Vec<Ulimit>,
@@ -205,10 +236,13 @@ pub(crate) struct ContainerOptions {
     /// Process namespace: host, container:NAME
     #[arg(long, value_name = "MODE")]
     pid: Option<String>,
-    /// IPC namespace: host, private, container:NAME
+    /// IPC namespace: host, private, shareable, container:NAME
     #[arg(long, value_name = "MODE")]
     ipc: Option<String>,
-    /// UTS namespace: host
+    /// User namespace: host
+    #[arg(long, value_name = "MODE")]
+    userns: Option<String>,
+    /// UTS namespace: host, container:NAME
     #[arg(long, value_name = "MODE")]
     uts: Option<String>,
     /// Cgroup namespace: host, private
@@ -240,6 +274,11 @@ impl ContainerOptions {
     ) -> Result<ContainerConfig, Failure> {
         let refused = |error: ParseError| Failure::usage(error.to_string());
         self.check().map_err(refused)?;
+        if self.kernel_memory.is_some() {
+            eprintln!(
+                "WARNING: --kernel-memory has no effect: the kernel has no such limit any more"
+            );
+        }
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let addresses = |list: &[std::net::IpAddr]| list.iter().map(ToString::to_string).collect();
         Ok(ContainerConfig {
@@ -300,6 +339,8 @@ impl ContainerOptions {
             exposed_ports: self.expose.concat(),
             health_check: self.health.check().map_err(refused)?,
             on_unhealthy: self.health.on_unhealthy(),
+            device_cgroup_rules: self.device_cgroup_rule.clone(),
+            userns_mode: text(&self.userns),
         })
     }
 
@@ -362,6 +403,16 @@ impl ContainerOptions {
             cpu_quota_micros: self.cpu_quota.unwrap_or_default(),
             blkio_weight: self.blkio_weight.unwrap_or_default(),
             oom_kill_disable: self.oom_kill_disable,
+            blkio_weight_devices: self.blkio_weight_device.clone(),
+            device_read_bps: self.device_read_bps.clone(),
+            device_write_bps: self.device_write_bps.clone(),
+            device_read_iops: self.device_read_iops.clone(),
+            device_write_iops: self.device_write_iops.clone(),
+            cpu_realtime_runtime_micros: self.cpu_rt_runtime.unwrap_or_default(),
+            cpu_realtime_period_micros: self.cpu_rt_period.unwrap_or_default(),
+            memory_swappiness: self
+                .memory_swappiness
+                .and_then(|percent| u32::try_from(percent).ok()),
         }
     }
 }

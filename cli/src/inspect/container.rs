@@ -1,8 +1,8 @@
 //! A container in the shape of Docker's `ContainerInspect`.
 
 use gantry_proto::gateway::v1::{
-    ContainerConfig, ContainerDetail, ContainerState, ContainerSummary, Health, HealthCheck, Mount,
-    MountType, Resources,
+    ContainerConfig, ContainerDetail, ContainerState, ContainerSummary, DeviceLimit, Health,
+    HealthCheck, Mount, MountType, Resources,
 };
 use gantry_proto::network::v1::PortMapping;
 use serde_json::{Map, Value, json};
@@ -194,7 +194,7 @@ fn host_config(config: &ContainerConfig, summary: &ContainerSummary) -> Document
         ("ReadonlyRootfs", config.read_only.into()),
         ("SecurityOpt", or_null(config.security_opts.clone())),
         ("UTSMode", config.uts_mode.clone().into()),
-        ("UsernsMode", "".into()),
+        ("UsernsMode", config.userns_mode.clone().into()),
         (
             "ShmSize",
             match config.shm_size_bytes {
@@ -239,6 +239,46 @@ fn resources(limits: &Resources, config: &ContainerConfig) -> Vec<(&'static str,
         ("Memory", limits.memory_bytes.into()),
         ("NanoCpus", limits.nano_cpus.into()),
         ("BlkioWeight", limits.blkio_weight.into()),
+        (
+            "BlkioWeightDevice",
+            device_limits(&limits.blkio_weight_devices, "Weight"),
+        ),
+        (
+            "BlkioDeviceReadBps",
+            device_limits(&limits.device_read_bps, "Rate"),
+        ),
+        (
+            "BlkioDeviceWriteBps",
+            device_limits(&limits.device_write_bps, "Rate"),
+        ),
+        (
+            "BlkioDeviceReadIOps",
+            device_limits(&limits.device_read_iops, "Rate"),
+        ),
+        (
+            "BlkioDeviceWriteIOps",
+            device_limits(&limits.device_write_iops, "Rate"),
+        ),
+        (
+            "CpuRealtimePeriod",
+            limits.cpu_realtime_period_micros.into(),
+        ),
+        (
+            "CpuRealtimeRuntime",
+            limits.cpu_realtime_runtime_micros.into(),
+        ),
+        (
+            "DeviceCgroupRules",
+            config.device_cgroup_rules.clone().into(),
+        ),
+        (
+            "MemorySwappiness",
+            match limits.memory_swappiness {
+                Some(percent) => Value::from(percent),
+                None => Value::Null,
+            }
+            .into(),
+        ),
         ("CpuPeriod", limits.cpu_period_micros.into()),
         ("CpuQuota", limits.cpu_quota_micros.into()),
         ("CpusetCpus", limits.cpuset_cpus.clone().into()),
@@ -257,6 +297,14 @@ fn resources(limits: &Resources, config: &ContainerConfig) -> Vec<(&'static str,
         ),
         ("Ulimits", ulimits.into()),
     ]
+}
+
+fn device_limits(limits: &[DeviceLimit], value: &str) -> Document {
+    limits
+        .iter()
+        .map(|limit| json!({"Path": limit.host_path, value: limit.value}))
+        .collect::<Vec<Value>>()
+        .into()
 }
 
 fn graph_driver(detail: &ContainerDetail) -> Document {

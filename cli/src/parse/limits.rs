@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use gantry_proto::gateway::v1::{Device, RestartPolicy, Ulimit};
+use gantry_proto::gateway::v1::{Device, DeviceLimit, RestartPolicy, Ulimit};
 use gantry_proto::types::v1::{LogOptions, Platform};
 
 use super::sizes::size;
@@ -105,6 +105,32 @@ pub(crate) fn device(text: &str) -> Parsed<Device> {
         container_path: container.to_owned(),
         permissions: access.to_owned(),
     })
+}
+
+/// "/dev/sda:1mb": a device, and what it may do in a second.
+pub(crate) fn device_bytes(text: &str) -> Parsed<DeviceLimit> {
+    device_limit(text, super::sizes::size)
+}
+
+/// "/dev/sda:100": a device, and a plain number.
+pub(crate) fn device_number(text: &str) -> Parsed<DeviceLimit> {
+    device_limit(text, |number| {
+        number
+            .parse()
+            .map_err(|_| ParseError::new(format!("{number:?} is not a number")))
+    })
+}
+
+fn device_limit(text: &str, value: impl Fn(&str) -> Parsed<u64>) -> Parsed<DeviceLimit> {
+    match text.rsplit_once(':') {
+        Some((path, number)) if path.starts_with('/') => Ok(DeviceLimit {
+            host_path: path.to_owned(),
+            value: value(number)?,
+        }),
+        _ => Err(ParseError::new(format!(
+            "{text:?} is not DEVICE:NUMBER, as in /dev/sda:100"
+        ))),
+    }
 }
 
 /// "linux/arm64/v8"

@@ -237,6 +237,11 @@ pub(crate) struct DockerDaemon {
 
 impl DockerDaemon {
     pub(crate) fn start(directory: &Path) -> Result<Self> {
+        Self::start_with(directory, &[])
+    }
+
+    /// With further options for the daemon.
+    pub(crate) fn start_with(directory: &Path, options: &[String]) -> Result<Self> {
         let socket = format!("unix://{}/docker.sock", directory.display());
         let log = std::fs::File::create(directory.join("log"))?;
         let child = Command::new("dockerd")
@@ -253,6 +258,7 @@ impl DockerDaemon {
             .arg(directory.join("exec"))
             .arg("--pidfile")
             .arg(directory.join("pid"))
+            .args(options)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -278,11 +284,13 @@ impl DockerDaemon {
     }
 
     pub(crate) fn docker(&self, words: &[&str]) -> Result<String> {
-        tool(
-            Command::new("docker")
-                .args(["--host", &self.socket])
-                .args(words),
-        )
+        tool(&mut self.command(words))
+    }
+
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.args(["--host", &self.socket]).args(words);
+        command
     }
 }
 

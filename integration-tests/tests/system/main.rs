@@ -11,6 +11,7 @@ mod container;
 mod cp;
 mod debian;
 mod faults;
+mod foreign_engines;
 mod health;
 mod images;
 mod life;

@@ -65,6 +65,10 @@ pub struct Wanted {
     pub exposed_ports: Vec<String>,
     pub health: HealthWanted,
     pub on_unhealthy: OnUnhealthy,
+    /// "TYPE MAJOR:MINOR ACCESS".
+    pub device_cgroup_rules: Vec<String>,
+    /// Empty or "host": the host's.
+    pub userns_mode: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +164,26 @@ pub struct Resources {
     pub cpu_quota_micros: i64,
     pub blkio_weight: u32,
     pub oom_kill_disable: bool,
+    /// 10 to 1000.
+    pub blkio_weight_devices: Vec<DeviceLimit>,
+    /// Bytes per second.
+    pub device_read_bps: Vec<DeviceLimit>,
+    pub device_write_bps: Vec<DeviceLimit>,
+    /// Operations per second.
+    pub device_read_iops: Vec<DeviceLimit>,
+    pub device_write_iops: Vec<DeviceLimit>,
+    /// 0: the kernel's default.
+    pub cpu_realtime_runtime_micros: i64,
+    pub cpu_realtime_period_micros: u64,
+    /// 0 to 100. None: as the host's.
+    pub memory_swappiness: Option<u32>,
+}
+
+/// A limit for one block device of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceLimit {
+    pub host_path: String,
+    pub value: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -291,6 +291,7 @@ impl Shim {
             let made = created.container.exec(ExecOptions {
                 process: &exec.process,
                 filter: created.filter.clone(),
+                personality: None,
                 user: exec.user,
                 stdio,
                 create_cwd: false,

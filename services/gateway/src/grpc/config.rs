@@ -8,8 +8,8 @@ use gantry_proto::types::v1 as types;
 
 use crate::error::Error;
 use crate::wanted::{
-    Device, HealthWanted, LogOptions, Mount, MountKind, OnUnhealthy, Platform, PortMapping,
-    Resources, RestartName, RestartPolicy, Ulimit, Wanted,
+    Device, DeviceLimit, HealthWanted, LogOptions, Mount, MountKind, OnUnhealthy, Platform,
+    PortMapping, Resources, RestartName, RestartPolicy, Ulimit, Wanted,
 };
 use crate::wire as common;
 
@@ -83,7 +83,34 @@ fn resources(wire: wire::Resources) -> Resources {
         cpu_quota_micros: wire.cpu_quota_micros,
         blkio_weight: wire.blkio_weight,
         oom_kill_disable: wire.oom_kill_disable,
+        blkio_weight_devices: device_limits(wire.blkio_weight_devices),
+        device_read_bps: device_limits(wire.device_read_bps),
+        device_write_bps: device_limits(wire.device_write_bps),
+        device_read_iops: device_limits(wire.device_read_iops),
+        device_write_iops: device_limits(wire.device_write_iops),
+        cpu_realtime_runtime_micros: wire.cpu_realtime_runtime_micros,
+        cpu_realtime_period_micros: wire.cpu_realtime_period_micros,
+        memory_swappiness: wire.memory_swappiness,
     }
+}
+
+fn device_limits(wire: Vec<wire::DeviceLimit>) -> Vec<DeviceLimit> {
+    wire.into_iter()
+        .map(|limit| DeviceLimit {
+            host_path: limit.host_path,
+            value: limit.value,
+        })
+        .collect()
+}
+
+fn to_device_limits(limits: &[DeviceLimit]) -> Vec<wire::DeviceLimit> {
+    limits
+        .iter()
+        .map(|limit| wire::DeviceLimit {
+            host_path: limit.host_path.clone(),
+            value: limit.value,
+        })
+        .collect()
 }
 
 fn to_resources(resources: &Resources) -> wire::Resources {
@@ -100,6 +127,14 @@ fn to_resources(resources: &Resources) -> wire::Resources {
         cpu_quota_micros: resources.cpu_quota_micros,
         blkio_weight: resources.blkio_weight,
         oom_kill_disable: resources.oom_kill_disable,
+        blkio_weight_devices: to_device_limits(&resources.blkio_weight_devices),
+        device_read_bps: to_device_limits(&resources.device_read_bps),
+        device_write_bps: to_device_limits(&resources.device_write_bps),
+        device_read_iops: to_device_limits(&resources.device_read_iops),
+        device_write_iops: to_device_limits(&resources.device_write_iops),
+        cpu_realtime_runtime_micros: resources.cpu_realtime_runtime_micros,
+        cpu_realtime_period_micros: resources.cpu_realtime_period_micros,
+        memory_swappiness: resources.memory_swappiness,
     }
 }
 
@@ -268,6 +303,8 @@ impl TryFrom<wire::ContainerConfig> for Wanted {
             exposed_ports: wire.exposed_ports,
             health: health(wire.health_check.unwrap_or_default()),
             on_unhealthy: on_unhealthy(&wire.on_unhealthy)?,
+            device_cgroup_rules: wire.device_cgroup_rules,
+            userns_mode: wire.userns_mode,
         })
     }
 }
@@ -347,6 +384,8 @@ pub(super) fn to_config(wanted: &Wanted) -> wire::ContainerConfig {
             OnUnhealthy::Kill => "kill",
         }
         .to_owned(),
+        device_cgroup_rules: wanted.device_cgroup_rules.clone(),
+        userns_mode: wanted.userns_mode.clone(),
     }
 }
 

@@ -94,7 +94,53 @@ pub fn devices(wanted: &Wanted) -> Result<Devices> {
     for device in &wanted.devices {
         add(device, &mut all)?;
     }
+    for rule in &wanted.device_cgroup_rules {
+        all.rules.push(parse_rule(rule)?);
+    }
     Ok(all)
+}
+
+/// "c 42:* rmw".
+fn parse_rule(text: &str) -> Result<Value> {
+    let wrong = || {
+        Error::invalid(
+            "device-cgroup-rule",
+            format!("{text:?} is not \"TYPE MAJOR:MINOR ACCESS\", as in \"c 42:* rmw\""),
+        )
+    };
+    let words: Vec<&str> = text.split(' ').collect();
+    let &[kind, numbers, access] = words.as_slice() else {
+        return Err(wrong());
+    };
+    let (major, minor) = numbers.split_once(':').ok_or_else(wrong)?;
+    let known = matches!(kind, "a" | "b" | "c")
+        && (1..=3).contains(&access.len())
+        && access.bytes().all(|letter| b"rwm".contains(&letter));
+    if !known {
+        return Err(wrong());
+    }
+    let mut rule = json!({"allow": true, "type": kind, "access": access});
+    for (field, number) in [("major", major), ("minor", minor)] {
+        // Absent is any.
+        if number != "*" {
+            rule[field] = json!(number.parse::<u32>().map_err(|_| wrong())?);
+        }
+    }
+    Ok(rule)
+}
+
+/// Major and minor number of a block device of this machine.
+///
+/// # Errors
+/// It is none.
+pub fn block_device(field: &'static str, path: &str) -> Result<(u64, u64)> {
+    match node(Path::new(path)) {
+        Some(node) if node.kind == "b" => Ok((node.major, node.minor)),
+        _ => Err(Error::invalid(
+            field,
+            format!("{path:?} is no block device of this machine"),
+        )),
+    }
 }
 
 fn add(device: &Device, all: &mut Devices) -> Result<()> {

@@ -30,6 +30,10 @@ use capabilities::Set;
 /// every image.
 pub const INIT_ANNOTATION: &str = "dev.gantry.init";
 
+/// Names of supplementary groups, with commas between them: only the container's
+/// own /etc/group knows their numbers.
+pub const GROUPS_ANNOTATION: &str = "dev.gantry.groups";
+
 /// Paths that show more of the host than a container needs to see.
 const MASKED: [&str; 13] = [
     "/proc/acpi",
@@ -208,7 +212,7 @@ fn first_process(record: &Record, set: Set) -> Result<Value> {
         "noNewPrivileges": security(wanted)?.no_new_privileges,
         "oomScoreAdj": wanted.oom_score_adj,
     });
-    let groups = process::additional_gids(&wanted.groups)?;
+    let (groups, _) = process::additional_gids(&wanted.groups)?;
     if !groups.is_empty() {
         process["user"]["additionalGids"] = json!(groups);
     }
@@ -250,6 +254,10 @@ pub fn build(record: &Record, namespaces: &Namespaces, host: &Host) -> Result<Va
     let mut annotations = wanted.annotations.clone();
     if wanted.init {
         annotations.insert(INIT_ANNOTATION.to_owned(), "true".to_owned());
+    }
+    let (_, groups) = process::additional_gids(&wanted.groups)?;
+    if !groups.is_empty() {
+        annotations.insert(GROUPS_ANNOTATION.to_owned(), groups.join(","));
     }
     let mut spec = json!({
         "ociVersion": "1.2.0",
@@ -300,6 +308,12 @@ pub fn check(wanted: &Wanted, host: &Host) -> Result<()> {
     }
     if !(-1000..=1000).contains(&wanted.oom_score_adj) {
         return Err(Error::invalid("oom-score-adj", "give -1000 to 1000"));
+    }
+    if !matches!(wanted.userns_mode.as_str(), "" | "host") {
+        return Err(Error::invalid(
+            "userns",
+            format!("{:?} is not known; give host", wanted.userns_mode),
+        ));
     }
     for (field, mode) in [
         ("pid", &wanted.pid_mode),

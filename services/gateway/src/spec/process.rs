@@ -190,20 +190,25 @@ pub fn capabilities(set: Set) -> Value {
     json!({"bounding": names, "effective": names, "permitted": names})
 }
 
-/// Numeric supplementary groups.
+/// Supplementary groups: those given by number, and the names, which only the container's own /etc/group knows.
 ///
 /// # Errors
-/// A group is not a number.
-pub fn additional_gids(groups: &[String]) -> Result<Vec<u32>> {
-    let parse = |group: &String| {
-        group.parse().map_err(|_| {
-            Error::invalid(
-                "group-add",
-                format!("{group:?} is not a number; name the group by its number"),
-            )
-        })
-    };
-    groups.iter().map(parse).collect()
+/// A name is none.
+pub fn additional_gids(groups: &[String]) -> Result<(Vec<u32>, Vec<&str>)> {
+    let (mut numbers, mut names) = (Vec::new(), Vec::new());
+    for group in groups {
+        match group.parse() {
+            Ok(number) => numbers.push(number),
+            Err(_) if group.is_empty() || group.contains([',', ':', '\n', '\0']) => {
+                return Err(Error::invalid(
+                    "group-add",
+                    format!("{group:?} is neither the number nor the name of a group"),
+                ));
+            }
+            Err(_) => names.push(group.as_str()),
+        }
+    }
+    Ok((numbers, names))
 }
 
 #[cfg(test)]

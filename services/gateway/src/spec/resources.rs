@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::Host;
+use super::devices::block_device;
 use crate::error::{Error, Result};
 use crate::wanted::{NamespaceMode, NetworkMode, Resources, Wanted};
 
@@ -54,6 +55,12 @@ fn memory(resources: &Resources, host: &Host) -> Result<Value> {
     if resources.oom_kill_disable {
         memory.insert("disableOOMKiller".to_owned(), json!(true));
     }
+    if let Some(swappiness) = resources.memory_swappiness {
+        if swappiness > 100 {
+            return Err(Error::invalid("memory-swappiness", "give 0 to 100"));
+        }
+        memory.insert("swappiness".to_owned(), json!(swappiness));
+    }
     Ok(Value::Object(memory))
 }
 
@@ -90,6 +97,22 @@ fn cpu(resources: &Resources, host: &Host) -> Result<Value> {
     if resources.cpu_quota_micros != 0 {
         cpu.insert("quota".to_owned(), json!(resources.cpu_quota_micros));
     }
+    let (runtime, period) = (
+        resources.cpu_realtime_runtime_micros,
+        resources.cpu_realtime_period_micros,
+    );
+    if period > 0 && i64::try_from(period).is_ok_and(|period| runtime > period) {
+        return Err(Error::invalid(
+            "cpu-rt-runtime",
+            "it is a part of cpu-rt-period, and cannot be above it",
+        ));
+    }
+    if period > 0 {
+        cpu.insert("realtimePeriod".to_owned(), json!(period));
+    }
+    if runtime != 0 {
+        cpu.insert("realtimeRuntime".to_owned(), json!(runtime));
+    }
     for (key, cpus) in [
         ("cpus", &resources.cpuset_cpus),
         ("mems", &resources.cpuset_mems),
@@ -122,14 +145,67 @@ pub fn resources(resources: &Resources, host: &Host) -> Result<Map<String, Value
     if pids > 0 {
         all.insert("pids".to_owned(), json!({"limit": pids}));
     }
-    if resources.blkio_weight > 0 {
-        if !(10..=1000).contains(&resources.blkio_weight) {
-            return Err(Error::invalid("blkio-weight", "give 10 to 1000"));
-        }
-        let weight = resources.blkio_weight;
-        all.insert("blockIO".to_owned(), json!({"weight": weight}));
+    let block = block(resources)?;
+    if !block.is_empty() {
+        all.insert("blockIO".to_owned(), Value::Object(block));
     }
     Ok(all)
+}
+
+fn block(resources: &Resources) -> Result<Map<String, Value>> {
+    const WEIGHTS: std::ops::RangeInclusive<u64> = 10..=1000;
+    let mut block = Map::new();
+    if resources.blkio_weight > 0 {
+        if !WEIGHTS.contains(&resources.blkio_weight.into()) {
+            return Err(Error::invalid("blkio-weight", "give 10 to 1000"));
+        }
+        block.insert("weight".to_owned(), json!(resources.blkio_weight));
+    }
+    for (field, key, value, limits) in [
+        (
+            "blkio-weight-device",
+            "weightDevice",
+            "weight",
+            &resources.blkio_weight_devices,
+        ),
+        (
+            "device-read-bps",
+            "throttleReadBpsDevice",
+            "rate",
+            &resources.device_read_bps,
+        ),
+        (
+            "device-write-bps",
+            "throttleWriteBpsDevice",
+            "rate",
+            &resources.device_write_bps,
+        ),
+        (
+            "device-read-iops",
+            "throttleReadIOPSDevice",
+            "rate",
+            &resources.device_read_iops,
+        ),
+        (
+            "device-write-iops",
+            "throttleWriteIOPSDevice",
+            "rate",
+            &resources.device_write_iops,
+        ),
+    ] {
+        let mut list = Vec::new();
+        for limit in limits {
+            if value == "weight" && !WEIGHTS.contains(&limit.value) {
+                return Err(Error::invalid(field, "give a weight of 10 to 1000"));
+            }
+            let (major, minor) = block_device(field, &limit.host_path)?;
+            list.push(json!({"major": major, "minor": minor, value: limit.value}));
+        }
+        if !list.is_empty() {
+            block.insert(key.to_owned(), Value::Array(list));
+        }
+    }
+    Ok(block)
 }
 
 /// Sysctls: those of the container's own namespaces only, and Docker's two
@@ -220,6 +296,53 @@ mod tests {
         assert!(with(|r| r.nano_cpus = 1).is_err());
         assert!(with(|r| r.blkio_weight = 1).is_err());
         assert!(with(|_| {}).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_limit_of_a_device_names_a_block_device_of_the_host() {
+        let with = |path: &str| {
+            resources(
+                &Resources {
+                    device_read_bps: vec![crate::wanted::DeviceLimit {
+                        host_path: path.to_owned(),
+                        value: 1 << 20,
+                    }],
+                    ..Resources::default()
+                },
+                &host(),
+            )
+        };
+        let error = with("/dev/null").unwrap_err().to_string();
+        assert!(error.contains("no block device"), "{error}");
+        assert!(with("/no/such/device").is_err());
+        let disk = std::fs::read_dir("/sys/block")
+            .unwrap()
+            .flatten()
+            .map(|entry| std::path::Path::new("/dev").join(entry.file_name()))
+            .find(|path| path.exists());
+        if let Some(disk) = disk {
+            let all = with(disk.to_str().unwrap()).unwrap();
+            assert_eq!(all["blockIO"]["throttleReadBpsDevice"][0]["rate"], 1 << 20);
+        }
+    }
+
+    #[test]
+    fn swappiness_and_real_time_have_their_ranges() {
+        let with = |set: fn(&mut Resources)| {
+            let mut wanted = Resources::default();
+            set(&mut wanted);
+            resources(&wanted, &host())
+        };
+        assert!(with(|r| r.memory_swappiness = Some(101)).is_err());
+        let all = with(|r| r.memory_swappiness = Some(0)).unwrap();
+        assert_eq!(all["memory"]["swappiness"], 0);
+        assert!(
+            with(|r| {
+                r.cpu_realtime_period_micros = 1000;
+                r.cpu_realtime_runtime_micros = 2000;
+            })
+            .is_err()
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gantry_sys::clone::CloneOptions;
-use oci_spec::runtime::{LinuxNamespaceType as Kind, Process};
+use oci_spec::runtime::{LinuxNamespaceType as Kind, LinuxPersonalityDomain, Process};
 use rustix::fs::Mode;
 
 use super::cgroup::Entrance;
@@ -33,6 +33,8 @@ pub struct ExecOptions<'a> {
     pub process: &'a Process,
     /// The container's filter; `None`: unconfined.
     pub filter: Option<Arc<Filter>>,
+    /// The execution domain that the container has (`linux.personality`).
+    pub personality: Option<LinuxPersonalityDomain>,
     /// As in [`CreateOptions::user`](super::CreateOptions::user).
     pub user: Option<String>,
     /// The standard streams.
@@ -54,6 +56,7 @@ impl<'a> ExecOptions<'a> {
         Self {
             process,
             filter: None,
+            personality: None,
             user: None,
             stdio: Stdio::Inherit,
             create_cwd: false,
@@ -110,6 +113,8 @@ impl Container {
         let mut plan = Plan::new(options.process, options.filter, options.user.as_deref())?;
         plan.create_cwd = options.create_cwd;
         plan.preserve_fds = options.preserve_fds;
+        plan.personality = options.personality;
+        plan.groups = identity::group_names(&self.record.annotations);
         let cgroup = self.cgroup()?.entrance(&options.cgroups)?;
         let differing = Differing::of(self.record.pid)?;
         let unified = cgroup
@@ -324,6 +329,7 @@ impl Entry<'_> {
             root.as_fd(),
             self.plan.process.user(),
             self.plan.user,
+            &self.plan.groups,
             self.plan.needs_home(),
         )?;
         if self.plan.create_cwd {

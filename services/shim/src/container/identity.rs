@@ -38,8 +38,55 @@ struct Group<'a> {
     members: &'a str,
 }
 
-/// Settles who it is. `wanted` overrides the spec's numbers.
+/// Supplementary groups by name, with commas between them, beside the numbers of the spec.
+const GROUPS_ANNOTATION: &str = "dev.gantry.groups";
+
+/// The names of supplementary groups that annotations ask for.
+pub(super) fn group_names<'a>(
+    annotations: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> Vec<String> {
+    annotations
+        .into_iter()
+        .filter(|(key, _)| *key == GROUPS_ANNOTATION)
+        .flat_map(|(_, names)| names.split(','))
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Settles who it is. `wanted` overrides the spec's numbers; `names` are further groups.
 pub(super) fn resolve(
+    root: BorrowedFd<'_>,
+    user: &User,
+    wanted: Option<&str>,
+    names: &[String],
+    need_home: bool,
+) -> Result<Identity> {
+    let mut identity = resolve_user(root, user, wanted, need_home)?;
+    if !names.is_empty() {
+        let group = read(root, "/etc/group")?;
+        add_groups(&group, names, &mut identity)?;
+    }
+    Ok(identity)
+}
+
+fn add_groups(group: &str, names: &[String], identity: &mut Identity) -> Result<()> {
+    for name in names {
+        let found = groups(group)
+            .find(|entry| entry.name == name)
+            .ok_or_else(|| Error::UnknownUser {
+                kind: "group",
+                name: name.clone(),
+                file: "group",
+            })?;
+        if !identity.groups.contains(&found.gid) {
+            identity.groups.push(found.gid);
+        }
+    }
+    Ok(())
+}
+
+fn resolve_user(
     root: BorrowedFd<'_>,
     user: &User,
     wanted: Option<&str>,
@@ -221,6 +268,21 @@ mod tests {
         assert_eq!((identity.uid, identity.gid), (1000, 1001));
         assert_eq!(identity.groups, [50, 29, 99]);
         assert_eq!(identity.home, "/home/alice");
+    }
+
+    #[test]
+    fn further_groups_are_found_by_name() {
+        let mut identity = find("alice").unwrap();
+        let names =
+            |list: &[&str]| -> Vec<String> { list.iter().map(|name| (*name).to_owned()).collect() };
+        add_groups(GROUP, &names(&["audio", "root"]), &mut identity).unwrap();
+        assert_eq!(identity.groups, [50, 29, 99, 0]);
+        assert!(add_groups(GROUP, &names(&["nobody"]), &mut identity).is_err());
+        let asked = [(GROUPS_ANNOTATION.to_owned(), "audio,staff".to_owned())];
+        assert_eq!(
+            group_names(asked.iter().map(|(key, value)| (key, value))),
+            ["audio", "staff"]
+        );
     }
 
     #[test]

@@ -110,6 +110,7 @@ fn live(
         root.as_fd(),
         setup.launch.process.user(),
         setup.launch.user,
+        &setup.launch.groups,
         setup.launch.needs_home(),
     )?;
     if setup.launch.create_cwd {

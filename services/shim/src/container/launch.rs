@@ -56,6 +56,8 @@ impl Clock {
 pub(super) struct Plan<'a> {
     pub(super) process: &'a Process,
     pub(super) user: Option<&'a str>,
+    /// Further groups, by name.
+    pub(super) groups: Vec<String>,
     pub(super) arguments: Vec<CString>,
     pub(super) capabilities: CapabilitySets,
     pub(super) filter: Option<Arc<Filter>>,
@@ -94,6 +96,7 @@ impl<'a> Plan<'a> {
         Ok(Self {
             process,
             user,
+            groups: Vec::new(),
             arguments: program::c_strings(arguments, "process.args")?,
             capabilities: CapabilitySets::plan(process.capabilities().as_ref())?,
             filter,

@@ -15,7 +15,7 @@ use super::namespaces::Namespaces;
 use super::options::{CreateOptions, Gate, Stdio};
 use super::record::Record;
 use super::seccomp::Filter;
-use super::{rootfs, sysctl};
+use super::{identity, rootfs, sysctl};
 
 /// The spec and the options, ready to be carried out.
 #[derive(Debug)]
@@ -139,6 +139,7 @@ impl<'a> Setup<'a> {
             .transpose()?;
         let mut launch = Plan::new(process, filter.map(Arc::new), options.user.as_deref())?;
         launch.create_cwd = options.create_cwd;
+        launch.groups = identity::group_names(spec.annotations().iter().flatten());
         launch.keep_groups = spec
             .annotations()
             .as_ref()

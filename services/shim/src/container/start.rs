@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::StatVfsMountFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -16,6 +17,9 @@ use super::hooks;
 use super::kill::Target;
 use super::record::Status;
 use super::wire::{self, Message};
+
+/// How long an init that has said its last word may take to go.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 impl Container {
     /// Lets init go on and returns when the program has been executed, or with the error that prevented it
@@ -40,7 +44,11 @@ impl Container {
         }
         match wire::receive(socket.as_fd()).during("hear from", "init")? {
             None => {}
-            Some((Message::Failed(failure), _)) => return Err(failure.into()),
+            Some((Message::Failed(failure), _)) => {
+                // It is about to end: who deletes it next shall not find it running.
+                let _ = self.wait(FAREWELL);
+                return Err(failure.into());
+            }
             Some(_) => {
                 return Err(Error::step(
                     "start",

@@ -79,6 +79,11 @@ pub(super) fn exec(globals: &Globals, mut words: Arguments) -> Result<u8, CliErr
     let mut executed = container.exec(ExecOptions {
         process: &process,
         filter: filter.map(Arc::new),
+        personality: spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.personality().as_ref())
+            .map(|personality| personality.domain()),
         // A name, not a number, is looked up in the container.
         user: options.user.filter(|user| {
             !user

@@ -184,6 +184,7 @@ fn a_process_enters_every_namespace_and_the_cgroup() {
         .exec(ExecOptions {
             process: &process(&bundle, &["sh", "-c", &format!("{list}; exit 3")]),
             filter: None,
+            personality: None,
             user: None,
             stdio,
             create_cwd: false,
@@ -212,6 +213,7 @@ fn exec_tells_absent_from_not_executable() {
         let refused = created.container.exec(ExecOptions {
             process: &process(&bundle, &[program]),
             filter: None,
+            personality: None,
             user: None,
             stdio,
             create_cwd: false,
