@@ -93,12 +93,15 @@ pub(crate) struct ContainerOptions {
     /// Bind a path or a volume: SOURCE:TARGET[:OPTIONS]
     #[arg(short, long, value_name = "VOLUME", value_parser = mounts::volume)]
     volume: Vec<Mount>,
-    /// Mount: type=bind|volume|tmpfs,source=…,target=…
+    /// Mount: type=bind|volume|tmpfs|image,source=…,target=…
     #[arg(long, value_parser = mounts::mount)]
     mount: Vec<Mount>,
     /// Mount a tmpfs: TARGET[:OPTIONS]
     #[arg(long, value_parser = mounts::tmpfs)]
     tmpfs: Vec<Mount>,
+    /// Mount what another container has of binds and volumes: CONTAINER[:ro]
+    #[arg(long, value_name = "CONTAINER")]
+    volumes_from: Vec<String>,
     /// Make the container's root read-only
     #[arg(long)]
     read_only: bool,
@@ -294,6 +297,7 @@ impl ContainerOptions {
             ip_address: self.ip.map(|ip| ip.to_string()).unwrap_or_default(),
             annotations: environment::pairs("--annotation", &self.annotation).map_err(refused)?,
             exposed_ports: self.expose.concat(),
+            volumes_from: self.volumes_from.clone(),
         })
     }
 

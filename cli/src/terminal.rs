@@ -4,7 +4,7 @@
 //! [`Raw`] restores on drop, so also when a panic unwinds; signals that end the
 //! command are awaited and not left to the kernel while one exists.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::os::fd::OwnedFd;
 
 use gantry_proto::types::v1::TerminalSize;
@@ -72,4 +72,14 @@ pub(crate) fn println(text: &str) -> io::Result<()> {
     out.write_all(text.as_bytes())?;
     out.write_all(b"\n")?;
     out.flush()
+}
+
+/// Asks on the terminal, as Docker does; what is not yes is no.
+pub(crate) fn agreed(warning: &str) -> io::Result<bool> {
+    print(&format!(
+        "{warning}\nAre you sure you want to continue? [y/N] "
+    ))?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(answer.trim().eq_ignore_ascii_case("y"))
 }

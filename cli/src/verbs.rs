@@ -43,6 +43,10 @@ mod trace;
 mod unpause;
 mod up;
 mod version;
+mod volume_create;
+mod volume_ls;
+mod volume_prune;
+mod volume_rm;
 mod wait;
 
 /// Declares verbs: the enum, and the way to each.
@@ -150,6 +154,8 @@ verbs! { Verb {
     Up(up::Up) = "up",
     /// Show the versions of the command and the engine
     Version(version::Version) = "version",
+    /// Manage volumes
+    Volume(nouns::Volume) = "volume",
     /// Wait for containers to end, and print their exit codes
     Wait(wait::Wait) = "wait",
 } }

@@ -1,7 +1,5 @@
 //! `gantry image prune`: removes images that nobody needs.
 
-use std::io::{self, BufRead as _};
-
 use clap::Args;
 use gantry_proto::image::v1::{Filter, PruneRequest};
 
@@ -31,7 +29,7 @@ impl ImagePrune {
         } else {
             "WARNING! This will remove all dangling images."
         };
-        if !self.force && !agreed(warning)? {
+        if !self.force && !terminal::agreed(warning)? {
             return Ok(0);
         }
         let request = PruneRequest {
@@ -56,14 +54,4 @@ impl ImagePrune {
         terminal::print(&text)?;
         Ok(0)
     }
-}
-
-/// Asks on the terminal, as Docker does; what is not yes is no.
-fn agreed(warning: &str) -> io::Result<bool> {
-    terminal::print(&format!(
-        "{warning}\nAre you sure you want to continue? [y/N] "
-    ))?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    Ok(answer.trim().eq_ignore_ascii_case("y"))
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::state::State;
 use crate::store::Written;
-use crate::wanted::{PortMapping, Wanted};
+use crate::wanted::{Mount, PortMapping, Wanted};
 
 /// Length of an id, in hexadecimal digits.
 const ID_DIGITS: usize = 64;
@@ -219,6 +219,13 @@ pub struct Record {
     /// Steps of the last start.
     #[serde(default)]
     pub steps: Vec<StepTime>,
+    /// All that is mounted: its own, those of other containers, the image's
+    /// volumes. None: a record from before these were kept.
+    #[serde(default)]
+    pub mounts: Option<Vec<Mount>>,
+    /// Its removal takes its anonymous volumes along.
+    #[serde(default)]
+    pub remove_volumes: bool,
     /// Why it cannot be relied on now. Not kept.
     #[serde(skip)]
     pub sick: String,
@@ -249,6 +256,8 @@ impl Record {
             restarts: 0,
             stopped_by_user: false,
             steps: Vec::new(),
+            mounts: None,
+            remove_volumes: false,
             sick: String::new(),
             written: Written::default(),
         }
@@ -262,6 +271,12 @@ impl Record {
         } else {
             &self.wanted.hostname
         }
+    }
+
+    /// All that is mounted in it beside the kernel's file systems.
+    #[must_use]
+    pub fn mounts(&self) -> &[Mount] {
+        self.mounts.as_deref().unwrap_or(&self.wanted.mounts)
     }
 
     /// What the image says of running it; nothing while there is no image.

@@ -194,8 +194,10 @@ impl Test {
             },
             // No health checks yet.
             Self::Health(health) => health == "none",
-            Self::Volume(text) => wanted.mounts.iter().any(|mount| {
-                mount.kind != MountKind::Tmpfs && (mount.source == *text || mount.target == *text)
+            Self::Volume(text) => record.mounts().iter().any(|mount| {
+                let volume = mount.found.as_ref().map(|found| &found.volume);
+                mount.kind != MountKind::Tmpfs
+                    && (mount.source == *text || mount.target == *text || volume == Some(text))
             }),
         }
     }

@@ -23,6 +23,7 @@ pub mod run;
 pub mod start;
 pub mod stats;
 pub mod stop;
+mod volumes_from;
 pub mod wait;
 
 use tracing::Instrument as _;

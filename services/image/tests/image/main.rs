@@ -26,3 +26,4 @@ mod removal;
 mod tls;
 mod transfer;
 mod unpack;
+mod volumes;
