@@ -187,10 +187,24 @@ pub(super) fn seal(root: BorrowedFd<'_>) -> Result<()> {
 
 /// Makes `root` the root of this mount namespace and lets go of the host's.
 pub(super) fn pivot(root: BorrowedFd<'_>) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let old = rustix::fs::open("/", flags, Mode::empty()).during("open host's root", "/")?;
     rustix::process::fchdir(root).during("enter root", "/")?;
     // Both names may be the same: the old root is then mounted over the new one, and taken off again.
     rustix::process::pivot_root(".", ".").during("pivot root", "/")?;
-    propagate(".", libc::MS_SLAVE | libc::MS_REC)?;
+    // By its descriptor: "." is the new root still, whose mounts may be the host's peers. What is taken off here
+    // must not be taken off the host.
+    set_attributes(
+        old.as_fd(),
+        c"",
+        true,
+        Attributes {
+            propagation: libc::MS_SLAVE,
+            ..Attributes::default()
+        },
+    )
+    .during("set mount propagation", "host's root")?;
+    rustix::process::fchdir(&old).during("enter host's root", "/")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).during("unmount host's root", "/")?;
     rustix::process::chdir("/").during("enter root", "/")
 }
