@@ -58,7 +58,7 @@ test-kills: ## Kill the image service at 200 random points of everything it does
 .PHONY: interop
 interop: peers ## Images that Docker and Podman pushed or saved run here, and the other way round (root; installs both)
 	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace --test system -- --ignored pushed saved
+	$(CARGO) test --workspace --test system -- --ignored pushed saved docker
 
 .PHONY: test-cgroup-v2
 test-cgroup-v2: ## The engine on a cgroup v2 machine, emulated with QEMU (root; fetches Debian's cloud kernel)

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use gantry_integration_tests::command::Outcome;
 use gantry_integration_tests::engine::{Engine, with_engine};
 use gantry_integration_tests::fixture::busybox_members;
 use gantry_integration_tests::image::{Builder, Image};
@@ -274,11 +275,14 @@ impl DockerDaemon {
     }
 
     pub(crate) fn docker(&self, words: &[&str]) -> Result<String> {
-        tool(
-            Command::new("docker")
-                .args(["--host", &self.socket])
-                .args(words),
-        )
+        self.outcome(words)?.text()
+    }
+
+    /// What it says, whether it succeeds or not.
+    pub(crate) fn outcome<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Result<Outcome> {
+        let mut docker = Command::new("docker");
+        docker.args(["--host", &self.socket]).args(words);
+        command::run(&mut docker, b"", MINUTE)
     }
 }
 

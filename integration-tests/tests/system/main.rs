@@ -16,3 +16,4 @@ mod services;
 mod soak;
 mod store;
 mod terminal;
+mod volumes;
