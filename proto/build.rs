@@ -7,12 +7,13 @@ use std::{env, error::Error, fs};
 use prost::Message as _;
 
 /// Files as `package/file`.
-const INTERFACES: [&str; 10] = [
+const INTERFACES: [&str; 11] = [
     "gateway/gateway",
     "image/archive",
     "image/image",
     "image/snapshot",
     "image/store",
+    "image/volume",
     "network/network",
     "registry/registry",
     "runtime/runtime",

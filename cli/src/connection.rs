@@ -12,6 +12,7 @@ use gantry_proto::gateway::v1::system_service_client::SystemServiceClient;
 use gantry_proto::image::v1::archive_service_client::ArchiveServiceClient;
 use gantry_proto::image::v1::image_service_client::ImageServiceClient;
 use gantry_proto::image::v1::store_service_client::StoreServiceClient;
+use gantry_proto::image::v1::volume_service_client::VolumeServiceClient;
 use gantry_proto::network::v1::network_service_client::NetworkServiceClient;
 
 use crate::exit::Failure;
@@ -52,6 +53,10 @@ impl Engine {
 
     pub(crate) fn store(&self) -> StoreServiceClient<Client> {
         StoreServiceClient::new(self.client.clone()).max_decoding_message_size(MESSAGE_LIMIT)
+    }
+
+    pub(crate) fn volumes(&self) -> VolumeServiceClient<Client> {
+        VolumeServiceClient::new(self.client.clone()).max_decoding_message_size(MESSAGE_LIMIT)
     }
 
     pub(crate) fn networks(&self) -> NetworkServiceClient<Client> {

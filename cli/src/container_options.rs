@@ -95,12 +95,15 @@ pub(crate) struct ContainerOptions {
     /// Bind a path or a volume: SOURCE:TARGET[:OPTIONS]
     #[arg(short, long, value_name = "VOLUME", value_parser = mounts::volume)]
     volume: Vec<Mount>,
-    /// Mount: type=bind|volume|tmpfs,source=…,target=…
+    /// Mount: type=bind|volume|tmpfs|image,source=…,target=…
     #[arg(long, value_parser = mounts::mount)]
     mount: Vec<Mount>,
     /// Mount a tmpfs: TARGET[:OPTIONS]
     #[arg(long, value_parser = mounts::tmpfs)]
     tmpfs: Vec<Mount>,
+    /// Mount what another container has of binds and volumes: CONTAINER[:ro]
+    #[arg(long, value_name = "CONTAINER")]
+    volumes_from: Vec<String>,
     /// Make the container's root read-only
     #[arg(long)]
     read_only: bool,
@@ -341,6 +344,7 @@ impl ContainerOptions {
             on_unhealthy: self.health.on_unhealthy(),
             device_cgroup_rules: self.device_cgroup_rule.clone(),
             userns_mode: text(&self.userns),
+            volumes_from: self.volumes_from.clone(),
         })
     }
 

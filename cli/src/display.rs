@@ -82,6 +82,14 @@ pub(crate) fn rfc3339(time: Option<&prost_types::Timestamp>) -> String {
     )
 }
 
+/// "2006-01-02T15:04:05Z"; year 1 where there is no time.
+pub(crate) fn rfc3339_seconds(time: Option<&prost_types::Timestamp>) -> String {
+    rfc3339(
+        time.map(|time| prost_types::Timestamp { nanos: 0, ..*time })
+            .as_ref(),
+    )
+}
+
 /// "2006-01-02T15:04:05.000000000Z": always nine digits, so that lines align.
 pub(crate) fn rfc3339_nanos(time: &prost_types::Timestamp) -> String {
     format!("{:.9}", point(time))

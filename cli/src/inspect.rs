@@ -2,6 +2,7 @@
 
 pub(crate) mod container;
 pub(crate) mod image;
+pub(crate) mod volume;
 
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::Value;

@@ -9,8 +9,17 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgAction, Command};
 
-/// Verbs whose first operand ends their options.
+/// Verbs whose first operand ends their options: of containers only, where what
+/// follows is a command, or what `ps` is told.
 const VERBS: [&str; 4] = ["create", "exec", "run", "top"];
+
+fn takes_a_command(lineage: &[&Command]) -> bool {
+    let [.., noun, verb] = lineage else {
+        return false;
+    };
+    let of_containers = lineage.len() == 2 || noun.get_name() == "container";
+    of_containers && VERBS.contains(&verb.get_name())
+}
 
 /// `arguments` (the program's name first) as clap is to see them: with `--`
 /// after the first operand of a verb in [`VERBS`], and without the values that
@@ -42,7 +51,7 @@ pub(crate) fn normalized(root: &Command, arguments: Vec<OsString>) -> Vec<OsStri
                 if let Some(next) = noun {
                     command = next;
                     lineage.push(next);
-                } else if VERBS.contains(&command.get_name()) {
+                } else if takes_a_command(&lineage) {
                     seen.push(OsString::from("--"));
                     break;
                 }
@@ -193,6 +202,10 @@ mod tests {
                 "gantry run --rm=maybe debian --",
             ),
             ("gantry rm a -f", "gantry rm a -f"),
+            (
+                "gantry volume create a --label x",
+                "gantry volume create a --label x",
+            ),
         ] {
             assert_eq!(marked(line), expected);
         }

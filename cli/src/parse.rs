@@ -4,6 +4,7 @@
 //! clap puts the flag's name before it.
 
 pub(crate) mod environment;
+pub(crate) mod id_map;
 pub(crate) mod keys;
 pub(crate) mod limits;
 pub(crate) mod mounts;

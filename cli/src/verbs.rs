@@ -48,6 +48,10 @@ mod unpause;
 mod up;
 mod update;
 mod version;
+mod volume_create;
+mod volume_ls;
+mod volume_prune;
+mod volume_rm;
 mod wait;
 
 /// Declares verbs: the enum, and the way to each.
@@ -161,6 +165,8 @@ verbs! { Verb {
     Update(update::Update) = "update",
     /// Show the versions of the command and the engine
     Version(version::Version) = "version",
+    /// Manage volumes
+    Volume(nouns::Volume) = "volume",
     /// Wait for containers to end, and print their exit codes
     Wait(wait::Wait) = "wait",
 } }

@@ -266,8 +266,8 @@ fn container_files(root: &Path, traces: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Content that only an image can be the reason for; for an engine whose
-/// images have all been removed.
+/// Content that only an image or a volume can be the reason for; for an engine
+/// of which all have been removed.
 ///
 /// # Errors
 /// A directory cannot be read.
@@ -277,6 +277,7 @@ pub fn image_files(root: &Path) -> Result<Vec<String>> {
         "lib/image/blobs/sha256",
         "lib/image/layers",
         "lib/image/loads",
+        "lib/image/volumes",
     ] {
         entries(&root.join(below), &mut traces)?;
     }

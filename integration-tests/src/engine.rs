@@ -342,6 +342,11 @@ impl Engine {
         if !ids.is_empty() {
             self.ok(&[&["rm", "--force", "--volumes"], ids.as_slice()].concat())?;
         }
+        // What was made for a container alone went with it.
+        let anonymous = "label=com.docker.volume.anonymous";
+        let left = self.ok(&["volume", "ls", "--quiet", "--filter", anonymous])?;
+        ensure!(left.is_empty(), "anonymous volumes are left: {left}");
+        self.ok(&["volume", "prune", "--all", "--force"])?;
         let images: BTreeSet<String> = self
             .ok(&["images", "--all", "--quiet", "--no-trunc"])?
             .lines()

@@ -318,33 +318,39 @@ fn graph_driver(detail: &ContainerDetail) -> Document {
     fields(vec![("Data", data.into()), ("Name", "overlay2".into())])
 }
 
+/// Docker has a tmpfs of `--tmpfs` elsewhere, and of `--mount` here; here none is.
 fn mounts(mounts: &[Mount]) -> Document {
-    mounts
+    let shown: Vec<Value> = mounts
         .iter()
         .filter(|mount| mount.r#type() != MountType::Tmpfs)
-        .map(|mount| {
-            let volume = mount.r#type() == MountType::Volume;
-            let propagation = match (volume, mount.propagation.as_str()) {
-                (true, _) => "",
-                (false, "") => "rprivate",
-                (false, named) => named,
-            };
-            let mut shown = json!({
-                "Type": if volume { "volume" } else { "bind" },
-                "Source": mount.source,
-                "Destination": mount.target,
-                "Mode": if mount.read_only { "ro" } else { "" },
-                "RW": !mount.read_only,
-                "Propagation": propagation,
-            });
-            if volume {
-                shown["Name"] = mount.source.as_str().into();
-                shown["Driver"] = "local".into();
-            }
-            shown
-        })
-        .collect::<Vec<_>>()
-        .into()
+        .map(mount_point)
+        .collect();
+    shown.into()
+}
+
+fn mount_point(mount: &Mount) -> Value {
+    let kind = mount.r#type();
+    let propagation = match (kind, mount.propagation.as_str()) {
+        (MountType::Bind, "") => "rprivate",
+        (_, named) => named,
+    };
+    let mut shown = json!({
+        "Type": match kind {
+            MountType::Volume => "volume",
+            MountType::Image => "image",
+            _ => "bind",
+        },
+        "Source": mount.source,
+        "Destination": mount.target,
+        "Mode": if mount.read_only { "ro" } else { "" },
+        "RW": !mount.read_only,
+        "Propagation": propagation,
+    });
+    if kind == MountType::Volume {
+        shown["Name"] = mount.name.as_str().into();
+        shown["Driver"] = mount.volume_driver.as_str().into();
+    }
+    shown
 }
 
 fn container_config(

@@ -1,9 +1,10 @@
 //! Mounts: `-v SOURCE:TARGET[:OPTIONS]`, `--mount type=…,…`, `--tmpfs TARGET[:OPTIONS]`.
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use gantry_proto::gateway::v1::{Mount, MountType};
 
+use super::id_map;
 use super::sizes::size;
 use super::{ParseError, Parsed};
 
@@ -52,8 +53,10 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
             "ro" => mount.read_only = true,
             // Labels and caches of other systems mean nothing here.
             "rw" | "z" | "Z" | "consistent" | "cached" | "delegated" => {}
-            "nocopy" if mount.r#type() == MountType::Volume => {
-                mount.options.push(option.to_owned());
+            "nocopy" if mount.r#type() == MountType::Volume => mount.volume_no_copy = true,
+            _ if option == "idmap" || option.starts_with("idmap=") => {
+                let map = option.strip_prefix("idmap=").unwrap_or_default();
+                mount.id_map = Some(id_map::parse(map).map_err(|what| wrong(&what))?);
             }
             "noexec" | "nosuid" | "nodev" | "exec" | "suid" | "dev" => {
                 mount.options.push(option.to_owned());
@@ -96,13 +99,15 @@ pub(crate) fn tmpfs(text: &str) -> Parsed<Mount> {
 pub(crate) fn mount(text: &str) -> Parsed<Mount> {
     let wrong = |what: &str| {
         ParseError::new(format!(
-            "{text:?}: {what}; say type=bind|volume|tmpfs,source=…,target=…[,readonly]"
+            "{text:?}: {what}; say type=bind|volume|tmpfs|image,source=…,target=…[,readonly]"
         ))
     };
     let mut mount = Mount::default();
     mount.set_type(MountType::Volume);
-    let mut tmpfs_only = None;
-    let mut bind_only = None;
+    // Keys that are for some types only, and which.
+    let mut only: Vec<(String, &[MountType])> = Vec::new();
+    let mut recursive_read_only = None;
+    let mut writable = false;
     for field in fields(text).map_err(wrong)? {
         let (key, value) = field.split_once('=').unwrap_or((&field, ""));
         let has_value = field.contains('=');
@@ -118,6 +123,7 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
                 "bind" => MountType::Bind,
                 "volume" => MountType::Volume,
                 "tmpfs" => MountType::Tmpfs,
+                "image" => MountType::Image,
                 _ => return Err(wrong(&format!("there is no type {value:?}"))),
             }),
             "source" | "src" => value.clone_into(&mut mount.source),
@@ -125,33 +131,70 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
                 mount.target = target_path(value).map_err(|what| wrong(&what))?;
             }
             "readonly" | "ro" => mount.read_only = flag()?,
+            "rw" => writable = flag()?,
             "bind-propagation" if PROPAGATIONS.contains(&value) => {
                 value.clone_into(&mut mount.propagation);
-                bind_only = Some(key);
+                only.push((key, BIND));
             }
             "bind-propagation" => {
                 return Err(wrong(&format!("there is no propagation {value:?}")));
             }
             "bind-nonrecursive" => {
                 mount.non_recursive = flag()?;
-                bind_only = Some(key);
+                only.push((key, BIND));
             }
             "bind-recursive" => {
-                mount.non_recursive = value == "disabled";
-                bind_only = Some(key);
+                match value {
+                    "enabled" | "true" | "1" => {}
+                    "disabled" | "false" | "0" => mount.non_recursive = true,
+                    "writable" | "readonly" => recursive_read_only = Some(value.to_owned()),
+                    _ => {
+                        return Err(wrong(&format!(
+                            "{key} is enabled, disabled, writable or readonly, not {value:?}"
+                        )));
+                    }
+                }
+                only.push((key, BIND));
             }
             "tmpfs-size" => {
                 mount.tmpfs_size_bytes = size(value)?;
-                tmpfs_only = Some(key);
+                only.push((key, TMPFS));
             }
             "tmpfs-mode" => {
                 mount.tmpfs_mode = mode(value).map_err(|what| wrong(&what))?;
-                tmpfs_only = Some(key);
+                only.push((key, TMPFS));
             }
             "volume-nocopy" => {
-                if flag()? {
-                    mount.options.push("nocopy".to_owned());
+                mount.volume_no_copy = flag()?;
+                only.push((key, VOLUME));
+            }
+            "volume-driver" => {
+                value.clone_into(&mut mount.volume_driver);
+                only.push((key, VOLUME));
+            }
+            "volume-opt" | "volume-label" => {
+                let (name, value) = value.split_once('=').unwrap_or((value, ""));
+                if name.is_empty() {
+                    return Err(wrong(&format!("{key} is of the form {key}=NAME=VALUE")));
                 }
+                let map = match key.as_str() {
+                    "volume-opt" => &mut mount.volume_options,
+                    _ => &mut mount.volume_labels,
+                };
+                map.insert(name.to_owned(), value.to_owned());
+                only.push((key, VOLUME));
+            }
+            "volume-subpath" | "image-subpath" => {
+                mount.subpath = subpath(value).map_err(|what| wrong(&what))?;
+                let kind = match key.as_str() {
+                    "volume-subpath" => VOLUME,
+                    _ => IMAGE,
+                };
+                only.push((key, kind));
+            }
+            "idmap" => {
+                mount.id_map = Some(id_map::parse(value).map_err(|what| wrong(&what))?);
+                only.push((key, &[MountType::Bind, MountType::Volume]));
             }
             "consistency" => {}
             _ => return Err(wrong(&format!("there is no key {key:?}"))),
@@ -161,11 +204,27 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
     if mount.target.is_empty() {
         return Err(wrong("the target is missing"));
     }
-    if let (Some(key), true) = (&tmpfs_only, kind != MountType::Tmpfs) {
-        return Err(wrong(&format!("{key} is for type=tmpfs")));
+    if let Some((key, kinds)) = only.iter().find(|(_, kinds)| !kinds.contains(&kind)) {
+        let kinds: Vec<&str> = kinds.iter().map(|kind| type_name(*kind)).collect();
+        return Err(wrong(&format!("{key} is for type={}", kinds.join("|"))));
     }
-    if let (Some(key), true) = (&bind_only, kind != MountType::Bind) {
-        return Err(wrong(&format!("{key} is for type=bind")));
+    match recursive_read_only.as_deref() {
+        Some(value) if !mount.read_only => {
+            return Err(wrong(&format!("bind-recursive={value} needs readonly")));
+        }
+        Some("readonly") if !matches!(mount.propagation.as_str(), "" | "rprivate") => {
+            return Err(wrong(
+                "bind-recursive=readonly needs bind-propagation=rprivate",
+            ));
+        }
+        Some("writable") => mount.read_only_non_recursive = true,
+        _ => {}
+    }
+    if writable && (mount.read_only || kind == MountType::Image) {
+        return Err(wrong(match kind {
+            MountType::Image => "the files of an image cannot be written",
+            _ => "rw and readonly contradict each other",
+        }));
     }
     match kind {
         MountType::Bind => {
@@ -184,12 +243,42 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
         MountType::Tmpfs if !mount.source.is_empty() => {
             return Err(wrong("a tmpfs has no source"));
         }
+        MountType::Image if mount.source.is_empty() => return Err(wrong("the image is missing")),
+        MountType::Image => mount.read_only = true,
         MountType::Volume if !mount.source.is_empty() && !is_volume_name(&mount.source) => {
             return Err(wrong(&format!("{:?} is not a volume's name", mount.source)));
         }
         _ => {}
     }
     Ok(mount)
+}
+
+const BIND: &[MountType] = &[MountType::Bind];
+const TMPFS: &[MountType] = &[MountType::Tmpfs];
+const VOLUME: &[MountType] = &[MountType::Volume];
+const IMAGE: &[MountType] = &[MountType::Image];
+
+fn type_name(kind: MountType) -> &'static str {
+    match kind {
+        MountType::Unspecified => "",
+        MountType::Bind => "bind",
+        MountType::Tmpfs => "tmpfs",
+        MountType::Volume => "volume",
+        MountType::Image => "image",
+    }
+}
+
+/// A relative path that leads nowhere else.
+fn subpath(text: &str) -> Result<String, String> {
+    let mut parts = Path::new(text).components();
+    match !text.is_empty()
+        && parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "the subpath {text:?} is not a relative path without '..'"
+        )),
+    }
 }
 
 /// The fields of one CSV record.
@@ -301,6 +390,35 @@ mod tests {
     }
 
     #[test]
+    fn volumes_images_and_binds_have_keys_of_their_own() {
+        let volume = mount(
+            "type=volume,src=data,dst=/d,volume-nocopy,volume-driver=local,volume-opt=type=tmpfs,volume-opt=o=size=1m,volume-label=a=b,volume-subpath=x/y",
+        )
+        .unwrap();
+        assert!(volume.volume_no_copy);
+        assert_eq!(volume.volume_options["type"], "tmpfs");
+        assert_eq!(volume.volume_options["o"], "size=1m");
+        assert_eq!(volume.volume_labels["a"], "b");
+        assert_eq!(
+            (volume.volume_driver.as_str(), volume.subpath.as_str()),
+            ("local", "x/y")
+        );
+        let image = mount("type=image,source=debian:12,target=/i,image-subpath=etc").unwrap();
+        assert_eq!(image.r#type(), MountType::Image);
+        assert!(image.read_only);
+        let bind = mount("type=bind,src=/a,dst=/b,ro,bind-recursive=writable").unwrap();
+        assert!(bind.read_only_non_recursive && !bind.non_recursive);
+        let bind = mount("type=bind,src=/a,dst=/b,idmap=uids=0-5-1;gids=0-6-2").unwrap();
+        assert_eq!(bind.id_map.unwrap().gids[0].seen, 6);
+        assert!(
+            super::volume("data:/d:nocopy,idmap=uids=0-5-1")
+                .unwrap()
+                .id_map
+                .is_some()
+        );
+    }
+
+    #[test]
     fn a_mount_that_makes_no_sense_is_refused() {
         for bad in [
             "",
@@ -315,6 +433,18 @@ mod tests {
             "type=bind,source=/a,target=/b,colour=red",
             "type=bind,source=/a,target=/b,readonly=maybe",
             "type=bind,\"source=/a,target=/b",
+            "type=bind,source=/a,target=/b,volume-nocopy",
+            "type=bind,source=/a,target=/b,bind-recursive=writable",
+            "type=bind,source=/a,target=/b,readonly,bind-recursive=readonly,bind-propagation=rshared",
+            "type=bind,source=/a,target=/b,bind-recursive=maybe",
+            "type=bind,source=/a,target=/b,readonly,rw",
+            "type=volume,target=/b,volume-opt==x",
+            "type=volume,target=/b,volume-subpath=../x",
+            "type=volume,target=/b,image-subpath=x",
+            "type=image,target=/b",
+            "type=image,source=a,target=/b,rw=true",
+            "type=tmpfs,target=/b,idmap",
+            "type=bind,source=/a,target=/b,idmap=uids=x",
         ] {
             assert!(mount(bad).is_err(), "{bad}");
         }

@@ -1,8 +1,8 @@
-//! `gantry inspect`: everything known of containers and images.
+//! `gantry inspect`: everything known of containers, images and volumes.
 
 use clap::Args;
 use gantry_proto::gateway::v1::InspectRequest;
-use gantry_proto::image::v1::InspectRequest as ImageInspectRequest;
+use gantry_proto::image::v1::{InspectRequest as ImageInspectRequest, InspectVolumeRequest};
 use tonic::Code;
 
 use crate::exit::Failure;
@@ -17,12 +17,12 @@ pub(crate) struct Inspect {
     #[arg(short, long)]
     format: Option<String>,
     /// Look among these only
-    #[arg(long = "type", value_name = "TYPE", value_parser = ["container", "image"])]
+    #[arg(long = "type", value_name = "TYPE", value_parser = ["container", "image", "volume"])]
     kind: Option<String>,
     /// Show the sizes of containers' files
     #[arg(short, long)]
     size: bool,
-    /// Containers and images
+    /// Containers, images and volumes
     #[arg(value_name = "OBJECT", required = true)]
     objects: Vec<String>,
 }
@@ -69,6 +69,9 @@ impl Inspect {
     }
 
     async fn find(&self, session: &Session, object: &str) -> Result<Document, Failure> {
+        if self.kind.as_deref() == Some("volume") {
+            return volume(session, object).await.map_err(Failure::from);
+        }
         if self.kind.as_deref() != Some("image") {
             let request = InspectRequest {
                 container: object.to_owned(),
@@ -96,11 +99,23 @@ impl Inspect {
                 if self.kind.is_none()
                     && matches!(status.code(), Code::NotFound | Code::InvalidArgument) =>
             {
-                Err(Failure::new(format!(
-                    "there is neither a container nor an image {object:?}"
-                )))
+                match volume(session, object).await {
+                    Err(status) if status.code() == Code::NotFound => Err(Failure::new(format!(
+                        "there is neither a container nor an image nor a volume {object:?}"
+                    ))),
+                    outcome => outcome.map_err(Failure::from),
+                }
             }
             Err(status) => Err(status.into()),
         }
     }
+}
+
+async fn volume(session: &Session, name: &str) -> Result<Document, tonic::Status> {
+    let request = InspectVolumeRequest {
+        name: name.to_owned(),
+    };
+    let answer = session.engine.volumes().inspect_volume(request).await?;
+    let volume = answer.into_inner().volume.unwrap_or_default();
+    Ok(inspect::volume::document(&volume))
 }

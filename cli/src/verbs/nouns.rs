@@ -6,7 +6,7 @@ use super::{
     attach, commit, container_prune, cp, create, diff, events, exec, export, history, image_prune,
     images, import, info, inspect, kill, load, logs, network_ls, pause, port, ps, pull, push,
     rename, restart, rm, rmi, run, save, start, stats, stop, system_check, system_df, system_prune,
-    tag, top, trace, unpause, update, wait,
+    tag, top, trace, unpause, update, volume_create, volume_ls, volume_prune, volume_rm, wait,
 };
 use crate::exit::Failure;
 use crate::session::Session;
@@ -44,6 +44,10 @@ noun! {
 noun! {
     /// `gantry system`
     System(SystemVerb)
+}
+noun! {
+    /// `gantry volume`
+    Volume(VolumeVerb)
 }
 
 verbs! { ContainerVerb {
@@ -149,6 +153,21 @@ verbs! { SystemVerb {
     Prune(system_prune::SystemPrune) = "prune",
 } }
 
+verbs! { VolumeVerb {
+    /// Make a volume
+    Create(volume_create::VolumeCreate) = "create",
+    /// Show everything known of volumes
+    Inspect(VolumeInspect) = "inspect",
+    /// List volumes
+    #[command(visible_alias = "list")]
+    Ls(volume_ls::VolumeLs) = "ls",
+    /// Remove volumes that no container uses
+    Prune(volume_prune::VolumePrune) = "prune",
+    /// Remove volumes
+    #[command(alias = "remove")]
+    Rm(volume_rm::VolumeRm) = "rm",
+} }
+
 /// `inspect` of containers alone.
 #[derive(Debug, Args)]
 pub(crate) struct ContainerInspect {
@@ -172,5 +191,18 @@ pub(crate) struct ImageInspect {
 impl ImageInspect {
     async fn run(self, session: &Session) -> Result<u8, Failure> {
         self.inspect.only("image").run(session).await
+    }
+}
+
+/// `inspect` of volumes alone.
+#[derive(Debug, Args)]
+pub(crate) struct VolumeInspect {
+    #[command(flatten)]
+    inspect: inspect::Inspect,
+}
+
+impl VolumeInspect {
+    async fn run(self, session: &Session) -> Result<u8, Failure> {
+        self.inspect.only("volume").run(session).await
     }
 }

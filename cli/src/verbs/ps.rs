@@ -38,6 +38,9 @@ const HEADINGS: [(&str, &str); 14] = [
 /// Characters of a command in the table.
 const COMMAND_WIDTH: usize = 20;
 
+/// Characters of a mount's source or name.
+const MOUNT_WIDTH: usize = 15;
+
 #[derive(Debug, Args)]
 pub(crate) struct Ps {
     /// Also those that do not run
@@ -141,11 +144,21 @@ pub(crate) fn row(container: &ContainerSummary, whole: bool) -> Value {
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
     labels.sort();
-    let mounts: Vec<&str> = container
+    let mounts: Vec<String> = container
         .mounts
         .iter()
-        .filter(|mount| !mount.source.is_empty())
-        .map(|mount| mount.source.as_str())
+        .map(|mount| match mount.name.as_str() {
+            "" => mount.source.as_str(),
+            name => name,
+        })
+        .filter(|source| !source.is_empty())
+        .map(|source| {
+            if whole {
+                source.to_owned()
+            } else {
+                display::shortened(source, MOUNT_WIDTH)
+            }
+        })
         .collect();
     let volumes = container
         .mounts

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 
 use clap::Args;
 use gantry_proto::gateway::v1::{ContainerState, ContainerSummary, ListRequest};
-use gantry_proto::image::v1::{DiskUsageRequest, DiskUsageResponse, FreedBy, Owner, OwnerKind};
+use gantry_proto::image::v1::{
+    DiskUsageRequest, DiskUsageResponse, FreedBy, Owner, OwnerKind, VolumeUsage,
+};
 use serde_json::{Value, json};
 
-use super::{images, ps};
+use super::{images, ps, volume_ls};
 use crate::display;
 use crate::exit::Failure;
 use crate::format::Format;
@@ -18,6 +20,7 @@ use crate::terminal;
 const TABLE: &str = "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}";
 const IMAGES: &str = "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}";
 const CONTAINERS: &str = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}";
+const VOLUMES: &str = "{{.Name}}\t{{.Links}}\t{{.Size}}";
 const OWNERS: &str = "{{.Type}}\t{{.Name}}\t{{.Size}}\t{{.KeptBy}}\t{{.FreedBy}}";
 
 const HEADINGS: [(&str, &str); 22] = [
@@ -93,7 +96,7 @@ impl SystemDf {
             text
         } else if self.verbose {
             format!(
-                "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\nVOLUME NAME   LINKS     SIZE\n",
+                "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}",
                 shown(&image_rows(&usage), IMAGES)?,
                 shown_under(
                     &container_rows(&usage, &containers),
@@ -103,6 +106,7 @@ impl SystemDf {
                         _ => (field, heading),
                     }),
                 )?,
+                shown_under(&volume_rows(&usage), VOLUMES, &volume_ls::HEADINGS)?,
             )
         } else {
             shown(&summary(&usage, &containers), TABLE)?
@@ -163,7 +167,18 @@ fn summary(usage: &DiskUsageResponse, containers: &[ContainerSummary]) -> Vec<Va
             sum(&written),
             sum(&idle),
         ),
-        row("Local Volumes", 0, 0, 0, 0),
+        row(
+            "Local Volumes",
+            usage.volumes.len(),
+            usage.volumes.iter().filter(|used| is_used(used)).count(),
+            usage.volumes.iter().map(|volume| volume.size).sum(),
+            usage
+                .volumes
+                .iter()
+                .filter(|used| !is_used(used))
+                .map(|volume| volume.size)
+                .sum(),
+        ),
     ];
     let count = usage.owners.iter().filter(|owner| leftovers(owner)).count();
     if count > 0 {
@@ -199,6 +214,22 @@ fn image_rows(usage: &DiskUsageResponse) -> Vec<Value> {
         }
     }
     rows
+}
+
+fn is_used(usage: &VolumeUsage) -> bool {
+    let volume = usage.volume.as_ref();
+    volume.is_some_and(|volume| !volume.used_by.is_empty())
+}
+
+fn volume_rows(usage: &DiskUsageResponse) -> Vec<Value> {
+    let rows = usage.volumes.iter().map(|usage| {
+        let volume = usage.volume.clone().unwrap_or_default();
+        let mut row = volume_ls::row(&volume);
+        row["Links"] = volume.used_by.len().to_string().into();
+        row["Size"] = display::exact_size(usage.size).into();
+        row
+    });
+    rows.collect()
 }
 
 fn container_rows(usage: &DiskUsageResponse, containers: &[ContainerSummary]) -> Vec<Value> {
@@ -277,6 +308,8 @@ const fn freed_by_words(freed_by: FreedBy) -> &'static str {
         FreedBy::ImagePrune => "image prune",
         FreedBy::ImagePruneAll => "image prune -a",
         FreedBy::ContainerRemoval => "rm of its containers",
+        FreedBy::VolumePrune => "volume prune",
+        FreedBy::VolumePruneAll => "volume prune -a",
     }
 }
 

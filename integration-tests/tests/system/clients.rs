@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use gantry_integration_tests::command::Outcome;
 use gantry_integration_tests::engine::{Engine, with_engine};
 use gantry_integration_tests::fixture::busybox_members;
 use gantry_integration_tests::image::{Builder, Image};
@@ -284,13 +285,18 @@ impl DockerDaemon {
     }
 
     pub(crate) fn docker(&self, words: &[&str]) -> Result<String> {
-        tool(&mut self.command(words))
+        self.outcome(words)?.text()
     }
 
-    pub(crate) fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Command {
         let mut command = Command::new("docker");
         command.args(["--host", &self.socket]).args(words);
         command
+    }
+
+    /// What it says, whether it succeeds or not.
+    pub(crate) fn outcome<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Result<Outcome> {
+        command::run(&mut self.command(words), b"", MINUTE)
     }
 }
 

@@ -22,4 +22,5 @@ mod services;
 mod soak;
 mod store;
 mod terminal;
+mod volumes;
 mod windows;

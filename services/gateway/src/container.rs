@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::health::Health;
 use crate::state::State;
 use crate::store::Written;
-use crate::wanted::{PortMapping, Wanted};
+use crate::wanted::{Mount, PortMapping, Wanted};
 
 /// Length of an id, in hexadecimal digits.
 const ID_DIGITS: usize = 64;
@@ -223,6 +223,13 @@ pub struct Record {
     /// How the checks of the present or last run went. None: it has none.
     #[serde(default)]
     pub health: Option<Health>,
+    /// All that is mounted: its own, those of other containers, the image's
+    /// volumes. None: a record from before these were kept.
+    #[serde(default)]
+    pub mounts: Option<Vec<Mount>>,
+    /// Its removal takes its anonymous volumes along.
+    #[serde(default)]
+    pub remove_volumes: bool,
     /// Why it cannot be relied on now. Not kept.
     #[serde(skip)]
     pub sick: String,
@@ -254,6 +261,8 @@ impl Record {
             stopped_by_user: false,
             steps: Vec::new(),
             health: None,
+            mounts: None,
+            remove_volumes: false,
             sick: String::new(),
             written: Written::default(),
         }
@@ -267,6 +276,12 @@ impl Record {
         } else {
             &self.wanted.hostname
         }
+    }
+
+    /// All that is mounted in it beside the kernel's file systems.
+    #[must_use]
+    pub fn mounts(&self) -> &[Mount] {
+        self.mounts.as_deref().unwrap_or(&self.wanted.mounts)
     }
 
     /// What the image says of running it; nothing while there is no image.

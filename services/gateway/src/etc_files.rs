@@ -48,7 +48,7 @@ pub fn files(record: &Record, endpoint: Option<&Endpoint>) -> Result<Vec<EtcFile
     ];
     Ok(all
         .into_iter()
-        .filter(|file| !mounts::covers(&record.wanted.mounts, file.path))
+        .filter(|file| !mounts::covers(record.mounts(), file.path))
         .collect())
 }
 

@@ -199,8 +199,10 @@ impl Test {
                 let own = record.health.as_ref();
                 own.map_or("none", |own| own.status.name()) == health
             }
-            Self::Volume(text) => wanted.mounts.iter().any(|mount| {
-                mount.kind != MountKind::Tmpfs && (mount.source == *text || mount.target == *text)
+            Self::Volume(text) => record.mounts().iter().any(|mount| {
+                let volume = mount.found.as_ref().map(|found| &found.volume);
+                mount.kind != MountKind::Tmpfs
+                    && (mount.source == *text || mount.target == *text || volume == Some(text))
             }),
         }
     }

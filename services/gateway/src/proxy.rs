@@ -19,6 +19,7 @@ use gantry_kit::fault::Fault;
 use gantry_kit::paths::Paths;
 use gantry_proto::image::v1::{
     archive_service_server, image_service_server, snapshot_service_server, store_service_server,
+    volume_service_server,
 };
 use gantry_proto::network::v1::network_service_server;
 use gantry_proto::registry::v1::registry_service_server;
@@ -81,6 +82,7 @@ forwarded! {
     SnapshotService: snapshot_service_server::SERVICE_NAME => Peer::Image,
     ArchiveService: archive_service_server::SERVICE_NAME => Peer::Image,
     StoreService: store_service_server::SERVICE_NAME => Peer::Image,
+    VolumeService: volume_service_server::SERVICE_NAME => Peer::Image,
     NetworkService: network_service_server::SERVICE_NAME => Peer::Network,
     RegistryService: registry_service_server::SERVICE_NAME => Peer::Registry,
 }

@@ -78,7 +78,7 @@ async fn undo_creation(
     let id = record.id.as_str();
     let peers = &engine.peers;
     peers.runtime.delete(id, true, true).await?;
-    let (layer, endpoint) = join(peers.image.delete(id), peers.network.delete(id)).await;
+    let (layer, endpoint) = join(peers.image.delete(id, true), peers.network.delete(id)).await;
     layer.and(endpoint)?;
     engine.discard(record).await?;
     let _creating = entry.change(Event::Removed, |_| {});
@@ -236,7 +236,8 @@ async fn layers(engine: &Engine) -> Result<()> {
     for id in engine.peers.image.snapshots().await? {
         if ContainerId::is_id(&id) && engine.roster.get(&id).is_none() {
             tracing::info!(container = id, "removing a writable layer of no container");
-            engine.peers.image.delete(&id).await?;
+            // Volumes may be all that is left of somebody's data.
+            engine.peers.image.delete(&id, false).await?;
         }
     }
     Ok(())

@@ -69,6 +69,8 @@ pub struct Wanted {
     pub device_cgroup_rules: Vec<String>,
     /// Empty or "host": the host's.
     pub userns_mode: String,
+    /// Containers whose binds and volumes it has too: "NAME[:ro|rw]".
+    pub volumes_from: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +87,7 @@ pub enum MountKind {
     Bind,
     Tmpfs,
     Volume,
+    Image,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +106,57 @@ pub struct Mount {
     pub create_source: bool,
     pub non_recursive: bool,
     pub options: Vec<String>,
+    /// An empty volume stays empty.
+    pub volume_no_copy: bool,
+    /// Of a volume that is not there yet. Empty: "local".
+    pub volume_driver: String,
+    pub volume_options: BTreeMap<String, String>,
+    pub volume_labels: BTreeMap<String, String>,
+    /// A part of the volume or image. Empty: all of it.
+    pub subpath: String,
+    pub id_map: Option<IdMap>,
+    /// What is mounted below a read-only source stays writable.
+    pub read_only_non_recursive: bool,
+    /// A volume that goes with the last container that uses it. Not asked for:
+    /// found out.
+    pub anonymous: bool,
+    /// What the image service has for a volume or an image. None: not asked yet.
+    pub found: Option<Found>,
+}
+
+/// What is to be mounted for a volume or an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Found {
+    /// Name of the volume. Empty: an image.
+    pub volume: String,
+    pub driver: String,
+    /// The directory of the volume's content, for a person.
+    pub mountpoint: String,
+    /// "bind", "tmpfs" or "overlay".
+    pub kind: String,
+    pub source: String,
+    pub options: Vec<String>,
+    /// Directories of an image's layers, the top-most first.
+    pub layers: Vec<String>,
+    pub image_id: String,
+}
+
+/// How owners of files are seen through a mount. Both empty: as the container's
+/// user namespace maps them; one empty: these as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IdMap {
+    pub uids: Vec<IdRange>,
+    pub gids: Vec<IdRange>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    pub on_disk: u32,
+    /// Seen through the mount, on the host.
+    pub seen: u32,
+    pub count: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -7,6 +7,7 @@
 //! | `blobs/<digest>` of none | a download that ended early | any prune |
 //! | `ingest/<key>` | the same, or what is being written now | any prune |
 //! | `writable/<container>` | the container | its removal |
+//! | `volumes/<name>` | the volume | a prune of volumes, where no container uses it |
 //! | `images/<hex>.json` | the image's documents | with the image |
 //! | `trash/`, `damaged/`, `index.damaged-<n>` | leftovers | any prune |
 //! | `index/`, the directories themselves, `reserve` | the store | nothing |
@@ -34,6 +35,8 @@ use crate::layers::is_layer_name;
 use crate::measure;
 use crate::snapshots::SnapshotRecord;
 use crate::store::image_of_file;
+use crate::volumes::attach::links;
+use crate::volumes::{self, Volume};
 
 /// What something under the root is.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -42,6 +45,7 @@ pub enum OwnerKind {
     PackedLayer,
     Metadata,
     WritableLayer,
+    Volume,
     PartialDownload,
     Trash,
     Index,
@@ -58,6 +62,8 @@ pub enum FreedBy {
     ImagePrune,
     ImagePruneAll,
     ContainerRemoval,
+    VolumePrune,
+    VolumePruneAll,
 }
 
 /// Whom some bytes belong to.
@@ -93,6 +99,14 @@ pub struct SnapshotUse {
     pub image_size: u64,
 }
 
+/// A volume in the account.
+#[derive(Clone, Debug)]
+pub struct VolumeUsage {
+    pub volume: Volume,
+    /// Bytes of the files in it.
+    pub size: u64,
+}
+
 /// The account.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
@@ -104,6 +118,8 @@ pub struct Account {
     pub total: u64,
     /// Bytes of all layers that images have, unpacked, each once.
     pub layers_size: u64,
+    /// By their names.
+    pub volumes: Vec<VolumeUsage>,
 }
 
 impl ImageStore {
@@ -115,9 +131,12 @@ impl ImageStore {
             keepers: &keepers,
             entries: BTreeMap::new(),
             written: HashMap::new(),
+            volumes: Vec::new(),
         };
         ledger.root()?;
         let written = ledger.written;
+        let mut volumes = ledger.volumes;
+        volumes.sort_by(|a, b| a.volume.record.name.cmp(&b.volume.record.name));
         let mut owners: Vec<Owner> = ledger.entries.into_values().collect();
         owners.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
         let images = keepers.image_uses();
@@ -138,6 +157,7 @@ impl ImageStore {
             layers_size: sizes.values().sum(),
             images,
             owners,
+            volumes,
         })
     }
 
@@ -154,6 +174,7 @@ struct Ledger<'a> {
     entries: BTreeMap<(OwnerKind, String), Owner>,
     /// Bytes that each container wrote.
     written: HashMap<String, u64>,
+    volumes: Vec<VolumeUsage>,
 }
 
 /// An entry of a directory: its name as text, and where it is.
@@ -170,6 +191,7 @@ impl Ledger<'_> {
                 "pending" | "loads" => self.each(&path, OwnerKind::InProgress, FreedBy::Nothing)?,
                 "layers" => self.layers(&path)?,
                 "writable" => self.writable(&path)?,
+                "volumes" => self.volumes(&path)?,
                 "images" => self.images(&path)?,
                 "trash" => self.each(&path, OwnerKind::Trash, FreedBy::Prune)?,
                 "damaged" => self.each(&path, OwnerKind::Metadata, FreedBy::Prune)?,
@@ -354,6 +376,41 @@ impl Ledger<'_> {
             let kind = OwnerKind::WritableLayer;
             self.add(kind, &container, size.disk, kept_by, freed_by);
             self.written.insert(container, upper.content);
+        }
+        Ok(())
+    }
+
+    fn volumes(&mut self, path: &Path) -> Result<(), ImageError> {
+        self.own(path)?;
+        let links = links(self.keepers.snapshots.iter());
+        for (name, path) in entries(path)? {
+            let Some(record) = self.store.shared.volumes.get(&name) else {
+                // One that just got its name, or just lost it, is known by its name.
+                if name.starts_with(NEW) || volumes::check_name(&name).is_ok() {
+                    self.whole(OwnerKind::InProgress, &format!("volumes/{name}"), &path)?;
+                } else {
+                    self.foreign(&format!("volumes/{name}"), &path)?;
+                }
+                continue;
+            };
+            let content = path.join(volumes::DATA);
+            let size = measure::tree(&content).map_err(ImageError::io("measure", &content))?;
+            let kept_by = links.get(name.as_str()).cloned().unwrap_or_default();
+            let freed_by = match (kept_by.is_empty(), record.anonymous) {
+                (false, _) => FreedBy::ContainerRemoval,
+                (true, true) => FreedBy::VolumePrune,
+                (true, false) => FreedBy::VolumePruneAll,
+            };
+            self.volumes.push(VolumeUsage {
+                volume: Volume {
+                    record,
+                    mountpoint: content,
+                    used_by: kept_by.clone(),
+                },
+                size: size.content,
+            });
+            let kind = OwnerKind::Volume;
+            self.add(kind, &name, measured(&path)?, kept_by, freed_by);
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! <root>/layers/<hex>/unsynced          while it may not be on the disk (see [`crate::layers`])
 //! <root>/layers/.new-<random>/          being unpacked
 //! <root>/writable/<container>/upper work snapshot.json
+//! <root>/volumes/<name>/                a volume (see [`crate::volumes`])
 //! <root>/images/<config hex>.json       an image's record, for when the index is lost
 //! <root>/loads/<random>                 blobs that a load is about to name
 //! <root>/trash/                         on its way out
@@ -45,6 +46,7 @@ pub(crate) struct Places {
     pub(crate) root: PathBuf,
     pub(crate) layers: PathBuf,
     pub(crate) writable: PathBuf,
+    pub(crate) volumes: PathBuf,
     pub(crate) images: PathBuf,
     pub(crate) trash: PathBuf,
     /// What is below the writable layer of an image without layers.
@@ -69,6 +71,7 @@ impl Places {
             root: root.to_owned(),
             layers: root.join("layers"),
             writable: root.join("writable"),
+            volumes: root.join("volumes"),
             images: root.join("images"),
             trash: root.join("trash"),
             empty: root.join("empty"),
@@ -79,6 +82,7 @@ impl Places {
         for directory in [
             &places.layers,
             &places.writable,
+            &places.volumes,
             &places.images,
             &places.trash,
             &places.empty,
@@ -183,7 +187,7 @@ impl Places {
 
     /// Discards what a killed process was filling.
     pub(crate) fn discard_unfinished(&self) -> Result<(), ImageError> {
-        for directory in [&self.layers, &self.writable, &self.images] {
+        for directory in [&self.layers, &self.writable, &self.volumes, &self.images] {
             for name in names_in(directory)? {
                 if name.starts_with(NEW) {
                     self.discard(&directory.join(name))?;

@@ -13,6 +13,7 @@ use crate::pack::PackError;
 use crate::registry_client::{RegistryError, SourceError};
 use crate::union::UnionError;
 use crate::unpack::UnpackError;
+use crate::volumes::CopyError;
 
 /// Why the image store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +141,45 @@ pub enum ImageError {
         #[source]
         source: serde_json::Error,
     },
+    /// No volume of that name is here. The words are Docker's.
+    #[error("no such volume: {name}")]
+    VolumeNotFound { name: String },
+    /// A name that can not be a volume's.
+    #[error(
+        "{text:?} cannot be the name of a volume (2 to 255 of a-z A-Z 0-9 _ . -, beginning with a letter or a digit); for a directory of the host give its absolute path"
+    )]
+    VolumeName { text: String },
+    /// A volume that containers use.
+    #[error(
+        "volume {name} is in use by {}; remove {} first",
+        listed_containers(containers),
+        if containers.len() == 1 { "that container" } else { "these containers" }
+    )]
+    VolumeInUse {
+        name: String,
+        containers: Vec<String>,
+    },
+    /// A volume that is there already, and another one.
+    #[error(
+        "volume {name} is there already, with other options; remove it first, or choose another name"
+    )]
+    VolumeExists { name: String },
+    /// A driver that there is not.
+    #[error("there is no volume driver {driver:?}; there is local")]
+    VolumeDriver { driver: String },
+    /// Options of a volume that mean nothing.
+    #[error("the options of the volume are not usable: {reason}")]
+    VolumeOptions { reason: String },
+    /// A volume or an image that cannot be mounted where it is wanted.
+    #[error("the mount on {target:?} is not usable: {reason}")]
+    VolumeMount { target: String, reason: String },
+    /// A volume could not be filled from an image.
+    #[error("volume {volume} cannot be filled with what the image has")]
+    VolumeCopy {
+        volume: String,
+        #[source]
+        source: CopyError,
+    },
     /// A field with a value that means nothing.
     #[error("{field} is not usable: {reason}")]
     Field { field: &'static str, reason: String },
@@ -235,6 +275,21 @@ fn advice(by: &Use) -> String {
     }
 }
 
+/// Containers by what people see of their ids.
+fn listed_containers(containers: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<&str> = containers.iter().take(SHOWN).map(|id| short(id)).collect();
+    let kind = if containers.len() == 1 {
+        "container"
+    } else {
+        "containers"
+    };
+    match containers.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        Some(more) => format!("{kind} {} and {more} more", shown.join(", ")),
+        None => format!("{kind} {}", shown.join(", ")),
+    }
+}
+
 fn listed(platforms: &[String]) -> String {
     if platforms.is_empty() {
         "none".to_owned()
@@ -271,6 +326,10 @@ impl ImageError {
             | Self::Index(StoreError::Access { source } | StoreError::Open { source, .. })
             | Self::Layer {
                 source: UnpackError::Write { source, .. },
+                ..
+            }
+            | Self::VolumeCopy {
+                source: CopyError::Write { source, .. },
                 ..
             } => is_full(source),
             _ => false,

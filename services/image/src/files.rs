@@ -153,7 +153,7 @@ impl ImageStore {
         listed.map_err(failed)
     }
 
-    fn image_files(&self, image: &Image) -> Result<Union, UnionError> {
+    pub(crate) fn image_files(&self, image: &Image) -> Result<Union, UnionError> {
         let keys = image.record.layers.iter().rev();
         let mut layers: Vec<_> = keys
             .map(|layer| self.shared.layers.directory(&layer.key))

@@ -189,7 +189,7 @@ impl ImageStore {
         let layers = records().flat_map(|record| &record.layers);
         let mut layers: HashSet<String> = layers.map(|layer| layer.key.clone()).collect();
         for snapshot in self.shared.snapshots.all() {
-            layers.extend(snapshot.layers.iter().cloned());
+            layers.extend(snapshot.all_layers().cloned());
         }
         (blobs, layers)
     }

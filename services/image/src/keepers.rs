@@ -47,7 +47,7 @@ impl Keepers {
         }
         let mut containers_by_layer: HashMap<String, Vec<String>> = HashMap::new();
         for record in &snapshots {
-            for key in &record.layers {
+            for key in record.all_layers() {
                 let containers = containers_by_layer.entry(key.clone()).or_default();
                 containers.push(record.container.clone());
             }
@@ -83,7 +83,8 @@ impl Keepers {
                     _ => shared += layer.size,
                 }
             }
-            let users = self.snapshots.iter().filter(|s| s.image == *image.id());
+            let users = self.snapshots.iter();
+            let users = users.filter(|s| s.all_images().any(|used| used == image.id()));
             ImageUse {
                 containers: users.count() as u64,
                 image: Arc::clone(image),

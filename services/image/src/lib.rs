@@ -1,4 +1,4 @@
-//! Image store: content, images, layers, writable layers; pull and push.
+//! Image store: content, images, layers, writable layers, volumes; pull and push.
 //!
 //! [`ImageStore`] is the domain; `grpc` puts `gantry.image.v1` before it. What
 //! is where on the disk, and when it is durable, is in [`disk`].
@@ -55,6 +55,7 @@ mod store;
 mod tree_record;
 pub mod union;
 pub mod unpack;
+pub mod volumes;
 
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -75,6 +76,7 @@ use layers::Layers;
 use registry_client::{Client, Credentials};
 use snapshots::Snapshots;
 use store::Records;
+use volumes::Volumes;
 
 /// The image store in one directory. Cheap to clone; clones are the same store.
 #[derive(Clone, Debug)]
@@ -93,6 +95,8 @@ struct Shared {
     /// Images whose configuration is lost: what is left of them is kept for a repair.
     unreadable: Mutex<Vec<ImageRecord>>,
     snapshots: Snapshots,
+    volumes: Volumes,
+    syncer: Syncer,
     client: Client,
     flights: Flights,
     leases: Arc<Leases>,
@@ -143,6 +147,7 @@ impl ImageStore {
         }
         let snapshots = Snapshots::new(records.snapshots()?);
         let layers = Layers::open(&places, &images)?;
+        let volumes = Volumes::new(volumes::load(&places)?);
         let syncer = Syncer::new(root)?;
         let hosts = config.hosts();
         hosts.check()?;
@@ -155,6 +160,8 @@ impl ImageStore {
                 catalogue: RwLock::new(catalogue),
                 unreadable: Mutex::new(unreadable),
                 snapshots,
+                volumes,
+                syncer: syncer.clone(),
                 flights: Flights::default(),
                 leases: Arc::default(),
                 changes: Mutex::default(),

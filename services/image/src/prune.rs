@@ -163,7 +163,8 @@ impl ImageStore {
             let snapshots = self.shared.snapshots.all();
             snapshots
                 .iter()
-                .map(|record| record.image.clone())
+                .flat_map(|record| record.all_images())
+                .cloned()
                 .collect()
         };
         let images = self.images();
@@ -316,7 +317,7 @@ impl ImageStore {
             }
         }
         for record in self.shared.snapshots.all() {
-            kept.layers.extend(record.layers.iter().cloned());
+            kept.layers.extend(record.all_layers().cloned());
         }
         for record in self.shared.unreadable().iter() {
             kept.blobs.extend(record.blobs().cloned());

@@ -21,6 +21,8 @@ use crate::garbage::Candidates;
 use crate::image::Image;
 use crate::store::SNAPSHOT_FILE;
 use crate::unpack::RootAttributes;
+use crate::volumes::attach::{ImageFiles, Plan, VolumeUse};
+use crate::volumes::{Mounted, Wishes};
 
 /// What is kept of a writable layer.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -35,6 +37,25 @@ pub struct SnapshotRecord {
     /// It ends with its container, and need not survive a power cut.
     #[serde(default)]
     pub ephemeral: bool,
+    /// Volumes that the container uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeUse>,
+    /// Images whose files it sees, beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageFiles>,
+}
+
+impl SnapshotRecord {
+    /// Everything unpacked that the container needs, by the directories' names.
+    pub(crate) fn all_layers(&self) -> impl Iterator<Item = &String> {
+        let others = self.images.iter().flat_map(|files| &files.layers);
+        self.layers.iter().chain(others)
+    }
+
+    /// All images that the container needs.
+    pub(crate) fn all_images(&self) -> impl Iterator<Item = &Digest> {
+        std::iter::once(&self.image).chain(self.images.iter().map(|files| &files.image))
+    }
 }
 
 /// A writable layer, and how to mount it.
@@ -126,10 +147,27 @@ impl Snapshots {
     /// The containers that use an image, the oldest first.
     pub(crate) fn users_of(&self, image: &Digest) -> Vec<String> {
         let snapshots = self.read();
-        let mut users: Vec<_> = snapshots.values().filter(|s| s.image == *image).collect();
-        users.sort_by_key(|s| s.created);
-        users.iter().map(|s| s.container.clone()).collect()
+        let uses = |s: &&Arc<SnapshotRecord>| s.all_images().any(|used| used == image);
+        oldest_first(snapshots.values().filter(uses).collect())
     }
+
+    /// The containers that use a volume, the oldest first.
+    pub(crate) fn users_of_volume(&self, volume: &str) -> Vec<String> {
+        let snapshots = self.read();
+        let uses = |s: &&Arc<SnapshotRecord>| s.volumes.iter().any(|used| used.volume == volume);
+        oldest_first(snapshots.values().filter(uses).collect())
+    }
+}
+
+/// What is held while a container's volumes are made or removed: no volume's name.
+fn volumes_of(container: &str) -> String {
+    format!("/{container}")
+}
+
+fn oldest_first(mut records: Vec<&Arc<SnapshotRecord>>) -> Vec<String> {
+    records.sort_by_key(|record| record.created);
+    let containers = records.iter().map(|record| record.container.clone());
+    containers.collect()
 }
 
 /// The rules of a container's id, which becomes a directory's name.
@@ -157,10 +195,29 @@ impl ImageStore {
         reference: &str,
         ephemeral: bool,
     ) -> Result<(Arc<Image>, Snapshot), ImageError> {
+        let wishes = Wishes::default();
+        let (image, snapshot, _) = self.prepare_with(container, reference, ephemeral, &wishes)?;
+        Ok((image, snapshot))
+    }
+
+    /// The same, with volumes and the files of other images: what is to be
+    /// mounted for each. Then it blocks for the disk, and as long as filling
+    /// fresh volumes takes.
+    pub fn prepare_with(
+        &self,
+        container: &str,
+        reference: &str,
+        ephemeral: bool,
+        wishes: &Wishes,
+    ) -> Result<(Arc<Image>, Snapshot, Vec<Mounted>), ImageError> {
         check_container(container)?;
         let _changing = self.shared.snapshots.change(container);
         let image = self.resolve(reference)?;
         self.check_layers(&image, reference)?;
+        let plan = self.plan(&image, wishes)?;
+        // Whoever removes the container meanwhile would not see what comes yet.
+        let key = volumes_of(container);
+        let _held = (!plan.is_empty()).then(|| self.shared.volumes.hold(&key));
         let record = Arc::new(SnapshotRecord {
             container: container.to_owned(),
             image: image.id().clone(),
@@ -172,11 +229,16 @@ impl ImageStore {
                 .collect(),
             created: jiff::Timestamp::now(),
             ephemeral,
+            volumes: plan.uses(),
+            images: plan.images().to_vec(),
         });
         {
             // In the map before on the disk: from now on nobody removes the image's layers.
             let _keep = self.shared.keep_lock();
-            if self.catalogue().get(image.id()).is_none() {
+            let gone = |id: &&Digest| self.catalogue().get(id).is_none();
+            if let Some(gone) = record.all_images().find(gone) {
+                let its_own = gone == image.id();
+                let reference = if its_own { reference } else { gone.as_str() };
                 return Err(ImageError::NotFound {
                     reference: reference.to_owned(),
                 });
@@ -189,16 +251,35 @@ impl ImageStore {
             }
             snapshots.insert(container.to_owned(), Arc::clone(&record));
         }
-        let made = self.make_snapshot(&record, root_of(&image));
-        if let Err(error) = made {
-            self.shared.snapshots.write().remove(container);
-            self.shared
-                .places
-                .discard(&self.snapshot_directory(container))
-                .ok();
-            return Err(error);
+        match self.make_all(&image, &record, &plan) {
+            Ok(mounted) => Ok((image, self.snapshot(&record), mounted)),
+            Err(error) => {
+                self.shared
+                    .places
+                    .discard(&self.snapshot_directory(container))
+                    .ok();
+                self.shared
+                    .records
+                    .delete_snapshot(container, Durability::Later);
+                self.shared.snapshots.write().remove(container);
+                self.empty_trash_behind();
+                Err(error)
+            }
         }
-        Ok((image, self.snapshot(&record)))
+    }
+
+    fn make_all(
+        &self,
+        image: &Image,
+        record: &SnapshotRecord,
+        plan: &Plan,
+    ) -> Result<Vec<Mounted>, ImageError> {
+        self.make_snapshot(record, root_of(image))?;
+        if plan.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.fulfil(image, plan, record)?;
+        self.mounted(record)
     }
 
     fn make_snapshot(
@@ -279,14 +360,48 @@ impl ImageStore {
         records.iter().map(|record| self.snapshot(record)).collect()
     }
 
+    /// Removes the anonymous volumes of a container that goes. They go before its
+    /// record, which knows them; from here on it uses none of them.
+    fn remove_volumes_of(&self, record: &Arc<SnapshotRecord>) -> Result<(), ImageError> {
+        let volumes = record.volumes.iter().filter(|used| used.anonymous);
+        let volumes: Vec<String> = volumes.map(|used| used.volume.clone()).collect();
+        if volumes.is_empty() {
+            return Ok(());
+        }
+        let mut without = SnapshotRecord::clone(record);
+        without.volumes.retain(|used| !used.anonymous);
+        {
+            let _keep = self.shared.keep_lock();
+            let mut snapshots = self.shared.snapshots.write();
+            snapshots.insert(record.container.clone(), Arc::new(without));
+        }
+        let removed = self.remove_unused_volumes(&volumes);
+        if removed.is_err() {
+            let mut snapshots = self.shared.snapshots.write();
+            snapshots.insert(record.container.clone(), Arc::clone(record));
+        }
+        removed
+    }
+
     /// Removes the writable layer of a container. False: there was none.
     pub fn delete_snapshot(&self, container: &str) -> Result<bool, ImageError> {
+        self.delete_snapshot_with(container, false)
+    }
+
+    /// The same, with the anonymous volumes that no other container uses: by
+    /// `volumes`, or where the container was to end with its layer.
+    pub fn delete_snapshot_with(&self, container: &str, volumes: bool) -> Result<bool, ImageError> {
         check_container(container)?;
+        let key = volumes_of(container);
+        let _held = self.shared.volumes.hold(&key);
         let _changing = self.shared.snapshots.change(container);
         let record = self.shared.snapshots.read().get(container).cloned();
         let Some(record) = record else {
             return Ok(false);
         };
+        if volumes || record.ephemeral {
+            self.remove_volumes_of(&record)?;
+        }
         self.shared
             .places
             .discard(&self.snapshot_directory(container))?;
@@ -299,8 +414,9 @@ impl ImageStore {
         self.shared.snapshots.write().remove(container);
         self.empty_trash_behind();
         // An image that was removed by force while it was used goes now.
-        if self.catalogue().get(&record.image).is_none() {
-            self.collect(&Candidates::layers(record.layers.iter().cloned()))?;
+        let gone = |id: &Digest| self.catalogue().get(id).is_none();
+        if record.all_images().any(gone) {
+            self.collect(&Candidates::layers(record.all_layers().cloned()))?;
         }
         Ok(true)
     }

@@ -73,7 +73,7 @@ pub(super) fn summary(record: &Record) -> wire::ContainerSummary {
         ip_address: endpoint
             .map(|endpoint| endpoint.ip().to_owned())
             .unwrap_or_default(),
-        mounts: record.wanted.mounts.iter().map(to_mount).collect(),
+        mounts: record.mounts().iter().map(to_mount).collect(),
         sick: record.sick.clone(),
         exposed_ports: record.exposed_ports(),
         health: match &record.health {

@@ -8,8 +8,8 @@ use gantry_proto::types::v1 as types;
 
 use crate::error::Error;
 use crate::wanted::{
-    Device, DeviceLimit, HealthWanted, LogOptions, Mount, MountKind, OnUnhealthy, Platform,
-    PortMapping, Resources, RestartName, RestartPolicy, Ulimit, Wanted,
+    Device, DeviceLimit, HealthWanted, IdMap, IdRange, LogOptions, Mount, MountKind, OnUnhealthy,
+    Platform, PortMapping, Resources, RestartName, RestartPolicy, Ulimit, Wanted,
 };
 use crate::wire as common;
 
@@ -22,6 +22,7 @@ fn mount(wire: wire::Mount) -> Result<Mount, Error> {
         wire::MountType::Bind => MountKind::Bind,
         wire::MountType::Tmpfs => MountKind::Tmpfs,
         wire::MountType::Volume => MountKind::Volume,
+        wire::MountType::Image => MountKind::Image,
         wire::MountType::Unspecified => {
             return Err(invalid("mount", format!("{}: it has no type", wire.target)));
         }
@@ -37,7 +38,37 @@ fn mount(wire: wire::Mount) -> Result<Mount, Error> {
         create_source: wire.create_source,
         non_recursive: wire.non_recursive,
         options: wire.options,
+        volume_no_copy: wire.volume_no_copy,
+        volume_driver: wire.volume_driver,
+        volume_options: sorted(wire.volume_options),
+        volume_labels: sorted(wire.volume_labels),
+        subpath: wire.subpath,
+        id_map: wire.id_map.map(|map| IdMap {
+            uids: id_ranges(&map.uids),
+            gids: id_ranges(&map.gids),
+        }),
+        read_only_non_recursive: wire.read_only_non_recursive,
+        anonymous: false,
+        found: None,
     })
+}
+
+fn id_ranges(wire: &[wire::IdRange]) -> Vec<IdRange> {
+    let ranges = wire.iter().map(|range| IdRange {
+        on_disk: range.on_disk,
+        seen: range.seen,
+        count: range.count,
+    });
+    ranges.collect()
+}
+
+fn to_id_ranges(ranges: &[IdRange]) -> Vec<wire::IdRange> {
+    let ranges = ranges.iter().map(|range| wire::IdRange {
+        on_disk: range.on_disk,
+        seen: range.seen,
+        count: range.count,
+    });
+    ranges.collect()
 }
 
 pub(super) fn to_mount(mount: &Mount) -> wire::Mount {
@@ -45,10 +76,15 @@ pub(super) fn to_mount(mount: &Mount) -> wire::Mount {
         MountKind::Bind => wire::MountType::Bind,
         MountKind::Tmpfs => wire::MountType::Tmpfs,
         MountKind::Volume => wire::MountType::Volume,
+        MountKind::Image => wire::MountType::Image,
     };
+    let found = mount.found.as_ref();
+    let volume = found.filter(|found| !found.volume.is_empty());
     wire::Mount {
         r#type: kind.into(),
-        source: mount.source.clone(),
+        source: volume
+            .map_or(&mount.source, |found| &found.mountpoint)
+            .clone(),
         target: mount.target.clone(),
         read_only: mount.read_only,
         propagation: mount.propagation.clone(),
@@ -57,6 +93,20 @@ pub(super) fn to_mount(mount: &Mount) -> wire::Mount {
         create_source: mount.create_source,
         non_recursive: mount.non_recursive,
         options: mount.options.clone(),
+        volume_no_copy: mount.volume_no_copy,
+        volume_driver: volume
+            .map_or(&mount.volume_driver, |found| &found.driver)
+            .clone(),
+        volume_options: to_map(&mount.volume_options),
+        volume_labels: to_map(&mount.volume_labels),
+        subpath: mount.subpath.clone(),
+        id_map: mount.id_map.as_ref().map(|map| wire::IdMap {
+            uids: to_id_ranges(&map.uids),
+            gids: to_id_ranges(&map.gids),
+        }),
+        read_only_non_recursive: mount.read_only_non_recursive,
+        name: volume.map(|found| found.volume.clone()).unwrap_or_default(),
+        anonymous: mount.anonymous,
     }
 }
 
@@ -305,6 +355,7 @@ impl TryFrom<wire::ContainerConfig> for Wanted {
             on_unhealthy: on_unhealthy(&wire.on_unhealthy)?,
             device_cgroup_rules: wire.device_cgroup_rules,
             userns_mode: wire.userns_mode,
+            volumes_from: wire.volumes_from,
         })
     }
 }
@@ -386,6 +437,7 @@ pub(super) fn to_config(wanted: &Wanted) -> wire::ContainerConfig {
         .to_owned(),
         device_cgroup_rules: wanted.device_cgroup_rules.clone(),
         userns_mode: wanted.userns_mode.clone(),
+        volumes_from: wanted.volumes_from.clone(),
     }
 }
 

@@ -236,10 +236,15 @@ impl ContainerService for Containers {
 
     async fn remove(&self, request: Request<wire::RemoveRequest>) -> Answer<wire::RemoveResponse> {
         let wire::RemoveRequest {
-            container, force, ..
+            container,
+            force,
+            volumes,
         } = request.into_inner();
         let remove = move |engine: Arc<Engine>, entry: Arc<Entry>| async move {
-            verbs::remove::remove(&engine, &entry, force).await
+            match volumes {
+                true => verbs::remove::remove_with_volumes(&engine, &entry, force).await,
+                false => verbs::remove::remove(&engine, &entry, force).await,
+            }
         };
         let container_id = self.on(&container, remove).await?;
         Ok(Response::new(wire::RemoveResponse { container_id }))

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures::future::BoxFuture;
 
+use super::volumes_from;
 use crate::container::{ContainerId, Record, StepTime};
 use crate::engine::{Engine, change};
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ use crate::health;
 use crate::peers::Prepared;
 use crate::roster::Entry;
 use crate::signal;
-use crate::spec::{self, process};
+use crate::spec::{self, mounts, process};
 use crate::state::Event;
 use crate::steps::{self, Step};
 use crate::wanted::{NamespaceMode, NetworkMode, RestartName, Wanted};
@@ -45,7 +46,7 @@ impl Step for Layer<'_> {
             let record = self.entry.record();
             let began = jiff::Timestamp::now();
             let images = &self.engine.peers.image;
-            let prepared = images.prepare(&record.id, &record.wanted).await?;
+            let prepared = images.prepare(&record).await?;
             let _once = self
                 .made
                 .set((prepared, StepTime::since(self.name(), began)));
@@ -54,7 +55,8 @@ impl Step for Layer<'_> {
     }
 
     fn undo(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.engine.peers.image.delete(self.entry.id.as_str()))
+        // What the layer's volumes have was never seen by a program.
+        Box::pin(self.engine.peers.image.delete(self.entry.id.as_str(), true))
     }
 }
 
@@ -79,13 +81,16 @@ pub async fn create(engine: &Arc<Engine>, wanted: Wanted, name: String) -> Resul
 /// its id and its name.
 pub(super) fn begin(engine: &Engine, mut wanted: Wanted, name: String) -> Result<Arc<Entry>> {
     check(engine, &wanted)?;
+    let all_mounts = volumes_from::mounts(engine, &wanted)?;
+    mounts::check(&all_mounts)?;
     if wanted.hostname.is_empty() && wanted.network() == NetworkMode::Host {
         // On the host's network a container has the host's name, as in Docker.
         // Where it cannot be read, the container gets its short id as any other.
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         wanted.hostname = name.trim_end().to_owned();
     }
-    let record = Record::new(ContainerId::random()?, name, wanted);
+    let mut record = Record::new(ContainerId::random()?, name, wanted);
+    record.mounts = Some(all_mounts);
     let entry = engine.roster.add(record)?;
     if let Err(error) = engine.note(&entry.record()) {
         engine.roster.remove(&entry);
@@ -108,13 +113,14 @@ pub(super) async fn made(
     let record = change(entry, "create", Event::Created, |record| {
         record.image = Some(prepared.image);
         record.rootfs = Some(prepared.rootfs);
+        record.mounts = Some(prepared.mounts);
         record.steps = vec![step];
     })?;
     // Now that the image is known: is there something to run, and where?
     let runnable = process::args(&record).and_then(|_args| process::cwd(&record));
     if let Err(error) = runnable {
         // Its failure is that of the creation, which is what the caller hears.
-        let _reported = super::remove::remove(engine, entry, false).await;
+        let _reported = super::remove::remove_with_volumes(engine, entry, false).await;
         return Err(error);
     }
     engine.journal.note(&record, "create", &[]);

@@ -27,6 +27,7 @@ pub mod start;
 pub mod stats;
 pub mod stop;
 pub mod update;
+mod volumes_from;
 pub mod wait;
 
 use tracing::Instrument as _;

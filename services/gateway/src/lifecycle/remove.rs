@@ -1,4 +1,5 @@
-//! `remove`: a container with its writable layer, log and address.
+//! `remove`: a container with its writable layer, log and address, and with its
+//! anonymous volumes where that is asked for, or it was to end so (`--rm`).
 
 use std::sync::Arc;
 
@@ -14,6 +15,27 @@ use crate::wanted::NetworkMode;
 /// # Errors
 /// It runs, or a step failed: then it is dead, and removing it again goes on.
 pub async fn remove(engine: &Arc<Engine>, entry: &Arc<Entry>, force: bool) -> Result<()> {
+    removal(engine, entry, force, false).await
+}
+
+/// The same, with its anonymous volumes.
+///
+/// # Errors
+/// As [`remove`].
+pub async fn remove_with_volumes(
+    engine: &Arc<Engine>,
+    entry: &Arc<Entry>,
+    force: bool,
+) -> Result<()> {
+    removal(engine, entry, force, true).await
+}
+
+async fn removal(
+    engine: &Arc<Engine>,
+    entry: &Arc<Entry>,
+    force: bool,
+    volumes: bool,
+) -> Result<()> {
     // What is under way comes to its end first; a removal under way is ours.
     let record = entry
         .wait_until(|record| {
@@ -32,6 +54,9 @@ pub async fn remove(engine: &Arc<Engine>, entry: &Arc<Entry>, force: bool) -> Re
             name: record.name.clone(),
             state: record.state,
         });
+    }
+    if volumes {
+        entry.update(|record| record.remove_volumes = true);
     }
     finish(engine, entry, runs).await
 }
@@ -75,14 +100,16 @@ async fn delete(engine: &Engine, entry: &Arc<Entry>, runs: bool) -> Result<()> {
     let id = entry.id.as_str();
     let peers = &engine.peers;
     entry.end_views().await?;
+    let record = entry.record();
+    let volumes = record.remove_volumes || record.wanted.auto_remove;
     if runs {
         // Its processes must be gone before the files they write to are.
         peers.runtime.delete(id, true, true).await?;
     }
     let mut work: Vec<futures::future::BoxFuture<'_, Result<()>>> =
-        vec![Box::pin(peers.image.delete(id))];
+        vec![Box::pin(peers.image.delete(id, volumes))];
     if runs {
-        if let NetworkMode::Network(_) = entry.record().wanted.network() {
+        if let NetworkMode::Network(_) = record.wanted.network() {
             work.push(Box::pin(peers.network.delete(id)));
         }
     } else {

@@ -116,7 +116,7 @@ pub async fn run(
         Ok(outputs) => outputs,
         Err(error) => {
             drop(line);
-            if let Err(left) = super::remove::remove(&engine, &entry, true).await {
+            if let Err(left) = super::remove::remove_with_volumes(&engine, &entry, true).await {
                 tracing::error!(container = %entry.id, error = %left, "a failed run is not removed");
                 engine.untidy.notify_one();
             }

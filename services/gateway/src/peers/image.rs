@@ -11,9 +11,9 @@ use wire::snapshot_service_client::SnapshotServiceClient;
 use wire::store_service_client::StoreServiceClient;
 
 use super::refused;
-use crate::container::{ContainerId, Image, Rootfs};
+use crate::container::{Image, Record, Rootfs};
 use crate::error::{Error, Peer, Result};
-use crate::wanted::Wanted;
+use crate::wanted::{Found, Mount, MountKind, Wanted};
 use crate::wire as common;
 
 /// A writable layer over an image.
@@ -21,6 +21,9 @@ use crate::wire as common;
 pub struct Prepared {
     pub image: Image,
     pub rootfs: Rootfs,
+    /// The container's mounts, with what is to be mounted for each, and those
+    /// that the image adds.
+    pub mounts: Vec<Mount>,
 }
 
 /// Bytes of a container's files.
@@ -90,6 +93,55 @@ pub struct Images {
     store: StoreServiceClient<Client>,
 }
 
+fn volume_mount(mount: &Mount) -> wire::VolumeMount {
+    wire::VolumeMount {
+        volume: mount.source.clone(),
+        target: mount.target.clone(),
+        no_copy: mount.volume_no_copy,
+        subpath: mount.subpath.clone(),
+        driver: mount.volume_driver.clone(),
+        options: mount.volume_options.clone().into_iter().collect(),
+        labels: mount.volume_labels.clone().into_iter().collect(),
+        anonymous: mount.anonymous,
+    }
+}
+
+/// The mounts that were asked for with what is to be mounted for each; what was
+/// not asked for is a volume of the image.
+fn with_found(mut mounts: Vec<Mount>, prepared: Vec<wire::PreparedMount>) -> Vec<Mount> {
+    for part in prepared {
+        let asked = |mount: &&mut Mount| {
+            mount.target == part.target
+                && mount.found.is_none()
+                && matches!(mount.kind, MountKind::Volume | MountKind::Image)
+        };
+        let found = Found {
+            volume: part.volume,
+            driver: part.driver,
+            mountpoint: part.mountpoint,
+            kind: part.r#type,
+            source: part.source,
+            options: part.options,
+            layers: part.layers,
+            image_id: part.image_id,
+        };
+        match mounts.iter_mut().find(asked) {
+            Some(mount) => {
+                mount.anonymous = part.anonymous;
+                mount.found = Some(found);
+            }
+            None => mounts.push(Mount {
+                kind: MountKind::Volume,
+                target: part.target,
+                anonymous: part.anonymous,
+                found: Some(found),
+                ..Mount::default()
+            }),
+        }
+    }
+    mounts
+}
+
 fn error(status: &tonic::Status) -> Error {
     refused(Peer::Image, status)
 }
@@ -106,19 +158,39 @@ impl Images {
         }
     }
 
-    /// Puts a writable layer over the image that `wanted` names.
+    /// Puts a writable layer over the image that a container names, and makes
+    /// and fills the volumes that it mounts.
     ///
     /// # Errors
     /// The image is not in the store (IMAGE_NOT_FOUND), or the service fails.
-    pub async fn prepare(&self, id: &ContainerId, wanted: &Wanted) -> Result<Prepared> {
+    pub async fn prepare(&self, record: &Record) -> Result<Prepared> {
+        let wanted = &record.wanted;
+        let mounts = record.mounts();
+        let of = |kind| {
+            mounts
+                .iter()
+                .filter(move |mount: &&Mount| mount.kind == kind)
+        };
+        let others = mounts.iter();
+        let others = others.filter(|m| matches!(m.kind, MountKind::Bind | MountKind::Tmpfs));
         let answer = self
             .snapshots
             .clone()
             .prepare(wire::PrepareRequest {
-                container_id: id.to_string(),
+                container_id: record.id.to_string(),
                 image: wanted.image.clone(),
                 platform: wanted.platform.as_ref().map(common::to_platform),
                 ephemeral: wanted.auto_remove,
+                volumes: of(MountKind::Volume).map(volume_mount).collect(),
+                images: of(MountKind::Image)
+                    .map(|mount| wire::ImageMount {
+                        image: mount.source.clone(),
+                        target: mount.target.clone(),
+                        subpath: mount.subpath.clone(),
+                    })
+                    .collect(),
+                image_volumes: true,
+                other_targets: others.map(|mount| mount.target.clone()).collect(),
             })
             .await
             .map_err(|status| error(&status))?
@@ -131,16 +203,19 @@ impl Images {
                 config: config.config,
             },
             rootfs: common::rootfs(answer.rootfs.unwrap_or_default()),
+            mounts: with_found(mounts.to_vec(), answer.mounts),
         })
     }
 
-    /// Removes a container's writable layer, if there is one.
+    /// Removes a container's writable layer, if there is one; with `volumes`
+    /// also its anonymous volumes that no other container uses.
     ///
     /// # Errors
     /// The service fails.
-    pub async fn delete(&self, id: &str) -> Result<()> {
+    pub async fn delete(&self, id: &str, volumes: bool) -> Result<()> {
         let request = wire::DeleteRequest {
             container_id: id.to_owned(),
+            remove_volumes: volumes,
         };
         let answer = self.snapshots.clone().delete(request).await;
         answer.map(|_deleted| ()).map_err(|status| error(&status))

@@ -12,6 +12,7 @@ pub mod capabilities;
 pub mod devices;
 pub mod mounts;
 pub mod process;
+pub mod propagation;
 pub mod resources;
 pub mod seccomp;
 mod seccomp_table;
@@ -251,6 +252,9 @@ pub fn build(record: &Record, namespaces: &Namespaces, host: &Host) -> Result<Va
         linux.insert("maskedPaths".to_owned(), json!(MASKED));
         linux.insert("readonlyPaths".to_owned(), json!(READ_ONLY));
     }
+    if let Some(propagation) = propagation::of_root(record.mounts()) {
+        linux.insert("rootfsPropagation".to_owned(), json!(propagation));
+    }
     let mut annotations = wanted.annotations.clone();
     if wanted.init {
         annotations.insert(INIT_ANNOTATION.to_owned(), "true".to_owned());
@@ -263,7 +267,7 @@ pub fn build(record: &Record, namespaces: &Namespaces, host: &Host) -> Result<Va
         "ociVersion": "1.2.0",
         "root": {"path": "rootfs", "readonly": wanted.read_only},
         "process": first_process(record, set)?,
-        "mounts": mounts::mounts(wanted)?,
+        "mounts": mounts::mounts(wanted, record.mounts())?,
         "linux": linux,
     });
     if !annotations.is_empty() {
@@ -289,7 +293,6 @@ pub fn cgroup(record: &Record, host: &Host) -> String {
 /// # Errors
 /// As [`build`].
 pub fn check(wanted: &Wanted, host: &Host) -> Result<()> {
-    mounts::check(&wanted.mounts)?;
     let set = capability_set(wanted, host)?;
     // The default profile cannot be wrong; a person's can.
     if security(wanted)?.seccomp.is_some() {

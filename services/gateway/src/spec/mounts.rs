@@ -7,11 +7,16 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::propagation;
 use crate::error::{Error, Result};
-use crate::wanted::{Mount, MountKind, NamespaceMode, Wanted};
+use crate::wanted::{Found, IdMap, IdRange, Mount, MountKind, NamespaceMode, Wanted};
 
 /// Docker's default for /dev/shm.
 const SHM_BYTES: u64 = 64 << 20;
+
+/// The option by which the shim is told what of a source to mount: it is looked
+/// up beneath the source, at the moment of the mount.
+pub const SUBPATH_OPTION: &str = "x-gantry.subpath=";
 
 const PROPAGATIONS: [&str; 6] = [
     "rprivate", "private", "rshared", "shared", "rslave", "slave",
@@ -25,8 +30,8 @@ fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Value {
 ///
 /// # Errors
 /// One of them cannot be made as it is asked for.
-pub fn mounts(wanted: &Wanted) -> Result<Vec<Value>> {
-    let mut own = wanted.mounts.clone();
+pub fn mounts(wanted: &Wanted, own: &[Mount]) -> Result<Vec<Value>> {
+    let mut own = own.to_vec();
     // The shallow ones first: "/a" must not cover "/a/b".
     own.sort_by_key(|mount| Path::new(&mount.target).components().count());
     let replaced = |target: &str| own.iter().any(|mount| same_path(&mount.target, target));
@@ -116,25 +121,91 @@ fn defaults(wanted: &Wanted) -> Vec<Value> {
 }
 
 fn person(mount: &Mount) -> Result<Value> {
-    let options = match mount.kind {
-        MountKind::Bind => bind_options(mount),
-        MountKind::Tmpfs => tmpfs_options(mount),
-        MountKind::Volume => return Err(no_volumes(mount)),
+    let mut made = match (mount.kind, &mount.found) {
+        (MountKind::Bind, _) => json!({
+            "type": "bind", "source": mount.source, "options": bind_options(mount),
+        }),
+        (MountKind::Tmpfs, _) => json!({
+            "type": "tmpfs", "source": "tmpfs", "options": tmpfs_options(mount),
+        }),
+        (MountKind::Volume | MountKind::Image, Some(found)) => found_mount(mount, found),
+        (MountKind::Volume | MountKind::Image, None) => {
+            return Err(Error::invalid(
+                "mount",
+                format!("what is to be mounted on {} is not made yet", mount.target),
+            ));
+        }
     };
-    Ok(match mount.kind {
-        MountKind::Tmpfs => json!({
-            "destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options,
-        }),
-        _ => json!({
-            "destination": mount.target, "type": "bind", "source": mount.source, "options": options,
-        }),
+    made["destination"] = json!(mount.target);
+    if let Some(map) = &mount.id_map {
+        made["uidMappings"] = id_ranges(&map.uids);
+        made["gidMappings"] = id_ranges(&map.gids);
+    }
+    Ok(made)
+}
+
+/// OCI runtime specification, "POSIX-platform Mounts": `containerID` is what the
+/// files have, `hostID` what is seen. No ranges: all as they are.
+fn id_ranges(ranges: &[IdRange]) -> Value {
+    const ALL: IdRange = IdRange {
+        on_disk: 0,
+        seen: 0,
+        count: u32::MAX,
+    };
+    let ranges = if ranges.is_empty() { &[ALL] } else { ranges };
+    let ranges = ranges.iter().map(
+        |range| json!({"containerID": range.on_disk, "hostID": range.seen, "size": range.count}),
+    );
+    ranges.collect()
+}
+
+/// A volume or an image's files.
+fn found_mount(mount: &Mount, found: &Found) -> Value {
+    let mut options = Vec::new();
+    match found.kind.as_str() {
+        "tmpfs" => {
+            let plain = Mount {
+                read_only: mount.read_only,
+                options: found.options.clone(),
+                ..Mount::default()
+            };
+            return json!({
+                "type": "tmpfs", "source": "tmpfs", "options": tmpfs_options(&plain),
+            });
+        }
+        "overlay" => {
+            let layers = found.layers.iter();
+            options.extend(layers.map(|layer| format!("lowerdir+={layer}")));
+            options.push("ro".to_owned());
+        }
+        _ => {
+            options.extend(bind_options(mount));
+            options.extend(found.options.iter().cloned());
+            if mount.read_only {
+                options.push("ro".to_owned());
+            }
+        }
+    }
+    if !mount.subpath.is_empty() {
+        options.push(format!("{SUBPATH_OPTION}{}", mount.subpath));
+    }
+    json!({
+        "type": if found.kind == "overlay" { "overlay" } else { "bind" },
+        "source": if found.kind == "overlay" { "overlay" } else { &found.source },
+        "options": options,
     })
 }
 
 fn bind_options(mount: &Mount) -> Vec<String> {
     let mut options = vec![
         if mount.non_recursive { "bind" } else { "rbind" }.to_owned(),
-        if mount.read_only { "ro" } else { "rw" }.to_owned(),
+        match (mount.read_only, mount.read_only_non_recursive) {
+            (false, _) => "rw",
+            // What is mounted below would otherwise be a way to write.
+            (true, false) => "rro",
+            (true, true) => "ro",
+        }
+        .to_owned(),
         if mount.propagation.is_empty() {
             "rprivate".to_owned()
         } else {
@@ -142,6 +213,16 @@ fn bind_options(mount: &Mount) -> Vec<String> {
         },
     ];
     options.extend(mount.options.iter().cloned());
+    if mount.id_map.is_some() {
+        options.push(
+            if mount.non_recursive {
+                "idmap"
+            } else {
+                "ridmap"
+            }
+            .to_owned(),
+        );
+    }
     options
 }
 
@@ -166,16 +247,6 @@ fn tmpfs_options(mount: &Mount) -> Vec<String> {
     options
 }
 
-fn no_volumes(mount: &Mount) -> Error {
-    Error::invalid(
-        "volume",
-        format!(
-            "{:?}: named volumes are not there yet; give the absolute path of a directory",
-            mount.source
-        ),
-    )
-}
-
 /// Refuses mounts that cannot be made, before anything is changed; makes the
 /// sources that are to be made.
 ///
@@ -196,8 +267,10 @@ pub fn check(mounts: &[Mount]) -> Result<()> {
         }
         match mount.kind {
             MountKind::Bind => check_bind(mount)?,
-            MountKind::Volume => return Err(no_volumes(mount)),
-            MountKind::Tmpfs => {}
+            MountKind::Volume | MountKind::Image | MountKind::Tmpfs => {}
+        }
+        if let Some(map) = &mount.id_map {
+            check_id_map(mount, map)?;
         }
     }
     // Only when all of them are right.
@@ -206,6 +279,51 @@ pub fn check(mounts: &[Mount]) -> Result<()> {
         if missing {
             fs::create_dir_all(&mount.source)
                 .map_err(|source| Error::file("make the bind source", &mount.source, source))?;
+        }
+    }
+    Ok(())
+}
+
+/// How many ranges the kernel takes for one kind of ids.
+const ID_RANGES_MAX: usize = 340;
+
+fn check_id_map(mount: &Mount, map: &IdMap) -> Result<()> {
+    let wrong = |problem: &str| {
+        let target = &mount.target;
+        Err(Error::invalid(
+            "mount",
+            format!("{target}: idmap: {problem}"),
+        ))
+    };
+    if !matches!(mount.kind, MountKind::Bind | MountKind::Volume) {
+        return wrong("it is for a bind or a volume");
+    }
+    if map.uids.is_empty() && map.gids.is_empty() {
+        return wrong(
+            "the container has no user namespace whose ids could be taken; give them, as in idmap=uids=0-1000-1",
+        );
+    }
+    for ranges in [&map.uids, &map.gids] {
+        if ranges.len() > ID_RANGES_MAX {
+            return wrong("there are more than 340 ranges");
+        }
+        let fits = |first: u32, count: u32| count > 0 && first.checked_add(count).is_some();
+        if !ranges
+            .iter()
+            .all(|range| fits(range.on_disk, range.count) && fits(range.seen, range.count))
+        {
+            return wrong("a range is empty, or goes beyond the last id");
+        }
+        let firsts: [fn(&IdRange) -> u32; 2] = [|range| range.on_disk, |range| range.seen];
+        for first in firsts {
+            let mut spans: Vec<(u32, u32)> = ranges
+                .iter()
+                .map(|range| (first(range), first(range) + range.count))
+                .collect();
+            spans.sort_unstable();
+            if spans.windows(2).any(|pair| pair[1].0 < pair[0].1) {
+                return wrong("two ranges overlap");
+            }
         }
     }
     Ok(())
@@ -248,6 +366,7 @@ fn check_bind(mount: &Mount) -> Result<()> {
             ),
         ));
     }
+    propagation::check(mount)?;
     match fs::metadata(source) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -327,7 +446,7 @@ mod tests {
             ],
             ..Wanted::default()
         };
-        let all = mounts(&wanted).unwrap();
+        let all = mounts(&wanted, &wanted.mounts).unwrap();
         let targets: Vec<_> = all
             .iter()
             .map(|mount| mount["destination"].as_str().unwrap())
@@ -339,5 +458,80 @@ mod tests {
             json!(["nosuid", "nodev", "rw", "size=4096", "exec"])
         );
         assert_eq!(targets.iter().filter(|t| **t == "/dev/shm").count(), 1);
+    }
+
+    #[test]
+    fn ids_are_mapped_as_asked_and_what_cannot_be_mapped_is_refused() {
+        let range = |on_disk, seen, count| IdRange {
+            on_disk,
+            seen,
+            count,
+        };
+        let with = |uids: &[IdRange], gids: &[IdRange]| Mount {
+            id_map: Some(IdMap {
+                uids: uids.to_vec(),
+                gids: gids.to_vec(),
+            }),
+            ..bind("/", "/a")
+        };
+        let one = [range(0, 1000, 1), range(1, 5000, 10)];
+        let mapped = with(&one, &[]);
+        check(std::slice::from_ref(&mapped)).unwrap();
+        let made = person(&mapped).unwrap();
+        assert_eq!(
+            made["uidMappings"][1],
+            json!({"containerID": 1, "hostID": 5000, "size": 10})
+        );
+        assert_eq!(
+            made["gidMappings"][0]["size"],
+            u32::MAX,
+            "groups as they are"
+        );
+        let options = made["options"].as_array().unwrap();
+        assert!(options.contains(&json!("ridmap")), "{options:?}");
+        for bad in [
+            with(&[], &[]),
+            with(&[range(0, 1, 0)], &[]),
+            with(&[range(u32::MAX, 1, 2)], &[]),
+            with(&[range(0, 10, 5), range(4, 100, 1)], &[]),
+            with(&[range(0, 10, 5), range(10, 14, 1)], &[]),
+            Mount {
+                kind: MountKind::Tmpfs,
+                ..with(&one, &[])
+            },
+        ] {
+            assert!(check(std::slice::from_ref(&bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_only_is_so_with_all_that_is_mounted_below_it() {
+        let mut mount = bind("/", "/a");
+        mount.read_only = true;
+        assert!(bind_options(&mount).contains(&"rro".to_owned()));
+        mount.read_only_non_recursive = true;
+        assert!(bind_options(&mount).contains(&"ro".to_owned()));
+        let image = Mount {
+            kind: MountKind::Image,
+            target: "/i".to_owned(),
+            subpath: "etc".to_owned(),
+            found: Some(Found {
+                kind: "overlay".to_owned(),
+                layers: vec!["/top".to_owned(), "/low".to_owned()],
+                ..Found::default()
+            }),
+            ..Mount::default()
+        };
+        let made = person(&image).unwrap();
+        assert_eq!(made["type"], "overlay");
+        assert_eq!(
+            made["options"],
+            json!([
+                "lowerdir+=/top",
+                "lowerdir+=/low",
+                "ro",
+                "x-gantry.subpath=etc"
+            ])
+        );
     }
 }

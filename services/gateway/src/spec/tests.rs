@@ -164,7 +164,7 @@ fn what_was_asked_for_arrives() {
         spec["mounts"].as_array().unwrap().last().unwrap(),
         &json!({
             "destination": "/data", "type": "bind", "source": "/tmp",
-            "options": ["rbind", "ro", "rprivate"],
+            "options": ["rbind", "rro", "rprivate"],
         })
     );
 }

@@ -31,6 +31,10 @@ pub(crate) struct World {
     pub(crate) snapshots: Mutex<BTreeSet<String>>,
     pub(crate) endpoints: Mutex<BTreeMap<String, Vec<network::PortMapping>>>,
     pub(crate) containers: Mutex<BTreeMap<String, runtime::Container>>,
+    /// What the last layer was asked for.
+    pub(crate) prepared: Mutex<image::PrepareRequest>,
+    /// Layers that were removed with their volumes.
+    pub(crate) without_volumes: Mutex<BTreeSet<String>>,
     /// Images that are in the store.
     pub(crate) images: Mutex<BTreeSet<String>>,
     /// Calls in the order they came.
@@ -51,6 +55,8 @@ impl Default for World {
             snapshots: Mutex::default(),
             endpoints: Mutex::default(),
             containers: Mutex::default(),
+            prepared: Mutex::default(),
+            without_volumes: Mutex::default(),
             images: Mutex::new(["debian".to_owned()].into()),
             calls: Mutex::default(),
             failing: Mutex::default(),
@@ -275,6 +281,31 @@ impl image::snapshot_service_server::SnapshotService for Fake {
             let reason = "IMAGE_NOT_FOUND";
             return Err(Fault::new(Code::NotFound, "gantry.image", reason, "no image").into());
         }
+        let found = |(number, volume): (usize, &image::VolumeMount)| image::PreparedMount {
+            target: volume.target.clone(),
+            volume: match volume.volume.as_str() {
+                "" => format!("made-{number}"),
+                name => name.to_owned(),
+            },
+            anonymous: volume.anonymous || volume.volume.is_empty(),
+            mountpoint: format!("/volumes/{number}"),
+            r#type: "bind".to_owned(),
+            source: format!("/volumes/{number}"),
+            driver: "local".to_owned(),
+            ..Default::default()
+        };
+        let mut mounts: Vec<_> = request.volumes.iter().enumerate().map(found).collect();
+        if request.image == "with-volume" {
+            mounts.push(image::PreparedMount {
+                target: "/of-image".to_owned(),
+                volume: "made-for-image".to_owned(),
+                anonymous: true,
+                r#type: "bind".to_owned(),
+                source: "/volumes/image".to_owned(),
+                ..Default::default()
+            });
+        }
+        *self.0.prepared.lock().unwrap() = request.clone();
         self.0
             .snapshots
             .lock()
@@ -288,6 +319,7 @@ impl image::snapshot_service_server::SnapshotService for Fake {
             }),
             config: br#"{"config":{"Cmd":["true"],"ExposedPorts":{"80/tcp":{}}}}"#[..].into(),
             rootfs: Some(types::Rootfs::default()),
+            mounts,
         }))
     }
 
@@ -300,7 +332,11 @@ impl image::snapshot_service_server::SnapshotService for Fake {
         request: Request<image::DeleteRequest>,
     ) -> Answer<image::DeleteResponse> {
         self.0.before("delete_snapshot").await?;
-        let id = request.into_inner().container_id;
+        let request = request.into_inner();
+        let id = request.container_id;
+        if request.remove_volumes {
+            self.0.without_volumes.lock().unwrap().insert(id.clone());
+        }
         let deleted = self.0.snapshots.lock().unwrap().remove(&id);
         self.0.stop("delete_snapshot", true).await;
         Ok(Response::new(image::DeleteResponse { deleted }))

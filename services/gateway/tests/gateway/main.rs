@@ -8,4 +8,5 @@
 mod fakes;
 mod faults;
 mod life;
+mod mounts;
 mod workbench;

@@ -149,7 +149,7 @@ impl ImageStore {
         let snapshots = self.shared.snapshots.all();
         let above = snapshots
             .iter()
-            .filter(|s| s.layers.iter().any(|k| k == key));
+            .filter(|s| s.all_layers().any(|k| k == key));
         needing.extend(above.map(|s| s.container.clone()));
         needing
     }

@@ -7,6 +7,7 @@
 //! | images | manifest, configuration and record do not fit together | read again, where the configuration could be fetched |
 //! | layers | their files are not those of their record (`tree`) | unpacked again from the packed layer, in place |
 //! | writable layers | a part of the directory is missing | its record is written again |
+//! | volumes | a part of the directory is missing | its record is written again; lost content is not had again |
 //! | anything else | nobody owns it | what was the store's is removed; a foreign file never |
 //!
 //! In that order: a layer is unpacked from a blob that was looked at before. No

@@ -9,6 +9,7 @@ use crate::error::ImageError;
 use crate::pull::blocking;
 use crate::snapshots::SnapshotRecord;
 use crate::store::{SNAPSHOT_FILE, read_file};
+use crate::volumes::{DATA, VOLUME_FILE, VolumeRecord};
 
 impl Check {
     pub(super) async fn records(&mut self) -> Result<(), ImageError> {
@@ -26,6 +27,21 @@ impl Check {
                 // It may have been in the middle of being made or removed.
                 let settled = store.shared.snapshots.is_settled(&record.container);
                 settled.then(|| store.check_snapshot(record, repair))?
+            });
+            Ok(found.collect::<Vec<_>>())
+        })
+        .await?;
+        for finding in found {
+            self.found(finding);
+        }
+        let (store, repair) = (self.store.clone(), self.repair);
+        let found = blocking("checking volumes", move || {
+            let volumes = &store.shared.volumes;
+            let found = volumes.all().into_iter().filter_map(|record| {
+                store.check_volume(&record, false)?;
+                // It may have been in the middle of being made or removed.
+                let settled = volumes.is_settled(&record.name);
+                settled.then(|| store.check_volume(&record, repair))?
             });
             Ok(found.collect::<Vec<_>>())
         })
@@ -195,6 +211,41 @@ impl crate::ImageStore {
                 let json = serde_json::to_vec(record).ok()?;
                 let places = &self.shared.places;
                 places.write_file(&file, &json, !record.ephemeral).ok()
+            };
+            if repair && write().is_some() {
+                finding.repaired = "written again".to_owned();
+            }
+        } else {
+            return None;
+        }
+        Some(finding)
+    }
+
+    fn check_volume(&self, record: &VolumeRecord, repair: bool) -> Option<Finding> {
+        let directory = self.volume_directory(&record.name);
+        let mut finding = Finding {
+            object: format!("volume {}", record.name),
+            needed_by: self.shared.snapshots.users_of_volume(&record.name),
+            ..Finding::default()
+        };
+        let file = directory.join(VOLUME_FILE);
+        let content = fs::symlink_metadata(directory.join(DATA));
+        if !content.is_ok_and(|content| content.is_dir()) {
+            finding.problem = "the directory of its content is missing".to_owned();
+            let made = || {
+                fs::DirBuilder::new()
+                    .mode(0o755)
+                    .recursive(true)
+                    .create(directory.join(DATA))
+            };
+            if repair && made().is_ok() {
+                finding.repaired = "made again, empty".to_owned();
+            }
+        } else if read_file::<VolumeRecord>(&file).as_ref() != Some(record) {
+            finding.problem = "the file of its record is missing or says something else".to_owned();
+            let write = || {
+                let json = serde_json::to_vec(record).ok()?;
+                self.shared.places.write_file(&file, &json, true).ok()
             };
             if repair && write().is_some() {
                 finding.repaired = "written again".to_owned();

@@ -5,6 +5,7 @@ mod images;
 mod snapshots;
 mod status;
 mod stores;
+mod volumes;
 mod wire;
 
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use gantry_proto::image::v1::archive_service_server::ArchiveServiceServer;
 use gantry_proto::image::v1::image_service_server::ImageServiceServer;
 use gantry_proto::image::v1::snapshot_service_server::SnapshotServiceServer;
 use gantry_proto::image::v1::store_service_server::StoreServiceServer;
+use gantry_proto::image::v1::volume_service_server::VolumeServiceServer;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +35,7 @@ pub const SERVICES: &[&str] = &[
     "gantry.image.v1.ImageService",
     "gantry.image.v1.SnapshotService",
     "gantry.image.v1.StoreService",
+    "gantry.image.v1.VolumeService",
 ];
 
 /// All services over one store.
@@ -74,6 +77,9 @@ impl ImageGrpc {
                 .max_decoding_message_size(MESSAGE_LIMIT),
         )
         .add_service(StoreServiceServer::new(self.clone()).max_encoding_message_size(MESSAGE_LIMIT))
+        .add_service(
+            VolumeServiceServer::new(self.clone()).max_encoding_message_size(MESSAGE_LIMIT),
+        )
     }
 
     /// Runs something that blocks on the store.

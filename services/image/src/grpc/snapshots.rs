@@ -4,7 +4,7 @@ use gantry_proto::image::v1 as proto;
 use gantry_proto::image::v1::snapshot_service_server::SnapshotService;
 use tonic::{Request, Response};
 
-use super::{Answer, EventStream, ImageGrpc, wire};
+use super::{Answer, EventStream, ImageGrpc, volumes, wire};
 use crate::ImageStore;
 use crate::commit::CommitOptions;
 use crate::error::ImageError;
@@ -18,13 +18,17 @@ impl SnapshotService for ImageGrpc {
         &self,
         request: Request<proto::PrepareRequest>,
     ) -> Answer<proto::PrepareResponse> {
-        let request = request.into_inner();
+        let mut request = request.into_inner();
         let image = self.store.resolve(&request.image)?;
-        wire::check_platform(&image, request.platform, &request.image)?;
+        let platform = request.platform.take();
+        wire::check_platform(&image, platform, &request.image)?;
+        let wishes = volumes::wishes(&mut request);
+        let ephemeral = request.ephemeral;
+        let alone = wishes.ask_nothing_of(&image);
         let work = move |store: &ImageStore| {
-            store.prepare(&request.container_id, &request.image, request.ephemeral)
+            store.prepare_with(&request.container_id, &request.image, ephemeral, &wishes)
         };
-        let (image, snapshot) = if request.ephemeral {
+        let (image, snapshot, mounted) = if ephemeral && alone {
             // Nothing here waits for the disk: a trip to another thread would cost more.
             work(&self.store)?
         } else {
@@ -34,6 +38,7 @@ impl SnapshotService for ImageGrpc {
             image: Some(wire::image(&image)),
             config: image.config_raw.clone(),
             rootfs: Some(wire::rootfs(&snapshot)),
+            mounts: mounted.into_iter().map(volumes::mounted).collect(),
         }))
     }
 
@@ -52,7 +57,9 @@ impl SnapshotService for ImageGrpc {
     ) -> Answer<proto::DeleteResponse> {
         let request = request.into_inner();
         let deleted = self
-            .with_store(move |store| store.delete_snapshot(&request.container_id))
+            .with_store(move |store| {
+                store.delete_snapshot_with(&request.container_id, request.remove_volumes)
+            })
             .await?;
         Ok(Response::new(proto::DeleteResponse { deleted }))
     }

@@ -85,6 +85,32 @@ impl From<ImageError> for Status {
                 fault(Code::FailedPrecondition, "FILES_NOT_ARCHIVABLE").with("object", of)
             }
             ImageError::NewConfig { .. } => fault(Code::InvalidArgument, "INVALID_CONFIG"),
+            ImageError::VolumeNotFound { name } => {
+                fault(Code::NotFound, "VOLUME_NOT_FOUND").with("volume", name)
+            }
+            ImageError::VolumeName { text } => {
+                fault(Code::InvalidArgument, "INVALID_VOLUME_NAME").with("volume", text)
+            }
+            ImageError::VolumeInUse { name, containers } => {
+                fault(Code::FailedPrecondition, "VOLUME_IN_USE")
+                    .with("volume", name)
+                    .with("containers", containers.join(","))
+            }
+            ImageError::VolumeExists { name } => {
+                fault(Code::AlreadyExists, "VOLUME_EXISTS").with("volume", name)
+            }
+            ImageError::VolumeDriver { driver } => {
+                fault(Code::InvalidArgument, "NO_SUCH_VOLUME_DRIVER").with("driver", driver)
+            }
+            ImageError::VolumeOptions { .. } => {
+                fault(Code::InvalidArgument, "INVALID_VOLUME_OPTIONS")
+            }
+            ImageError::VolumeMount { target, .. } => {
+                fault(Code::InvalidArgument, "INVALID_VOLUME_MOUNT").with("target", target)
+            }
+            ImageError::VolumeCopy { volume, .. } => {
+                fault(Code::Internal, "VOLUME_NOT_FILLED").with("volume", volume)
+            }
             ImageError::Field { field, .. } => {
                 fault(Code::InvalidArgument, "INVALID_FIELD").with("field", field)
             }

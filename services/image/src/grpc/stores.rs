@@ -9,8 +9,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
-use super::{Answer, EventStream, ImageGrpc, wire};
-use crate::account::{Account, FreedBy, ImageUse, Owner, OwnerKind, SnapshotUse};
+use super::{Answer, EventStream, ImageGrpc, volumes, wire};
+use crate::account::{Account, FreedBy, ImageUse, Owner, OwnerKind, SnapshotUse, VolumeUsage};
 use crate::check::{CheckEvent, CheckWatcher, Checked};
 use crate::prune::{PruneOptions, Pruned};
 
@@ -117,6 +117,7 @@ fn usage(account: Account) -> proto::DiskUsageResponse {
         owners: account.owners.into_iter().map(owner).collect(),
         total: account.total,
         layers_size: account.layers_size,
+        volumes: account.volumes.iter().map(volume_usage).collect(),
     }
 }
 
@@ -138,12 +139,20 @@ fn snapshot_usage(usage: &SnapshotUse) -> proto::SnapshotUsage {
     }
 }
 
+fn volume_usage(usage: &VolumeUsage) -> proto::VolumeUsage {
+    proto::VolumeUsage {
+        volume: Some(volumes::volume(&usage.volume)),
+        size: usage.size,
+    }
+}
+
 fn owner(owner: Owner) -> proto::Owner {
     let kind = match owner.kind {
         OwnerKind::Layer => proto::OwnerKind::Layer,
         OwnerKind::PackedLayer => proto::OwnerKind::PackedLayer,
         OwnerKind::Metadata => proto::OwnerKind::Metadata,
         OwnerKind::WritableLayer => proto::OwnerKind::WritableLayer,
+        OwnerKind::Volume => proto::OwnerKind::Volume,
         OwnerKind::PartialDownload => proto::OwnerKind::PartialDownload,
         OwnerKind::Trash => proto::OwnerKind::Trash,
         OwnerKind::Index => proto::OwnerKind::Index,
@@ -157,6 +166,8 @@ fn owner(owner: Owner) -> proto::Owner {
         FreedBy::ImagePrune => proto::FreedBy::ImagePrune,
         FreedBy::ImagePruneAll => proto::FreedBy::ImagePruneAll,
         FreedBy::ContainerRemoval => proto::FreedBy::ContainerRemoval,
+        FreedBy::VolumePrune => proto::FreedBy::VolumePrune,
+        FreedBy::VolumePruneAll => proto::FreedBy::VolumePruneAll,
     };
     proto::Owner {
         kind: kind.into(),

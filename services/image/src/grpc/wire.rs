@@ -131,7 +131,7 @@ pub(super) fn image(image: &Image) -> proto::Image {
     }
 }
 
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     // The store's root is configured as text and all names below it are ours.
     path.to_string_lossy().into_owned()
 }

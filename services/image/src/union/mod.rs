@@ -10,7 +10,8 @@
 //! [`compare`] walks two unions at once. It serves `diff` and
 //! `commit` (a container's union against its image's) and `export` (a union
 //! against nothing). [`Union::find`] serves the unpacking of a layer that needs
-//! something of those below.
+//! something of those below, [`Union::resolve`] and [`Union::each_entry`] what a
+//! fresh volume begins with.
 //!
 //! **Beneath.** A part of a layer is a path in it, opened with
 //! `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)` from the layer's descriptor. A
@@ -24,6 +25,7 @@
 //! entries. Data-only layers and `userxattr` are not known.
 
 pub(crate) mod compare;
+mod descend;
 mod error;
 mod lookup;
 pub(crate) mod marks;

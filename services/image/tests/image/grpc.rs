@@ -72,6 +72,7 @@ async fn a_pull_streams_its_progress_and_a_container_gets_its_root() {
             variant: String::new(),
         }),
         ephemeral: true,
+        ..Default::default()
     };
     let status = snapshots.prepare(prepare(None)).await.unwrap_err();
     assert_eq!(reason(&status), (Code::NotFound, "IMAGE_NOT_FOUND".into()));
@@ -136,6 +137,7 @@ async fn a_pull_streams_its_progress_and_a_container_gets_its_root() {
     assert!(status.message().contains("c1"), "{}", status.message());
     let delete = proto::DeleteRequest {
         container_id: "c1".into(),
+        ..Default::default()
     };
     assert!(
         snapshots

@@ -23,6 +23,7 @@ use gantry_proto::image::v1::import_request::Part;
 use gantry_proto::image::v1::load_request::Part as LoadPart;
 use gantry_proto::image::v1::snapshot_service_client::SnapshotServiceClient;
 use gantry_proto::image::v1::store_service_client::StoreServiceClient;
+use gantry_proto::image::v1::volume_service_client::VolumeServiceClient;
 use tonic::{Code, Status};
 
 use crate::account::du;
@@ -88,6 +89,19 @@ const OPERATIONS: &[(&str, Operation)] = &[
             Ok(())
         })
     }),
+    ("volumes", |world, client| {
+        Box::pin(async move {
+            for n in 0..5 {
+                world.create_volume(client, &format!("made-{n}")).await?;
+                world.prepare_with_volumes(client, n).await?;
+            }
+            for n in 0..5 {
+                world.delete(client, &format!("v{n}")).await?;
+                world.remove_volume(client, &format!("made-{n}")).await?;
+            }
+            world.prune_volumes(client).await
+        })
+    }),
     ("containers", |world, client| {
         Box::pin(async move {
             for n in 0..10 {
@@ -128,7 +142,8 @@ impl World {
             archive
         };
         let base = TestLayer::gzip(layer(3, 50).finish());
-        publish(&registry, "kept", &[TestLayer::gzip(layer(5, 20).finish())]);
+        let kept = layer(5, 20).symlink("also", "d").symlink("too", "/d");
+        publish(&registry, "kept", &[TestLayer::gzip(kept.finish())]);
         publish(&registry, "base", std::slice::from_ref(&base));
         // A hard link into the layer below makes its layer wait.
         let needy = layer(7, 80).hard_link("linked", "d/3-1").finish();
@@ -303,9 +318,82 @@ impl World {
         Ok(())
     }
 
+    async fn create_volume(&self, client: &Client, name: &str) -> Result<(), Status> {
+        let request = proto::CreateVolumeRequest {
+            name: name.to_owned(),
+            ..Default::default()
+        };
+        let mut volumes = VolumeServiceClient::new(client.clone());
+        volumes.create_volume(request).await?;
+        Ok(())
+    }
+
+    /// A container with a volume that was made before, one that it makes, and an
+    /// anonymous one; each gets what the image has.
+    async fn prepare_with_volumes(&self, client: &Client, n: u32) -> Result<(), Status> {
+        let mount = |volume: String, target: &str| proto::VolumeMount {
+            volume,
+            target: target.to_owned(),
+            ..Default::default()
+        };
+        let request = proto::PrepareRequest {
+            container_id: format!("v{n}"),
+            image: self.name("kept"),
+            volumes: vec![
+                mount(format!("made-{n}"), "/d"),
+                mount(format!("fresh-{n}"), "/also"),
+                mount(String::new(), "/too"),
+            ],
+            ..Default::default()
+        };
+        let mut snapshots = SnapshotServiceClient::new(client.clone());
+        snapshots.prepare(request).await?;
+        Ok(())
+    }
+
+    async fn remove_volume(&self, client: &Client, name: &str) -> Result<(), Status> {
+        let request = proto::RemoveVolumeRequest {
+            name: name.to_owned(),
+            force: false,
+        };
+        let mut volumes = VolumeServiceClient::new(client.clone());
+        volumes.remove_volume(request).await?;
+        Ok(())
+    }
+
+    async fn prune_volumes(&self, client: &Client) -> Result<(), Status> {
+        let request = proto::PruneVolumesRequest {
+            all: true,
+            ..Default::default()
+        };
+        let mut volumes = VolumeServiceClient::new(client.clone());
+        volumes.prune_volumes(request).await?;
+        Ok(())
+    }
+
+    /// Each volume that a container made of an image's files has all of them, and
+    /// no anonymous one is there without its container.
+    async fn look_at_volumes(&self, client: &Client) {
+        let mut volumes = VolumeServiceClient::new(client.clone());
+        let listed = volumes.list_volumes(proto::ListVolumesRequest::default());
+        for volume in listed.await.unwrap().into_inner().volumes {
+            let files = std::fs::read_dir(&volume.mountpoint).unwrap().count();
+            if volume.name.starts_with("fresh-") {
+                assert_eq!(files, 20, "{volume:?}");
+            } else {
+                assert!(matches!(files, 0 | 20), "{files} files: {volume:?}");
+            }
+            assert!(
+                !volume.anonymous || !volume.used_by.is_empty(),
+                "{volume:?}"
+            );
+        }
+    }
+
     async fn delete(&self, client: &Client, id: &str) -> Result<(), Status> {
         let request = proto::DeleteRequest {
             container_id: id.to_owned(),
+            remove_volumes: true,
         };
         SnapshotServiceClient::new(client.clone())
             .delete(request)
@@ -332,6 +420,12 @@ impl World {
         }
         match operation {
             "tag" => self.pull(client, "base").await?,
+            "volumes" => {
+                for n in 0..5 {
+                    self.delete(client, &format!("v{n}")).await?;
+                }
+                self.prune_volumes(client).await?;
+            }
             "containers" => {
                 for n in 0..10 {
                     self.delete(client, &format!("c{n}")).await?;
@@ -372,6 +466,7 @@ impl World {
         }
         assert!(done.is_some());
         self.account(&mut store).await;
+        self.look_at_volumes(client).await;
         let mut images = ImageServiceClient::new(client.clone());
         let listed = images.list(proto::ListRequest::default()).await.unwrap();
         let listed = listed.into_inner().images;

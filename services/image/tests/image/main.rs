@@ -27,3 +27,4 @@ mod tls;
 mod transfer;
 mod umoci;
 mod unpack;
+mod volumes;

@@ -41,6 +41,23 @@ pub(super) fn open_last_link(root: BorrowedFd<'_>, path: &Path) -> io::Result<Ow
     )
 }
 
+/// Opens what a directory has at a path; links that lead out of it are an error.
+pub(super) fn open_beneath(directory: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    loop {
+        match rustix::fs::openat2(
+            directory,
+            path,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+        ) {
+            // Something was renamed during the walk.
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
 /// Opens with any flags.
 pub(super) fn open_with(
     root: BorrowedFd<'_>,

@@ -1,5 +1,7 @@
 //! A mount's options as the runtime spec writes them, sorted by what they are for.
 
+use std::path::{Component, Path, PathBuf};
+
 use gantry_sys::mount as sys;
 
 use super::error::{Error, Result};
@@ -29,11 +31,16 @@ pub(super) struct MountOptions {
     pub(super) source_link: bool,
     /// `dest-nofollow`: a target that is a link is covered itself.
     pub(super) target_link: bool,
+    /// `x-gantry.subpath=PATH`: what of the source to mount, looked up beneath it.
+    pub(super) subpath: Option<PathBuf>,
     /// Flags of the file system: `sync`, `dirsync`, `lazytime`, …
     pub(super) file_system_flags: Vec<&'static str>,
     /// What is left: options of the file system, `key` or `key=value`.
     pub(super) data: Vec<(String, Option<String>)>,
 }
+
+/// Gantry's own, as mount(8) lets programs have theirs (`x-…`).
+const SUBPATH: &str = "x-gantry.subpath=";
 
 const RECURSIVE: u64 = libc::MS_REC;
 
@@ -46,6 +53,16 @@ impl MountOptions {
         }
         if kind == "bind" && parsed.bind.is_none() {
             parsed.bind = Some(false);
+        }
+        let stays = |path: &Path| {
+            let normal = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+            path.components().all(normal) && !path.as_os_str().is_empty()
+        };
+        if parsed.subpath.as_deref().is_some_and(|path| !stays(path)) {
+            return Err(Error::invalid(
+                format!("mounts[{index}].options"),
+                format!("{SUBPATH:?} is not followed by a relative path without \"..\""),
+            ));
         }
         if parsed.copy_up && kind != "tmpfs" {
             return Err(Error::invalid(
@@ -98,6 +115,10 @@ impl MountOptions {
                 self.propagation.push((bit | RECURSIVE, true));
                 return;
             }
+        }
+        if let Some(path) = option.strip_prefix(SUBPATH) {
+            self.subpath = Some(path.into());
+            return;
         }
         // "ro" and "rw" begin as their recursive kind does: "rro" and "rrw".
         let (plain, recursive) = match option {
@@ -181,6 +202,18 @@ mod tests {
             options.propagation,
             [(libc::MS_PRIVATE | libc::MS_REC, true)]
         );
+    }
+
+    #[test]
+    fn a_subpath_stays_beneath_its_source() {
+        assert_eq!(
+            parse(&["rbind", "x-gantry.subpath=a/b"]).subpath,
+            Some("a/b".into())
+        );
+        for bad in ["", "/a", "..", "a/../../b"] {
+            let options = [format!("{SUBPATH}{bad}")];
+            assert!(MountOptions::parse(&options, "bind", 0).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -2,16 +2,17 @@
 //! then is attached to a descriptor of its target that was resolved beneath the root.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use gantry_sys::mount::{Attributes, set_attributes};
 use oci_spec::runtime::{Linux, Mount};
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree,
 };
 
 use super::beneath::{self, Kind};
@@ -165,6 +166,14 @@ impl PlannedMount {
                 (&made, true)
             }
         };
+        let part;
+        let tree = match &self.options.subpath {
+            Some(path) if made_here && self.options.bind.is_none() => {
+                part = self.part_of(tree, root, path)?;
+                &part
+            }
+            _ => tree,
+        };
         let kind = if beneath::is_directory(tree).during("mount", self.destination.display())? {
             Kind::Directory
         } else {
@@ -267,8 +276,34 @@ impl PlannedMount {
         Ok(tree)
     }
 
+    /// What a file system has at a path. A part can be taken only of what is mounted somewhere: for that moment
+    /// it covers the root, which is known by its descriptor.
+    fn part_of(&self, tree: &OwnedFd, root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+        let shown = self.destination.display();
+        attach(tree, root).during("mount", &shown)?;
+        let part = beneath::open_beneath(tree.as_fd(), path)
+            .during("find", path.display())
+            .and_then(|part| clone_of(&part, true).during("mount", &shown));
+        let itself = format!("/proc/self/fd/{}", tree.as_raw_fd());
+        rustix::mount::unmount(&*itself, UnmountFlags::DETACH).during("unmount", &shown)?;
+        part
+    }
+
+    /// What a bind's source has at a path, looked up at this moment: whoever else can write to the source may
+    /// have put a link there.
+    fn bind_part(&self, from: &Path, recursive: bool, path: &Path) -> Result<OwnedFd> {
+        let shown = || format!("{} of {}", path.display(), from.display());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let source = rustix::fs::open(from, flags, Mode::empty()).during("open", from.display())?;
+        let part = beneath::open_beneath(source.as_fd(), path).during("find", shown())?;
+        clone_of(&part, recursive).during("bind", shown())
+    }
+
     fn bind(&self, recursive: bool) -> Result<OwnedFd> {
         let from = self.source.as_deref().unwrap_or(Path::new(""));
+        if let Some(path) = &self.options.subpath {
+            return self.bind_part(from, recursive, path);
+        }
         let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         if recursive {
             flags |= OpenTreeFlags::AT_RECURSIVE;
@@ -367,8 +402,15 @@ impl PlannedMount {
                 id_map: Some(user_namespace.as_fd()),
                 ..Attributes::default()
             };
-            set_attributes(tree, c"", options.id_map == Some(true), attributes)
-                .during("map ids of mount", object())?;
+            let mapped = set_attributes(tree, c"", options.id_map == Some(true), attributes);
+            mapped.map_err(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => Error::Unsupported {
+                    what: format!("ids mapped on {}", object()),
+                    why: "a file system of the source, or of what is mounted in it, cannot map ids"
+                        .to_owned(),
+                },
+                _ => Error::step("map ids of mount", object(), error),
+            })?;
         }
         for (propagation, recursive) in &options.propagation {
             let attributes = Attributes {
@@ -392,7 +434,7 @@ impl PlannedMount {
 /// Attaches a detached mount on what `target` is.
 pub(super) fn attach(
     tree: &OwnedFd,
-    target: &OwnedFd,
+    target: impl AsFd,
 ) -> std::result::Result<(), rustix::io::Errno> {
     move_mount(
         tree,
