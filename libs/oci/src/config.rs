@@ -365,4 +365,13 @@ mod tests {
         assert!(ImageConfig::parse(b"[]").is_err());
         assert!(ImageConfig::parse(br#"{"rootfs":{"type":"zip","diff_ids":[]}}"#).is_err());
     }
+
+    /// Found by the fuzzer: the last digit changed each time it was written.
+    #[test]
+    fn a_number_of_a_field_that_nobody_knows_is_kept() {
+        let text = br#"{"unknown":166.05776627963145224192}"#;
+        let config = ImageConfig::parse(text).unwrap();
+        let written = serde_json::to_vec(&config).unwrap();
+        assert_eq!(ImageConfig::parse(&written).unwrap(), config);
+    }
 }
