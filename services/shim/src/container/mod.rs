@@ -80,7 +80,7 @@ pub use kill::Target;
 pub use options::{CreateOptions, Gate, Overlay, Stdio, TerminalSize};
 pub use record::{Record, Status};
 pub use start::protect_own_binary;
-pub use stats::{BlockStats, CpuStats, MemoryStats, PidsStats, Stats};
+pub use stats::{BlockStats, CpuStats, MemoryStats, PidsStats, PressureStats, Stats};
 pub use timing::Timing;
 
 /// The version of the runtime specification that this implements.
