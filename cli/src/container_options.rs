@@ -282,6 +282,7 @@ impl ContainerOptions {
                 "WARNING: --kernel-memory has no effect: the kernel has no such limit any more"
             );
         }
+        self.check_name()?;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let addresses = |list: &[std::net::IpAddr]| list.iter().map(ToString::to_string).collect();
         Ok(ContainerConfig {
@@ -348,6 +349,17 @@ impl ContainerOptions {
         })
     }
 
+    /// With Docker it is the engine that refuses a name, and the code is that of
+    /// a refusal.
+    fn check_name(&self) -> Result<(), Failure> {
+        match &self.name {
+            Some(name) if !is_name(name) => Err(Failure::new(format!(
+                "--name {name:?}: a name has letters, digits, _ . and -, begins with a letter or a digit, and has at least two characters"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// What no single flag can know.
     fn check(&self) -> Result<(), ParseError> {
         if self.rm
@@ -359,13 +371,6 @@ impl ContainerOptions {
             return Err(ParseError::new(
                 "--rm and --restart contradict each other; give one of them",
             ));
-        }
-        if let Some(name) = &self.name
-            && !is_name(name)
-        {
-            return Err(ParseError::new(format!(
-                "--name {name:?}: a name has letters, digits, _ . and -, begins with a letter or a digit, and has at least two characters"
-            )));
         }
         if let Some(directory) = &self.workdir
             && !directory.starts_with('/')

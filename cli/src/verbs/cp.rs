@@ -209,7 +209,8 @@ impl Cp {
         let is_directory = kind(&stat) == FileType::Directory;
         let (directory, name) = target.place(is_directory)?;
         request.name = name.unwrap_or_default();
-        let owner = if self.archive {
+        // Who is not root may give nothing away.
+        let owner = if self.archive && rustix::process::geteuid().is_root() {
             Owner::Kept
         } else {
             Owner::Maker

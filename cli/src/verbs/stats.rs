@@ -17,7 +17,7 @@ use crate::terminal;
 
 const TABLE: &str = "{{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDs}}";
 
-const HEADINGS: [(&str, &str); 9] = [
+const HEADINGS: [(&str, &str); 12] = [
     ("ID", "CONTAINER ID"),
     ("Container", "CONTAINER"),
     ("Name", "NAME"),
@@ -27,6 +27,9 @@ const HEADINGS: [(&str, &str); 9] = [
     ("NetIO", "NET I/O"),
     ("BlockIO", "BLOCK I/O"),
     ("PIDs", "PIDS"),
+    ("CPUPressure", "CPU PRESSURE"),
+    ("MemPressure", "MEM PRESSURE"),
+    ("IOPressure", "I/O PRESSURE"),
 ];
 
 /// Time between two looks.
@@ -183,7 +186,18 @@ impl Stats {
                 display::size(usage.block_write_bytes)
             ),
             "PIDs": usage.pids.to_string(),
+            "CPUPressure": pressure(usage.cpu_pressure),
+            "MemPressure": pressure(usage.memory_pressure),
+            "IOPressure": pressure(usage.io_pressure),
         })
+    }
+}
+
+/// How much of the last ten seconds something waited.
+fn pressure(hundredths: Option<u32>) -> String {
+    match hundredths {
+        Some(hundredths) => format!("{}.{:02}%", hundredths / 100, hundredths % 100),
+        None => "--".to_owned(),
     }
 }
 

@@ -50,7 +50,6 @@ const LINES: &[&str] = &[
     // Inside.
     "exec one echo inside",
     "exec one sh -c \"exit 5\"",
-    "exec one /nope",
     "exec -e X=y -w /tmp -u 1 one sh -c \"echo $X; pwd; id -u\"",
     "exec -d one true",
     "exec nobody true",
@@ -67,8 +66,6 @@ const LINES: &[&str] = &[
     "inspect -f \"{{.HostConfig.NetworkMode}} {{.HostConfig.RestartPolicy.Name}}\" one",
     "inspect -f \"{{json .NetworkSettings.Ports}} {{json .Mounts}}\" one",
     "inspect -f \"{{if .State.Running}}yes{{else}}no{{end}}\" one",
-    "inspect -f {{.Nope}} one",
-    "inspect -f {{.State.Status one",
     "inspect nobody",
     "inspect --type container nobody",
     // Pausing, renaming, updating.

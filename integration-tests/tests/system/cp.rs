@@ -239,10 +239,8 @@ fn a_program_that_swaps_paths_leads_no_copy_out() -> Result<()> {
             victim.display()
         );
         engine.ok(&["run", "-d", "--name", "swaps", &image, "sh", "-c", &script])?;
-        let until = Instant::now() + Duration::from_secs(5);
         let tree = here.join("tree/.").to_string_lossy().into_owned();
-        let mut copies = 0;
-        while Instant::now() < until {
+        for _ in 0..12 {
             let _missed = engine.gantry(&["cp", &tree, "swaps:/a/b"])?;
             let out = here.join("out");
             let to = out.to_string_lossy().into_owned();
@@ -256,9 +254,7 @@ fn a_program_that_swaps_paths_leads_no_copy_out() -> Result<()> {
                 }
             }
             let _none = fs::remove_dir_all(&out);
-            copies += 1;
         }
-        ensure!(copies > 5, "only {copies} copies");
         ensure!(
             fs::read_to_string(victim.join("data"))? == "host",
             "the host's file was written"

@@ -373,6 +373,9 @@ fn counters(stats: &Stats, network: interfaces::Traffic) -> wire::StatsResponse 
         cpu_system_nanos: stats.cpu.system_ns,
         network_rx_bytes: network.received,
         network_tx_bytes: network.sent,
+        cpu_pressure: stats.pressure.cpu,
+        memory_pressure: stats.pressure.memory,
+        io_pressure: stats.pressure.io,
     }
 }
 

@@ -158,7 +158,7 @@ pub(super) fn detail(detail: Detail) -> wire::ContainerDetail {
         log_path: detail.log_path,
         spec: detail.spec.into(),
         args: process::args(record).unwrap_or_default(),
-        env: process::env(record),
+        env: process::configured_env(record),
         working_dir: process::cwd(record).unwrap_or_default(),
         user: process::user(record),
         stop_signal: record.stop_signal(),

@@ -472,6 +472,12 @@ mod tests {
                 maximum_retry_count: 3,
             }),
             stop_timeout_seconds: Some(0),
+            health_check: Some(wire::HealthCheck {
+                test: vec!["CMD".to_owned(), "up".to_owned()],
+                retries: 2,
+                ..Default::default()
+            }),
+            on_unhealthy: "stop".to_owned(),
             labels: [("a".to_owned(), "b".to_owned())].into(),
             ..Default::default()
         };

@@ -157,6 +157,7 @@ pub(super) fn exec(open: wire::ExecOpen) -> ExecWanted {
         working_dir: open.working_dir,
         user: open.user,
         privileged: open.privileged,
+        silent: false,
         window,
     }
 }

@@ -29,6 +29,8 @@ pub struct ExecWanted {
     /// Empty: the container's.
     pub user: String,
     pub privileged: bool,
+    /// No event tells of it.
+    pub silent: bool,
     /// None: detached.
     pub window: Option<WindowOpen>,
 }
@@ -98,7 +100,10 @@ pub async fn exec(
     let said = wanted.command.join(" ");
     let more = [("execID", exec_id.clone())];
     let journal = &engine.journal;
-    journal.note(&record, format!("exec_create: {said}"), &more);
+    let told = !wanted.silent;
+    if told {
+        journal.note(&record, format!("exec_create: {said}"), &more);
+    }
     let runtime = &engine.peers.runtime;
     let pid = runtime
         .exec(
@@ -113,7 +118,9 @@ pub async fn exec(
             },
         )
         .await?;
-    journal.note(&record, format!("exec_start: {said}"), &more);
+    if told {
+        journal.note(&record, format!("exec_start: {said}"), &more);
+    }
     let started = ExecEvent::Started {
         exec_id: exec_id.clone(),
         pid,
@@ -135,7 +142,9 @@ pub async fn exec(
     }
     if let Some(exit) = line.follow(outputs, &events).await? {
         let more = [("execID", exec_id), ("exitCode", exit.code.to_string())];
-        engine.journal.note(&record, "exec_die", &more);
+        if told {
+            engine.journal.note(&record, "exec_die", &more);
+        }
         let _nobody_listens = events.send(ExecEvent::Exited(exit)).await;
     }
     Ok(())

@@ -99,6 +99,8 @@ async fn probe(
     let start = Timestamp::now();
     let wanted = ExecWanted {
         command: check.command(),
+        // Three for each check would push all others out of the journal.
+        silent: true,
         window: Some(WindowOpen {
             stdout: true,
             stderr: true,

@@ -87,6 +87,18 @@ pub fn env(record: &Record) -> Vec<String> {
     env
 }
 
+/// The image's variables and the person's, without the engine's own: what
+/// `inspect` shows.
+#[must_use]
+pub fn configured_env(record: &Record) -> Vec<String> {
+    let image = record.image.as_ref();
+    let mut env = image
+        .map(|image| image.config.env.clone())
+        .unwrap_or_default();
+    merge(&mut env, &record.wanted.env);
+    env
+}
+
 /// Sets each "KEY=value" in `env`, and takes out each "KEY" alone.
 pub fn merge(env: &mut Vec<String>, more: &[String]) {
     for variable in more {

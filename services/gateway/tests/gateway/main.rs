@@ -5,6 +5,7 @@
     reason = "a panic is how tests fail"
 )]
 
+mod copies;
 mod fakes;
 mod faults;
 mod life;

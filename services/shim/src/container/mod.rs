@@ -83,7 +83,7 @@ pub use reading::{read_process, read_spec};
 pub use record::{Record, Status};
 pub use seccomp::Filter;
 pub use start::protect_own_binary;
-pub use stats::{BlockStats, CpuStats, MemoryStats, PidsStats, Stats};
+pub use stats::{BlockStats, CpuStats, MemoryStats, PidsStats, PressureStats, Stats};
 pub use timing::Timing;
 
 /// The version of the runtime specification that this implements.

@@ -69,6 +69,18 @@ pub struct BlockStats {
     pub writes: u64,
 }
 
+/// How much of the last ten seconds some process waited, in hundredths of a percent (PSI). `None`: the kernel does
+/// not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PressureStats {
+    /// For CPU time.
+    pub cpu: Option<u32>,
+    /// For memory.
+    pub memory: Option<u32>,
+    /// For block devices.
+    pub io: Option<u32>,
+}
+
 /// All of it. A controller that is not there leaves its part at zero.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
@@ -82,6 +94,9 @@ pub struct Stats {
     pub block: BlockStats,
     /// Processes killed for want of memory so far.
     pub oom_kills: u64,
+    /// What its processes wait for.
+    #[serde(default)]
+    pub pressure: PressureStats,
 }
 
 impl Container {

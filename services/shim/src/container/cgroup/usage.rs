@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::{Cgroup, read, write};
 use crate::container::context::During;
 use crate::container::error::Result;
-use crate::container::stats::{BlockStats, CpuStats, MemoryStats, PidsStats, Stats};
+use crate::container::stats::{BlockStats, CpuStats, MemoryStats, PidsStats, PressureStats, Stats};
 
 /// Of a "key value" file.
 fn field(text: &str, key: &str) -> Option<u64> {
@@ -30,6 +30,20 @@ fn number(directory: &Path, file: &str) -> Option<u64> {
     (value < i64::MAX as u64 / 2).then_some(value)
 }
 
+/// "some avg10=1.25 …" in hundredths of a percent.
+fn pressure(file: &Path) -> Option<u32> {
+    average(&read(file).ok()?)
+}
+
+fn average(text: &str) -> Option<u32> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let average = some
+        .split(' ')
+        .find_map(|part| part.strip_prefix("avg10="))?;
+    let (whole, hundredths) = average.split_once('.')?;
+    Some(whole.parse::<u32>().ok()? * 100 + hundredths.parse::<u32>().ok()?)
+}
+
 impl Cgroup {
     /// Everything. What can not be read is zero.
     pub(in crate::container) fn stats(&self) -> Result<Stats> {
@@ -41,6 +55,14 @@ impl Cgroup {
             self.v1()
         };
         stats.oom_kills = self.oom_kills();
+        // Beside v1's hierarchies, too, where that of v2 is there without controllers.
+        if let Some(directory) = self.unified_directory() {
+            stats.pressure = PressureStats {
+                cpu: pressure(&directory.join("cpu.pressure")),
+                memory: pressure(&directory.join("memory.pressure")),
+                io: pressure(&directory.join("io.pressure")),
+            };
+        }
         Ok(stats)
     }
 
@@ -203,5 +225,19 @@ fn v2(directory: &Path) -> Stats {
         pids: pids(directory),
         block,
         oom_kills: 0,
+        pressure: PressureStats::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_read_in_hundredths_of_a_percent() {
+        let text = "some avg10=1.25 avg60=0.10 avg300=0.00 total=5\nfull avg10=9.00 avg60=0\n";
+        assert_eq!(average(text), Some(125));
+        assert_eq!(average("full avg10=9.00"), None);
+        assert_eq!(average(""), None);
     }
 }
