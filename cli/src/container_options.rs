@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 use gantry_proto::gateway::v1::{
-    ContainerConfig, Device, DeviceLimit, Entrypoint, Mount, PullPolicy, Resources, RestartPolicy,
-    Ulimit,
+    ContainerConfig, Device, DeviceLimit, Entrypoint, Mount, MountType, PullPolicy, Resources,
+    RestartPolicy, Ulimit,
 };
 use gantry_proto::network::v1::PortMapping;
 use gantry_proto::types::v1::Platform;
@@ -101,6 +101,9 @@ pub(crate) struct ContainerOptions {
     /// Mount a tmpfs: TARGET[:OPTIONS]
     #[arg(long, value_parser = mounts::tmpfs)]
     tmpfs: Vec<Mount>,
+    /// Driver of the volumes of -v: local
+    #[arg(long, value_name = "DRIVER")]
+    volume_driver: Option<String>,
     /// Mount what another container has of binds and volumes: CONTAINER[:ro]
     #[arg(long, value_name = "CONTAINER")]
     volumes_from: Vec<String>,
@@ -304,11 +307,7 @@ impl ContainerOptions {
             tty: self.tty,
             stdin_open: self.interactive,
             labels: environment::labels(&self.label_file, &self.label).map_err(refused)?,
-            mounts: [&self.volume, &self.mount, &self.tmpfs]
-                .into_iter()
-                .flatten()
-                .cloned()
-                .collect(),
+            mounts: self.mounts(),
             network_mode: text(&self.network),
             ports: self.publish.concat(),
             publish_all: self.publish_all,
@@ -358,6 +357,21 @@ impl ContainerOptions {
             ))),
             _ => Ok(()),
         }
+    }
+
+    fn mounts(&self) -> Vec<Mount> {
+        let mut volumes = self.volume.clone();
+        if let Some(driver) = &self.volume_driver {
+            let volumes = volumes.iter_mut();
+            for volume in volumes.filter(|mount| mount.r#type() == MountType::Volume) {
+                volume.volume_driver.clone_from(driver);
+            }
+        }
+        [&volumes, &self.mount, &self.tmpfs]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// What no single flag can know.

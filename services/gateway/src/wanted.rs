@@ -120,6 +120,8 @@ pub struct Mount {
     /// A volume that goes with the last container that uses it. Not asked for:
     /// found out.
     pub anonymous: bool,
+    /// A volume that was another container's: it is not made anew.
+    pub volume_must_exist: bool,
     /// What the image service has for a volume or an image. None: not asked yet.
     pub found: Option<Found>,
 }

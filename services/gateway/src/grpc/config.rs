@@ -49,6 +49,7 @@ fn mount(wire: wire::Mount) -> Result<Mount, Error> {
         }),
         read_only_non_recursive: wire.read_only_non_recursive,
         anonymous: false,
+        volume_must_exist: false,
         found: None,
     })
 }

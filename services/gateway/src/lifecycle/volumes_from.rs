@@ -64,6 +64,7 @@ fn taken(other: &Record, read_only: bool) -> Vec<Mount> {
             mount.source = found.volume;
             // It is filled, or not to be.
             mount.volume_no_copy = true;
+            mount.volume_must_exist = true;
         }
         mount
     });

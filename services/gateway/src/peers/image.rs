@@ -103,6 +103,7 @@ fn volume_mount(mount: &Mount) -> wire::VolumeMount {
         options: mount.volume_options.clone().into_iter().collect(),
         labels: mount.volume_labels.clone().into_iter().collect(),
         anonymous: mount.anonymous,
+        must_exist: mount.volume_must_exist,
     }
 }
 

@@ -171,7 +171,7 @@ async fn a_container_takes_the_mounts_of_others_but_where_it_has_its_own() {
     let asked: Vec<_> = asked
         .volumes
         .iter()
-        .map(|v| (v.volume.as_str(), v.anonymous, v.no_copy))
+        .map(|v| (v.volume.as_str(), v.anonymous, v.no_copy && v.must_exist))
         .collect();
     assert_eq!(
         asked,

@@ -110,6 +110,7 @@ pub(super) fn wishes(request: &mut proto::PrepareRequest) -> Wishes {
                 no_copy: mount.no_copy,
                 subpath: mount.subpath,
                 anonymous: mount.anonymous,
+                must_exist: mount.must_exist,
             })
             .collect(),
         images: images

@@ -36,6 +36,8 @@ pub struct VolumeWish {
     pub subpath: String,
     /// It goes with the last container, though it has a name here.
     pub anonymous: bool,
+    /// It is not made if it is not there.
+    pub must_exist: bool,
 }
 
 /// An image whose files a container wants.
@@ -271,8 +273,12 @@ impl ImageStore {
         check_subpath(&wish.subpath).map_err(|reason| refused(&wish.target, reason))?;
         let wanted = VolumeRecord::of(&wish.volume)?;
         let there = self.shared.volumes.get(&wanted.name);
-        if let Some(there) = &there {
-            there.must_fit(&wanted)?;
+        match &there {
+            Some(there) => there.must_fit(&wanted)?,
+            None if wish.must_exist => {
+                return Err(ImageError::VolumeNotFound { name: wanted.name });
+            }
+            None => {}
         }
         let record = there.unwrap_or_else(|| Arc::new(wanted));
         if let Backing::Bind { device, .. } = backing(&record.options)? {

@@ -13,6 +13,7 @@ use gantry_image::error::ImageError;
 use gantry_image::import::ImportOptions;
 use gantry_image::prune::PruneOptions;
 use gantry_image::pull::{PullOptions, Pulled};
+use gantry_image::volumes::{NewVolume, VolumeWish, Wishes};
 
 use crate::archive::Archive;
 use crate::archives::load_into;
@@ -241,4 +242,58 @@ async fn a_full_tmpfs_can_be_read_and_emptied() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_ext4_can_be_read_and_emptied() {
     a_full_disk(Disk::ext4(32)).await;
+}
+
+async fn volumes_on_a_full_disk(disk: Disk) {
+    let registry = Registry::start().await;
+    let big = Archive::new().file("d/big", noise(1, 8 << 20)).finish();
+    publish(&registry, "big", &[TestLayer::gzip(big)]);
+    let name = format!("{}/x:big", registry.host);
+    let store = ImageStore::open(&disk.root(), config()).unwrap();
+    pull(&store, &name).await.unwrap();
+    let there = NewVolume {
+        name: "there".to_owned(),
+        ..NewVolume::default()
+    };
+    let content = store.create_volume(&there).unwrap().mountpoint;
+    let volumes = disk.root().join("volumes");
+    let mut ballast = fs::File::create(disk.directory.path().join("ballast")).unwrap();
+    ballast.write_all(&vec![0; 5 << 20]).unwrap();
+    // A fresh one and one that is there: neither is filled by half.
+    for named in ["", "new", "there"] {
+        let wish = |volume: &str, target: &str| VolumeWish {
+            volume: NewVolume {
+                name: volume.to_owned(),
+                ..NewVolume::default()
+            },
+            target: target.to_owned(),
+            ..VolumeWish::default()
+        };
+        let wishes = Wishes {
+            volumes: vec![wish("", "/first"), wish(named, "/d")],
+            ..Wishes::default()
+        };
+        let prepared = store.prepare_with("c1", &name, false, &wishes);
+        assert_full(prepared.map(drop), "a volume that is filled");
+        assert!(store.get_snapshot("c1").is_err());
+        assert_eq!(count(&volumes), 1, "{named:?}");
+        assert_eq!((count(&volumes.join("there")), count(&content)), (2, 0));
+    }
+    disk.fill();
+    assert_full(
+        store.create_volume(&NewVolume::default()),
+        "a volume that is made",
+    );
+    assert_eq!(count(&volumes), 1);
+    assert_eq!(store.list_volumes(&[]).unwrap().len(), 1);
+    assert!(store.remove_volume("there", false).unwrap());
+    assert_eq!(count(&volumes), 0);
+    disk.free();
+    assert_clean(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_a_full_disk_has_no_room_for_is_not_there() {
+    volumes_on_a_full_disk(Disk::tmpfs(24)).await;
+    volumes_on_a_full_disk(Disk::ext4(32)).await;
 }

@@ -358,6 +358,7 @@ async fn wishes_that_cannot_be_granted_change_nothing() {
     refused(|wish| wish.volume.driver = "nfs".into());
     refused(|wish| wish.subpath = "../x".into());
     refused(|wish| wish.subpath = "not-there".into());
+    refused(|wish| wish.must_exist = true);
     refused(|wish| {
         wish.volume.name = "memory".into();
         wish.volume.options.insert("type".into(), "none".into());
