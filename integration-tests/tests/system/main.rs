@@ -11,6 +11,7 @@ mod debian;
 mod foreign_engines;
 mod images;
 mod life;
+mod limits;
 mod network;
 mod registries;
 mod services;
