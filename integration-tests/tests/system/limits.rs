@@ -13,9 +13,7 @@ fn disk() -> Result<(String, u32, u32)> {
             let path = Path::new("/dev").join(entry.file_name());
             let number = std::fs::read_to_string(entry.path().join("dev")).ok()?;
             let (major, minor) = number.trim().split_once(':')?;
-            let size = std::fs::read_to_string(entry.path().join("size")).ok()?;
-            // A loop device with nothing behind it has no byte to read.
-            (path.exists() && size.trim() != "0").then_some(())?;
+            path.exists().then_some(())?;
             Some((
                 path.to_string_lossy().into_owned(),
                 major.parse().ok()?,
@@ -48,12 +46,12 @@ fn devices_are_throttled_and_ruled_as_asked_for() -> Result<()> {
         );
 
         // Anybody may make the node; opening it is what the rule allows.
-        let open = format!("mknod /disk b {major} {minor} && head -c 1 /disk | wc -c");
+        let open = format!("mknod /disk b {major} {minor} && (: < /disk) && echo open");
         let rule = format!("b {major}:* r");
-        let refused = shell(&[], &format!("({open}) 2>&1"))?;
+        let refused = shell(&[], &format!("({open}) 2>&1; true"))?;
         ensure!(refused.contains("not permitted"), "{refused}");
         let allowed = shell(&["--device-cgroup-rule", &rule], &open)?;
-        ensure!(allowed == "1", "{allowed}");
+        ensure!(allowed == "open", "{allowed}");
 
         for (flags, word) in [
             (["--device-cgroup-rule", "c 1"], "TYPE MAJOR:MINOR"),
