@@ -251,6 +251,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_limit_of_a_device_has_a_path_and_a_number() {
+        let limit = device_bytes("/dev/sda:1mb").unwrap();
+        assert_eq!(
+            (limit.host_path.as_str(), limit.value),
+            ("/dev/sda", 1 << 20)
+        );
+        assert_eq!(device_number("/dev/a:b:100").unwrap().host_path, "/dev/a:b");
+        for wrong in ["/dev/sda", "sda:1", "/dev/sda:", "/dev/sda:x", ""] {
+            assert!(device_number(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn cpus_are_billionths() {
         for (text, nanos) in [
             ("2", 2_000_000_000),

@@ -15,6 +15,7 @@ mod foreign_engines;
 mod health;
 mod images;
 mod life;
+mod limits;
 mod looking;
 mod network;
 mod registries;

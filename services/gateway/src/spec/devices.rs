@@ -211,6 +211,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_rule_is_written_as_dockers_is() {
+        assert_eq!(
+            parse_rule("c 42:* rmw").unwrap(),
+            json!({"allow": true, "type": "c", "major": 42, "access": "rmw"})
+        );
+        assert_eq!(
+            parse_rule("a *:* r").unwrap(),
+            json!({"allow": true, "type": "a", "access": "r"})
+        );
+        for wrong in [
+            "", "c 42 r", "x 1:1 r", "c 1:1", "c 1:1 q", "c 1:1 ", "c a:1 r", "c  1:1 r",
+            "c -1:1 r",
+        ] {
+            assert!(parse_rule(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn a_device_is_allowed_and_made() {
         let wanted = Wanted {
             devices: vec![Device {

@@ -61,11 +61,11 @@ fn live(
     };
     isolate(setup, lines, &mut member)?;
     clock.lap("namespaces");
-    let root = make_root(setup)?;
+    let mut root = make_root(setup)?;
     clock.lap("root");
     let own_mounts = setup.namespaces.has_new(Kind::Mount);
     if own_mounts {
-        fill(setup, root.as_fd(), &mut member, &mut clock)?;
+        fill(setup, &mut root, &mut member, &mut clock)?;
     }
     let terminal = launch::open_terminal(root.as_fd(), &setup.options.stdio, &setup.launch)?;
     if let Some((master, slave)) = &terminal {
@@ -301,7 +301,7 @@ fn make_root(setup: &Setup<'_>) -> Result<OwnedFd> {
 /// Mounts and devices.
 fn fill(
     setup: &Setup<'_>,
-    root: BorrowedFd<'_>,
+    root: &mut OwnedFd,
     member: &mut Membership<'_, '_>,
     clock: &mut Clock,
 ) -> Result<()> {
@@ -310,9 +310,11 @@ fn fill(
             clock.lap("mounts");
             member.join()?;
             clock.lap("cgroup");
-            mount_cgroup(setup, mount, root)?;
+            mount_cgroup(setup, mount, root.as_fd())?;
+        } else if mount.covers_root() {
+            *root = mount.mount_over(root)?;
         } else {
-            mount.mount(root)?;
+            mount.mount(root.as_fd())?;
         }
     }
     clock.lap("mounts");
@@ -324,8 +326,12 @@ fn fill(
                 .eq(Path::new("/dev").components())
     });
     if !bound {
-        devices::make(root, &setup.devices, setup.namespaces.separate(Kind::User))?;
-        devices::link(root)?;
+        devices::make(
+            root.as_fd(),
+            &setup.devices,
+            setup.namespaces.separate(Kind::User),
+        )?;
+        devices::link(root.as_fd())?;
     }
     clock.lap("devices");
     Ok(())

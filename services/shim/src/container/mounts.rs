@@ -64,21 +64,15 @@ impl PlannedMount {
                 "empty, or with a NUL character",
             ));
         }
-        if destination
-            .components()
-            .all(|component| !matches!(component, Component::Normal(_) | Component::ParentDir))
-        {
-            return Err(Error::invalid(
-                format!("mounts[{index}].destination"),
-                format!(
-                    "{} is the root itself, which root.path gives",
-                    destination.display()
-                ),
-            ));
-        }
         let none = Vec::new();
         let kind = mount.typ().clone().unwrap_or_default();
         let options = MountOptions::parse(mount.options().as_ref().unwrap_or(&none), &kind, index)?;
+        if options.copy_up && is_root(&destination) {
+            return Err(Error::invalid(
+                format!("mounts[{index}].options"),
+                "\"tmpcopyup\" on the root itself would copy the whole root",
+            ));
+        }
         let mut source = mount.source().clone();
         if options.bind.is_some() {
             let Some(from) = source else {
@@ -138,6 +132,31 @@ impl PlannedMount {
         self.set(tree.as_fd(), true)?;
         self.ready = Some(tree);
         Ok(())
+    }
+
+    /// Whether it takes the place of the root.
+    pub(super) fn covers_root(&self) -> bool {
+        is_root(&self.destination) && !self.options.remount
+    }
+
+    /// Makes the mount on `root` itself, and returns what is the root from now on.
+    pub(super) fn mount_over(&self, root: &OwnedFd) -> Result<OwnedFd> {
+        let object = || self.destination.display().to_string();
+        let tree = match (&self.ready, self.options.bind) {
+            (Some(ready), _) => ready.try_clone().during("mount", object())?,
+            (None, Some(recursive)) => {
+                let tree = self.bind(recursive)?;
+                self.set(tree.as_fd(), true)?;
+                tree
+            }
+            (None, None) => {
+                let tree = self.make(None)?;
+                self.set(tree.as_fd(), false)?;
+                tree
+            }
+        };
+        attach(&tree, root).during("mount", object())?;
+        Ok(tree)
     }
 
     /// Makes the mount in `root`.
@@ -429,6 +448,12 @@ impl PlannedMount {
             beneath::open(root, &self.destination).during("remount", self.destination.display())?;
         self.set(target.as_fd(), true)
     }
+}
+
+fn is_root(destination: &Path) -> bool {
+    destination
+        .components()
+        .all(|component| matches!(component, Component::RootDir | Component::CurDir))
 }
 
 /// Attaches a detached mount on what `target` is.

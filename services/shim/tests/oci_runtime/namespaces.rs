@@ -18,7 +18,7 @@ pub const TESTS: &[crate::Test] = tests![
     a_recursive_bind_stays_recursive,
     a_link_can_be_bound_itself,
     propagation_is_what_the_specification_says,
-    the_root_is_not_a_mount_point_of_the_list,
+    a_mount_on_the_root_takes_its_place,
     an_unknown_capability_is_passed_over_with_a_warning,
     scheduling_priority_and_personality_are_the_programs,
     exec_replaces_variables_and_enters_groups_below,
@@ -217,16 +217,31 @@ fn propagation_is_what_the_specification_says() {
     }
 }
 
-fn the_root_is_not_a_mount_point_of_the_list() {
-    for destination in ["/", "//", "/."] {
-        let mut bundle = Bundle::script("true");
-        mount(
-            &mut bundle,
-            json!({"destination": destination, "type": "tmpfs", "source": "tmpfs"}),
+fn a_mount_on_the_root_takes_its_place() {
+    for destination in ["/", "//"] {
+        let mut bundle = Bundle::script("cat /mark; grep -c . /proc/self/mountinfo; mkdir /x 2>&1");
+        let other = bundle.directory.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        std::fs::rename(bundle.root().join("bin"), other.join("bin")).unwrap();
+        for name in ["proc", "dev", "sys"] {
+            std::fs::create_dir(other.join(name)).unwrap();
+        }
+        std::fs::write(other.join("mark"), "other\n").unwrap();
+        let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+        mounts.insert(
+            0,
+            json!({"destination": destination, "source": other, "options": ["bind", "ro"]}),
         );
-        let error = bundle.failure();
-        assert!(error.contains("is the root itself"), "{error}");
+        let output = String::from_utf8(bundle.run().stdout).unwrap();
+        assert!(output.starts_with("other\n"), "{output}");
+        assert!(output.contains("Read-only file system"), "{output}");
     }
+    let mut bundle = Bundle::script("true");
+    mount(
+        &mut bundle,
+        json!({"destination": "/", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}),
+    );
+    assert!(bundle.failure().contains("tmpcopyup"));
 }
 
 fn an_unknown_capability_is_passed_over_with_a_warning() {
