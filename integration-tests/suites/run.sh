@@ -37,8 +37,6 @@ for descriptor in $(ls /proc/$$/fd); do
 done
 unshare --mount --net --propagation slave bash -euo pipefail -c '
     ip link set lo up
-    # As on a machine with systemd, and still out of the sight of the host.
-    mount --make-rshared /
     [ -z "${HIDE_V2:-}" ] || umount /sys/fs/cgroup/unified
     cd "$directory"
     run() { # NAME COMMAND...

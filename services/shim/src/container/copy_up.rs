@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use std::os::unix::fs::MetadataExt;
 
-/// Copies the tree that `lower` is into the directory that `upper` is.
-pub(super) fn copy(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>) -> io::Result<()> {
+/// Copies the tree that `lower` is into the directory that `upper` is. `itself`: its owner and mode too.
+pub(super) fn copy(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, itself: bool) -> io::Result<()> {
     let path = |fd: BorrowedFd<'_>| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     let (from, to) = (path(lower.as_fd()), path(upper.as_fd()));
-    own(&from.join("."), &to.join("."))?;
+    if itself {
+        own(&from.join("."), &to.join("."))?;
+    }
     tree(&from, &to)
 }
 

@@ -206,7 +206,7 @@ impl PlannedMount {
                 .try_clone()
                 .during("open", self.destination.display())?;
             attach(tree, &target).during("mount", self.destination.display())?;
-            super::copy_up::copy(lower.as_fd(), tree.as_fd())
+            super::copy_up::copy(lower.as_fd(), tree.as_fd(), !self.has_mode())
                 .during("copy to tmpfs", self.destination.display())?;
             self.set(tree.as_fd(), true)?;
             return Ok(());
@@ -274,9 +274,13 @@ impl PlannedMount {
         ))
     }
 
+    fn has_mode(&self) -> bool {
+        self.options.data.iter().any(|(key, _)| key == "mode")
+    }
+
     /// A tmpfs that says nothing of its mode has that of the directory it covers, as with runc.
     fn mode_of_target(&self, root: BorrowedFd<'_>) -> Option<String> {
-        if self.kind != "tmpfs" || self.options.data.iter().any(|(key, _)| key == "mode") {
+        if self.kind != "tmpfs" || self.has_mode() {
             return None;
         }
         let target = beneath::open(root, &self.destination).ok()?;

@@ -156,6 +156,13 @@ fn a_tmpfs_has_the_mode_of_what_it_covers() {
         json!({"destination": "/other", "type": "tmpfs", "source": "tmpfs", "options": ["mode=700"]}),
     );
     assert_eq!(bundle.output(), "712\n700\n");
+    let mut bundle = Bundle::script("stat -c %a /data; cat /data/file");
+    std::fs::write(bundle.root().join("data/file"), "copied\n").unwrap();
+    mount(
+        &mut bundle,
+        json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "mode=1777"]}),
+    );
+    assert_eq!(bundle.output(), "1777\ncopied\n");
 }
 
 fn a_recursive_bind_stays_recursive() {

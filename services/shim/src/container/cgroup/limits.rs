@@ -88,7 +88,12 @@ fn memory_v1(memory: &LinuxMemory, out: &mut Vec<Entry>) {
     if unlimited {
         add("memory.memsw.limit_in_bytes", Some(-1), "memory.swap");
     }
-    add("memory.limit_in_bytes", memory.limit(), "memory.limit");
+    // 0 is no limit and no change: engines write it when they update another.
+    add(
+        "memory.limit_in_bytes",
+        memory.limit().filter(|limit| *limit != 0),
+        "memory.limit",
+    );
     if !unlimited {
         add(
             "memory.memsw.limit_in_bytes",
@@ -98,12 +103,12 @@ fn memory_v1(memory: &LinuxMemory, out: &mut Vec<Entry>) {
     }
     add(
         "memory.soft_limit_in_bytes",
-        memory.reservation(),
+        memory.reservation().filter(|limit| *limit != 0),
         "memory.reservation",
     );
     add(
         "memory.kmem.tcp.limit_in_bytes",
-        memory.kernel_tcp(),
+        memory.kernel_tcp().filter(|limit| *limit != 0),
         "memory.kernelTCP",
     );
     if let Some(swappiness) = memory.swappiness() {
@@ -483,6 +488,15 @@ mod tests {
                 ("pids.max", "max"),
             ]
         );
+    }
+
+    #[test]
+    fn nothing_is_written_for_a_limit_of_0() {
+        let nothing = resources(
+            r#"{"memory":{"limit":0,"swap":0,"reservation":0,"kernelTCP":0},"cpu":{"quota":0,"period":0,"shares":0}}"#,
+        );
+        assert_eq!(v1(&nothing).unwrap(), []);
+        assert_eq!(v2(&nothing).unwrap(), []);
     }
 
     #[test]
