@@ -18,7 +18,7 @@ SERVICES := gateway image network registry runtime
 BINARIES := gantry $(addprefix gantry-,$(SERVICES))
 SHIM_BINARIES := gantry-shim gantry-oci
 # What is started for each command or container needs no dynamic linker, where
-# there is a static C library to link (docs/decisions/013).
+# there is a static C library to link (docs/decisions/014).
 STATIC := $(if $(filter /%,$(shell cc -print-file-name=libc.a 2>/dev/null)),-- -C target-feature=+crt-static)
 
 # cargo-deny: whichever is installed, else the one `make tools` puts here.
@@ -52,7 +52,7 @@ test: test-packages ## Unit tests, then whole-system tests with real containers 
 	$(CARGO) test --workspace
 
 .PHONY: soak
-soak: test-packages ## 2,000 × run --rm, 1,000 terminals, a gigabyte through run, exec and logs: no hang, no failure, no leak (root)
+soak: test-packages ## An hour or two: 2,000 × run --rm, 10,000 lives, 100,000 × exec, 1,000 terminals, a gigabyte of output: nothing hangs, fails, grows or is left (root)
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --test system -- --ignored soak --nocapture
 
