@@ -17,8 +17,8 @@ SERVICES := gateway image network registry runtime
 # The binaries of an installation; the two of the shim have a profile of their own.
 BINARIES := gantry $(addprefix gantry-,$(SERVICES))
 SHIM_BINARIES := gantry-shim gantry-oci
-# What is started for each command or container needs no dynamic linker, where
-# there is a static C library to link (docs/decisions/014).
+# What is started for each container needs no dynamic linker, where there is a
+# static C library to link (docs/decisions/014).
 STATIC := $(if $(filter /%,$(shell cc -print-file-name=libc.a 2>/dev/null)),-- -C target-feature=+crt-static)
 
 # cargo-deny: whichever is installed, else the one `make tools` puts here.
@@ -35,8 +35,7 @@ demo: ## Build, then watch an image go in, run on the bridge, serve a page and l
 
 .PHONY: build
 build: ## Build the release binaries into target/dist
-	$(CARGO) build --release --bins $(addprefix -p gantry-,$(SERVICES))
-	$(CARGO) rustc --release -p gantry-cli --bin gantry $(STATIC)
+	$(CARGO) build --release --bins $(addprefix -p gantry-,cli $(SERVICES))
 	$(CARGO) rustc --profile shim -p gantry-shim --bin gantry-shim $(STATIC)
 	$(CARGO) rustc --profile shim -p gantry-shim --bin gantry-oci $(STATIC)
 	install -d $(DIST)
