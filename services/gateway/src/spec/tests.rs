@@ -182,7 +182,9 @@ fn what_cannot_be_is_refused_before_there_is_an_image() {
     assert!(refused(|wanted| wanted.oom_score_adj = 1001));
     assert!(refused(|wanted| wanted.pid_mode = "public".to_owned()));
     assert!(refused(|wanted| wanted.cap_add = vec!["FLY".to_owned()]));
-    assert!(refused(|wanted| wanted.groups = vec!["staff,root".to_owned()]));
+    assert!(refused(
+        |wanted| wanted.groups = vec!["staff,root".to_owned()]
+    ));
 }
 
 #[test]
