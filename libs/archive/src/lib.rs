@@ -2,7 +2,7 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`write`] | entries of an archive, one after the other |
+//! | [`mod@write`] | entries of an archive, one after the other |
 //! | [`pack`] | a file or a directory that is there becomes an archive |
 //! | [`read`] | entries of an archive, as they come |
 //! | [`arriving`] | an archive that comes in pieces |
@@ -12,7 +12,7 @@
 //! hostile: nothing is opened but beneath the directory that the caller gave,
 //! and what was looked at is what is read (descriptors, never a path twice).
 //! Archives of a layer have rules of their own, which are the image service's;
-//! it shares [`write`] and [`read::time`].
+//! it shares [`mod@write`] and [`read::time`].
 #![forbid(unsafe_code)]
 
 pub mod arriving;
