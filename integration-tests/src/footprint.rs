@@ -33,6 +33,8 @@ pub struct Slack {
     pub threads: usize,
     /// KiB.
     pub memory: u64,
+    /// Namespaces that wait for a container are mounted, too.
+    pub mounts: usize,
 }
 
 impl Default for Slack {
@@ -41,6 +43,7 @@ impl Default for Slack {
             files: 8,
             threads: 4,
             memory: 12 << 10,
+            mounts: 8,
         }
     }
 }
@@ -95,7 +98,7 @@ impl Footprint {
                 now.files <= before.files + slack.files
                     && now.threads <= before.threads + slack.threads
                     && now.memory <= before.memory + slack.memory
-                    && now.mounts <= before.mounts,
+                    && now.mounts <= before.mounts + slack.mounts,
                 "{}: {now:?} now, {before:?} before",
                 command_of(*pid)
             );

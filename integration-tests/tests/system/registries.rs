@@ -374,7 +374,8 @@ fn a_push_that_is_cut_goes_on_where_the_registry_has_it() -> Result<()> {
         let (up, cuts) = (cutter.up(), cutter.cuts());
         ensure!(cuts >= 3, "{cuts} cuts");
         let total = size_of(&image);
-        ensure!(up <= total * 12 / 10, "{up} bytes for an image of {total}");
+        // What was under way is sent again; a push that began anew would never end.
+        ensure!(up <= total * 15 / 10, "{up} bytes for an image of {total}");
         engine.ok(&["rmi", "--force", &source, &target])?;
         let copy = format!("{ours}/copy:v1");
         ensure!(engine.ok(&["run", "--rm", &copy])?.ends_with("whole"));
