@@ -18,6 +18,36 @@ const METADATA_MAX: u32 = 1 << 20;
 /// Bytes of a path, as the kernel has it.
 const PATH_MAX: u32 = 4_096;
 
+/// Headers, extensions and map of holes of one entry.
+pub const HEAD_BYTES_MAX: usize = 4 << 20;
+
+/// What a parser that wants more is given.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum More {
+    /// So many bytes.
+    Bytes(usize),
+    /// There are none: the archive has ended.
+    Ended,
+    /// There have been [`HEAD_BYTES_MAX`].
+    TooMany,
+}
+
+/// What comes of a parser's request for `min_bytes`, after it was to have `wanted`
+/// and had `available`.
+///
+/// A map of holes has no length: the parser asks for a little more until it finds
+/// the end, which may be never.
+#[must_use]
+pub fn more(min_bytes: usize, wanted: usize, available: usize) -> More {
+    if available < wanted {
+        More::Ended
+    } else if wanted >= HEAD_BYTES_MAX {
+        More::TooMany
+    } else {
+        More::Bytes(min_bytes.max((2 * wanted).min(HEAD_BYTES_MAX)))
+    }
+}
+
 /// Why an archive could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -30,6 +60,10 @@ pub enum ReadError {
         position: u64,
         source: tar_core::parse::ParseError,
     },
+    #[error(
+        "before the content of the entry at byte {position} are more than {HEAD_BYTES_MAX} bytes of headers"
+    )]
+    HeadTooLong { position: u64 },
     #[error("entry {path:?}: its {field} {value:?} is not usable")]
     BadValue {
         path: String,
@@ -133,14 +167,15 @@ impl<R: Read> Reader<R> {
             let damaged = |source| ReadError::Archive { position, source };
             let (consumed, entry) = match self.parser.parse(input).map_err(damaged)? {
                 ParseEvent::NeedData { min_bytes } => {
-                    if input.len() < min_bytes && input.len() < wanted {
-                        if input.iter().all(|byte| *byte == 0) {
-                            return Ok(None);
+                    match more(min_bytes, wanted, input.len()) {
+                        More::Bytes(count) => wanted = count,
+                        More::Ended if input.iter().all(|byte| *byte == 0) => return Ok(None),
+                        More::Ended => {
+                            let during = "a header".to_owned();
+                            return Err(ReadError::Truncated { during });
                         }
-                        let during = "a header".to_owned();
-                        return Err(ReadError::Truncated { during });
+                        More::TooMany => return Err(ReadError::HeadTooLong { position }),
                     }
-                    wanted = min_bytes.max(wanted + 1);
                     continue;
                 }
                 ParseEvent::Entry { consumed, entry } => (consumed, Some(read(&entry, None)?)),
@@ -256,7 +291,10 @@ fn read(
         field,
         value,
     };
-    let kind = kind_of(parsed)?;
+    let kind = kind_of(parsed).map_err(|kind| ReadError::UnsupportedType {
+        path: shown(name),
+        kind,
+    })?;
     let pax = parsed.pax.map(pax_time).transpose();
     let pax = pax.map_err(|(field, value)| bad(field, value))?.flatten();
     let owner = |field: &'static str, value: u64| match u32::try_from(value) {
@@ -293,7 +331,11 @@ fn read(
     })
 }
 
-fn kind_of(parsed: &ParsedEntry<'_>) -> Result<Kind, ReadError> {
+/// What an entry is.
+///
+/// # Errors
+/// Its type, where that is none of a file's.
+pub fn kind_of(parsed: &ParsedEntry<'_>) -> Result<Kind, char> {
     Ok(match parsed.entry_type {
         // Before there was a type for directories, a trailing slash said it.
         EntryType::Regular
@@ -308,12 +350,7 @@ fn kind_of(parsed: &ParsedEntry<'_>) -> Result<Kind, ReadError> {
         EntryType::Char => Kind::CharacterDevice,
         EntryType::Block => Kind::BlockDevice,
         EntryType::Fifo => Kind::Fifo,
-        other => {
-            return Err(ReadError::UnsupportedType {
-                path: shown(&parsed.path),
-                kind: char::from(other.to_byte()),
-            });
-        }
+        other => return Err(char::from(other.to_byte())),
     })
 }
 
@@ -428,5 +465,23 @@ mod tests {
         assert!(check_sparse(&[region(8, 4), region(0, 4)], 16, 8).is_err());
         assert!(check_sparse(&[region(14, 4)], 16, 4).is_err());
         assert!(check_sparse(&[region(u64::MAX, 4)], 16, 4).is_err());
+    }
+
+    /// A map of holes in which no line ends, followed by so many bytes.
+    fn endless(length: usize) -> Vec<u8> {
+        let seed = include_bytes!("../../../integration-tests/fuzz/seeds/archive/sparse.tar");
+        // Its extended header (two blocks) and its header; the map is then ours.
+        let mut archive = seed[..3 * HEADER_SIZE].to_vec();
+        archive.resize(archive.len() + length, b'1');
+        archive
+    }
+
+    #[test]
+    fn a_map_of_holes_that_does_not_end_is_refused() {
+        let refused = |length| Reader::new(&*endless(length)).next_entry().unwrap_err();
+        let error = refused(3);
+        assert!(matches!(error, ReadError::Truncated { .. }), "{error}");
+        let error = refused(6 << 20);
+        assert!(matches!(error, ReadError::HeadTooLong { .. }), "{error}");
     }
 }

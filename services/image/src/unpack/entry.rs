@@ -1,26 +1,15 @@
 //! One archive entry, with everything resolved that formats spell differently.
 
-use gantry_archive::read::{check_sparse, pax_time};
+pub(super) use gantry_archive::read::Kind;
+use gantry_archive::read::{check_sparse, kind_of, pax_time};
 use rustix::fs::Timespec;
+use tar_core::SparseEntry;
 use tar_core::parse::ParsedEntry;
-use tar_core::{EntryType, SparseEntry};
 
 use super::error::{UnpackError, shown};
 use super::limits::Limits;
 use super::path::LayerPath;
 use super::tree::Ownership;
-
-/// What an entry is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Kind {
-    File,
-    Directory,
-    Symlink,
-    HardLink,
-    CharacterDevice,
-    BlockDevice,
-    Fifo,
-}
 
 /// An entry to be made.
 #[derive(Debug)]
@@ -52,7 +41,10 @@ impl Entry {
             value,
         };
         let path = LayerPath::parse(name, limits).map_err(|fault| fault.of_entry(name))?;
-        let kind = kind_of(parsed)?;
+        let kind = kind_of(parsed).map_err(|kind| UnpackError::UnsupportedType {
+            path: shown(name),
+            kind,
+        })?;
         let pax = parsed.pax.map(pax_time).transpose();
         let modified = pax.map_err(|(key, value)| bad(key, value))?.flatten();
         let owner = |field: &'static str, value: u64| match u32::try_from(value) {
@@ -106,28 +98,4 @@ impl Entry {
         }
         Ok(entry)
     }
-}
-
-fn kind_of(parsed: &ParsedEntry<'_>) -> Result<Kind, UnpackError> {
-    Ok(match parsed.entry_type {
-        // Before there was a type for directories, a trailing slash said it.
-        EntryType::Regular
-            if parsed.header.as_old().linkflag[0] == 0 && parsed.path.ends_with(b"/") =>
-        {
-            Kind::Directory
-        }
-        EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse => Kind::File,
-        EntryType::Directory => Kind::Directory,
-        EntryType::Symlink => Kind::Symlink,
-        EntryType::Link => Kind::HardLink,
-        EntryType::Char => Kind::CharacterDevice,
-        EntryType::Block => Kind::BlockDevice,
-        EntryType::Fifo => Kind::Fifo,
-        other => {
-            return Err(UnpackError::UnsupportedType {
-                path: shown(&parsed.path),
-                kind: char::from(other.to_byte()),
-            });
-        }
-    })
 }

@@ -1,13 +1,11 @@
 //! The headers of an archive, one after the other.
 
+use gantry_archive::read::{HEAD_BYTES_MAX, More, more};
 use tar_core::SparseEntry;
 use tar_core::parse::{Limits, ParseEvent, ParsedEntry, Parser};
 
 use super::error::UnpackError;
 use super::inflate::{Passing, TarStream};
-
-/// Headers, extensions and map of holes of one entry.
-const HEAD_BYTES_MAX: usize = 4 << 20;
 
 /// What comes next in an archive.
 pub(crate) enum Header<T> {
@@ -55,25 +53,21 @@ impl Headers {
             let damaged = |source| UnpackError::Archive { position, source };
             let (consumed, header) = match self.parser.parse(input).map_err(damaged)? {
                 ParseEvent::NeedData { min_bytes } => {
-                    if available < wanted {
-                        // The archive has ended.
-                        if input.iter().all(|&b| b == 0) {
-                            return Ok(Header::End);
+                    match more(min_bytes, wanted, available) {
+                        More::Bytes(count) => wanted = count,
+                        More::Ended if input.iter().all(|&b| b == 0) => return Ok(Header::End),
+                        More::Ended => {
+                            let during = "a header".into();
+                            return Err(UnpackError::Truncated { during }.into());
                         }
-                        let during = "a header".into();
-                        return Err(UnpackError::Truncated { during }.into());
-                    }
-                    if wanted >= HEAD_BYTES_MAX {
-                        return Err(UnpackError::Limit {
-                            what: "bytes before the content of one entry",
-                            limit: HEAD_BYTES_MAX as u64,
+                        More::TooMany => {
+                            return Err(UnpackError::Limit {
+                                what: "bytes before the content of one entry",
+                                limit: HEAD_BYTES_MAX as u64,
+                            }
+                            .into());
                         }
-                        .into());
                     }
-                    // A map of holes has no length: the parser asks for a little
-                    // more until it finds the end, which may be never.
-                    let more = wanted.saturating_mul(2).min(HEAD_BYTES_MAX);
-                    wanted = min_bytes.max(more);
                     continue;
                 }
                 ParseEvent::Entry { consumed, entry } => {
