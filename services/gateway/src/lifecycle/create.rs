@@ -10,10 +10,11 @@ use crate::engine::{Engine, change};
 use crate::error::{Error, Result};
 use crate::etc_files;
 use crate::health;
+use crate::own_ids;
 use crate::peers::Prepared;
 use crate::roster::Entry;
 use crate::signal;
-use crate::spec::{self, mounts, process};
+use crate::spec::{self, mount_checks, process};
 use crate::state::Event;
 use crate::steps::{self, Step};
 use crate::wanted::{NamespaceMode, NetworkMode, RestartName, Wanted};
@@ -82,7 +83,8 @@ pub async fn create(engine: &Arc<Engine>, wanted: Wanted, name: String) -> Resul
 pub(super) fn begin(engine: &Engine, mut wanted: Wanted, name: String) -> Result<Arc<Entry>> {
     check(engine, &wanted)?;
     let all_mounts = volumes_from::mounts(engine, &wanted)?;
-    mounts::check(&all_mounts)?;
+    let own_ids = own_ids::wanted(&wanted.userns_mode)?;
+    mount_checks::check(&all_mounts, own_ids)?;
     if wanted.hostname.is_empty() && wanted.network() == NetworkMode::Host {
         // On the host's network a container has the host's name, as in Docker.
         // Where it cannot be read, the container gets its short id as any other.
@@ -91,7 +93,14 @@ pub(super) fn begin(engine: &Engine, mut wanted: Wanted, name: String) -> Result
     }
     let mut record = Record::new(ContainerId::random()?, name, wanted);
     record.mounts = Some(all_mounts);
-    let entry = engine.roster.add(record)?;
+    let entry = engine.roster.add_with(record, |record, others| {
+        let Some(count) = own_ids else {
+            return Ok(());
+        };
+        let taken = others.filter_map(|other| other.own_ids);
+        record.own_ids = Some(own_ids::free(engine.settings.own_ids(), count, taken)?);
+        Ok(())
+    })?;
     if let Err(error) = engine.note(&entry.record()) {
         engine.roster.remove(&entry);
         return Err(error);

@@ -184,12 +184,15 @@ fn isolate(setup: &Setup<'_>, lines: Lines<'_>, member: &mut Membership<'_, '_>)
     gantry_sys::fd::close_all_but(3 + setup.options.preserve_fds, &kept)
         .during("close descriptors", "of the parent")?;
     rustix::process::umask(Mode::empty());
+    // An undumpable process' files in /proc are the host's root's: it must be that still.
+    if !setup.namespaces.joins(Kind::User) {
+        launch::set_oom_score(setup.launch.process)?;
+    }
     if setup.namespaces.has_new(Kind::User) {
         wire::await_signal(lines.parent, wire::MAPPED).during("wait for", "id mappings")?;
         become_root()?;
     }
     let _ = rustix::process::setsid();
-    launch::set_oom_score(setup.launch.process)?;
     if let Some(policy) = setup
         .spec
         .linux()
@@ -201,9 +204,6 @@ fn isolate(setup: &Setup<'_>, lines: Lines<'_>, member: &mut Membership<'_, '_>)
     for join in &setup.namespaces.join {
         if setup.joins_in_child(join.kind) {
             namespaces::enter(join)?;
-            if join.kind == Kind::User {
-                become_root()?;
-            }
         }
     }
     if setup.namespaces.has_new(Kind::Time) {
@@ -279,14 +279,12 @@ fn make_root(setup: &Setup<'_>) -> Result<OwnedFd> {
     }
     // Before the propagation changes: a clone that is shared with the host then becomes a slave with the rest.
     rootfs::separate(setup.propagation)?;
-    let root = match &setup.options.overlay {
-        Some(overlay) => rootfs::mount_overlay(overlay)?,
-        None => match &setup.root_tree {
-            Some(tree) => tree
-                .try_clone()
-                .during("mount root", setup.root.display())?,
-            None => rootfs::clone_path(&setup.root)?,
-        },
+    let root = match (&setup.root_tree, &setup.options.overlay) {
+        (Some(tree), _) => tree
+            .try_clone()
+            .during("mount root", setup.root.display())?,
+        (None, Some(overlay)) => rootfs::mount_overlay(overlay)?,
+        (None, None) => rootfs::clone_path(&setup.root)?,
     };
     // Hooks that run in the container's mount namespace look for the root where the bundle has it.
     let at = if setup.has_hooks_inside() && setup.options.overlay.is_none() {
