@@ -19,7 +19,7 @@ BINARIES := gantry $(addprefix gantry-,$(SERVICES))
 SHIM_BINARIES := gantry-shim gantry-oci
 # What is started for each container needs no dynamic linker, where there is a
 # static C library to link (docs/decisions/014).
-STATIC := $(if $(filter /%,$(shell cc -print-file-name=libc.a 2>/dev/null)),-- -C target-feature=+crt-static)
+STATIC := $(if $(filter /%,$(shell cc -print-file-name=libc.a 2>/dev/null)),-- -C target-feature=+crt-static -C relocation-model=static)
 
 # cargo-deny: whichever is installed, else the one `make tools` puts here.
 DENY := $(or $(shell command -v cargo-deny 2>/dev/null),$(wildcard $(TARGET)/tools/bin/cargo-deny))
