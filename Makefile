@@ -77,7 +77,7 @@ test-cgroup-v2: ## The engine on a cgroup v2 machine, emulated with QEMU (root; 
 .PHONY: fuzz
 fuzz: ## Fuzz what reads bytes from strangers, FUZZ_SECONDS (60) for each target (nightly Rust; installs cargo-fuzz)
 	command -v cargo-fuzz >/dev/null || [ -x $(TARGET)/fuzz-tools/bin/cargo-fuzz ] || $(CARGO) install --locked --root $(TARGET)/fuzz-tools cargo-fuzz
-	for target in archive load manifest reference; do \
+	for target in archive copy load manifest reference; do \
 		mkdir -p integration-tests/fuzz/corpus/$$target && \
 		(cd integration-tests && PATH=$(abspath $(TARGET))/fuzz-tools/bin:$$PATH RUSTUP_TOOLCHAIN=nightly \
 			cargo-fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target \
