@@ -34,7 +34,11 @@ pub(crate) fn compare(
             rustix::fs::sync();
             eprintln!("bench: {} loads", contestant.name());
             let path = file(contestant);
-            loads.push(contestant.run(&["load", "-i", &path.to_string_lossy()])?.took);
+            loads.push(
+                contestant
+                    .run(&["load", "-i", &path.to_string_lossy()])?
+                    .took,
+            );
             contestant.run(&["rmi", reference])?;
             std::fs::remove_file(&path)?;
         }
