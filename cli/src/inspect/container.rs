@@ -204,7 +204,14 @@ fn host_config(config: &ContainerConfig, summary: &ContainerSummary) -> Document
             .into(),
         ),
         ("Sysctls", strings(&config.sysctls).into()),
-        ("Runtime", "gantry-shim".into()),
+        (
+            "Runtime",
+            match config.runtime.as_str() {
+                "" => "gantry",
+                runtime => runtime,
+            }
+            .into(),
+        ),
         ("Init", config.init.into()),
     ];
     shown.extend(resources(&limits, config));

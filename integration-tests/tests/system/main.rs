@@ -19,6 +19,7 @@ mod limits;
 mod looking;
 mod network;
 mod registries;
+mod runtimes;
 mod services;
 mod soak;
 mod store;

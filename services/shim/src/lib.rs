@@ -7,6 +7,7 @@
 //! | [`daemon`] | what makes a process a shim |
 //! | [`serve`], [`grpc`] | `gantry.shim.v1` on its socket |
 //! | [`shim`] | one container, as the shim sees it |
+//! | [`foreign`] | the same, made by another OCI runtime |
 //! | [`process`], [`stdio`] | one process and its streams |
 //! | [`log`] | the output on disk |
 //! | [`reaper`], [`exit`] | how processes end |
@@ -20,6 +21,7 @@ pub mod container;
 pub mod daemon;
 pub mod error;
 pub mod exit;
+pub mod foreign;
 pub mod grpc;
 pub mod interfaces;
 pub mod log;

@@ -134,6 +134,21 @@ impl PlannedMount {
         Ok(())
     }
 
+    /// Makes the mount, detached, with all its attributes, for somebody who will only bind it. `place` is a directory that
+    /// it may cover for a moment.
+    pub(super) fn ready_at(&self, place: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let Some(recursive) = self.options.bind else {
+            let tree = self.make(None)?;
+            return match &self.options.subpath {
+                Some(path) => self.part_of(&tree, place, path),
+                None => Ok(tree),
+            };
+        };
+        let tree = self.bind(recursive)?;
+        self.set(tree.as_fd(), true)?;
+        Ok(tree)
+    }
+
     /// Whether it takes the place of the root.
     pub(super) fn covers_root(&self) -> bool {
         is_root(&self.destination) && !self.options.remount
