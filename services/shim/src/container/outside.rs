@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, Process, Spec, User};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::context::During;
@@ -69,8 +70,11 @@ fn mount_point_of(path: &Path) -> Result<PathBuf> {
 pub fn let_go() -> Result<()> {
     let table = fs::read_to_string(TABLE).during("read", TABLE)?;
     for path in private_namespaces(&table) {
-        rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
-            .during("unmount", path.display())?;
+        match rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            // The host has let go of it just now, and that reached us.
+            Err(Errno::INVAL | Errno::NOENT) => {}
+            other => other.during("unmount", path.display())?,
+        }
     }
     Ok(())
 }
