@@ -19,7 +19,7 @@ BINARIES := gantry $(addprefix gantry-,$(SERVICES))
 SHIM_BINARIES := gantry-shim gantry-oci
 # What is started for each container needs no dynamic linker, where there is a
 # static C library to link (docs/decisions/014).
-STATIC := $(if $(filter /%,$(shell cc -print-file-name=libc.a 2>/dev/null)),-- -C target-feature=+crt-static)
+STATIC := $(if $(filter /%,$(shell cc -print-file-name=libc.a 2>/dev/null)),-- -C target-feature=+crt-static -C relocation-model=static)
 
 # cargo-deny: whichever is installed, else the one `make tools` puts here.
 DENY := $(or $(shell command -v cargo-deny 2>/dev/null),$(wildcard $(TARGET)/tools/bin/cargo-deny))
@@ -77,7 +77,7 @@ test-cgroup-v2: ## The engine on a cgroup v2 machine, emulated with QEMU (root; 
 .PHONY: fuzz
 fuzz: ## Fuzz what reads bytes from strangers, FUZZ_SECONDS (60) for each target (nightly Rust; installs cargo-fuzz)
 	command -v cargo-fuzz >/dev/null || [ -x $(TARGET)/fuzz-tools/bin/cargo-fuzz ] || $(CARGO) install --locked --root $(TARGET)/fuzz-tools cargo-fuzz
-	for target in archive load manifest reference; do \
+	for target in archive copy load manifest reference; do \
 		mkdir -p integration-tests/fuzz/corpus/$$target && \
 		(cd integration-tests && PATH=$(abspath $(TARGET))/fuzz-tools/bin:$$PATH RUSTUP_TOOLCHAIN=nightly \
 			cargo-fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target \

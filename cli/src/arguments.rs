@@ -13,7 +13,12 @@ use crate::verbs::Verb;
 
 /// The Gantry container engine
 #[derive(Debug, Parser)]
-#[command(name = "gantry", version, max_term_width = 100)]
+#[command(
+    name = "gantry",
+    version,
+    max_term_width = 100,
+    args_override_self = true
+)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     options: Options,
@@ -129,5 +134,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_last_of_a_flag_counts_as_in_docker_and_lists_grow() {
+        let line = "gantry run -i -ti --name a --name b -e A=1 -e B=2 image -i";
+        let matches = Arguments::command().get_matches_from(line.split(' '));
+        let (_, run) = matches.subcommand().unwrap();
+        assert_eq!(run.get_one::<String>("name").unwrap(), "b");
+        assert_eq!(run.get_many::<String>("env").unwrap().count(), 2);
+        let line = "gantry rm a -f b -f";
+        let matches = Arguments::command().get_matches_from(line.split(' '));
+        let (_, rm) = matches.subcommand().unwrap();
+        assert_eq!(rm.get_raw("containers").unwrap().len(), 2);
     }
 }

@@ -47,8 +47,14 @@ impl Engine {
         ImageServiceClient::new(self.client.clone()).max_decoding_message_size(MESSAGE_LIMIT)
     }
 
+    /// Whole images go past the gateway where they can: forwarding them costs as
+    /// much as reading them.
     pub(crate) fn archives(&self) -> ArchiveServiceClient<Client> {
-        ArchiveServiceClient::new(self.client.clone()).max_decoding_message_size(MESSAGE_LIMIT)
+        let client = match image_socket(&self.socket) {
+            Some(socket) => client::connect(&socket),
+            None => self.client.clone(),
+        };
+        ArchiveServiceClient::new(client).max_decoding_message_size(MESSAGE_LIMIT)
     }
 
     pub(crate) fn store(&self) -> StoreServiceClient<Client> {
@@ -62,6 +68,12 @@ impl Engine {
     pub(crate) fn networks(&self) -> NetworkServiceClient<Client> {
         NetworkServiceClient::new(self.client.clone())
     }
+}
+
+/// The socket of the image service beside the gateway's, if it is there.
+fn image_socket(gateway: &Path) -> Option<PathBuf> {
+    let socket = gateway.with_file_name("image.sock");
+    (gateway.file_name()? == "gateway.sock" && socket.exists()).then_some(socket)
 }
 
 /// The gateway's socket: the one of `--host`, else the one below `--root`, else
@@ -81,6 +93,17 @@ pub(crate) fn socket(host: Option<&str>, paths: &Paths) -> Result<PathBuf, Failu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn archives_go_to_the_image_service_where_it_is_beside_the_gateway() {
+        let directory = tempfile::tempdir().unwrap();
+        let gateway = directory.path().join("gateway.sock");
+        assert_eq!(image_socket(&gateway), None);
+        let image = directory.path().join("image.sock");
+        std::fs::write(&image, "").unwrap();
+        assert_eq!(image_socket(&gateway), Some(image));
+        assert_eq!(image_socket(&directory.path().join("other.sock")), None);
+    }
 
     #[test]
     fn a_host_is_the_path_of_a_socket() {

@@ -248,7 +248,7 @@ pub(crate) struct ContainerOptions {
     /// IPC namespace: host, private, shareable, container:NAME
     #[arg(long, value_name = "MODE")]
     ipc: Option<String>,
-    /// User namespace: host
+    /// User namespace: host, or auto[:size=COUNT] for users of its own, who are nobody on the host
     #[arg(long, value_name = "MODE")]
     userns: Option<String>,
     /// UTS namespace: host, container:NAME

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use gantry_archive::arriving::Arriving;
+use gantry_archive::ids::Ids;
 use gantry_archive::pack::{self, PackError};
 use gantry_archive::unpack::{Owner, unpack};
 use gantry_archive::write::{WriteError, Writer};
@@ -81,7 +82,7 @@ pub(crate) async fn to_directory(
     let (pieces, mut received) = mpsc::channel(BACKLOG);
     let unpacking = tokio::task::spawn_blocking(move || {
         let source = Arriving::new(move || received.blocking_recv());
-        unpack(opened.as_fd(), source, owner)
+        unpack(opened.as_fd(), source, owner, &Ids::default())
     });
     let mut copied = 0;
     let broken = loop {
@@ -178,8 +179,13 @@ pub(crate) async fn from_here(
             sender.send(piece)
         };
         let mut writer = Writer::new(take);
-        let packed = pack::pack(source.object.as_fd(), name.as_bytes(), &mut writer)
-            .and_then(|()| writer.finish().map_err(PackError::from));
+        let packed = pack::pack(
+            source.object.as_fd(),
+            name.as_bytes(),
+            &Ids::default(),
+            &mut writer,
+        )
+        .and_then(|()| writer.finish().map_err(PackError::from));
         match packed {
             Ok(_) => Ok(copied),
             // The engine refused: it says why.

@@ -1,6 +1,7 @@
 //! What `inspect` shows, in Docker's shape: scripts and templates read it.
 
 pub(crate) mod container;
+mod host_config;
 pub(crate) mod image;
 pub(crate) mod volume;
 

@@ -1,19 +1,17 @@
 //! A container in the shape of Docker's `ContainerInspect`.
 
 use gantry_proto::gateway::v1::{
-    ContainerConfig, ContainerDetail, ContainerState, ContainerSummary, DeviceLimit, Health,
-    HealthCheck, Mount, MountType, Resources,
+    ContainerConfig, ContainerDetail, ContainerState, ContainerSummary, Health, HealthCheck, Mount,
+    MountType,
 };
 use gantry_proto::network::v1::PortMapping;
 use serde_json::{Map, Value, json};
 
+use super::host_config::host_config;
 use super::{Document, fields};
 use crate::display;
 use crate::parse::ports::protocol_name;
 use crate::verbs::ps::state_word;
-
-/// Size of /dev/shm where none was asked for.
-const DEFAULT_SHM: u64 = 64 << 20;
 
 pub(crate) fn document(detail: &ContainerDetail) -> Document {
     let summary = detail.summary.clone().unwrap_or_default();
@@ -39,7 +37,7 @@ pub(crate) fn document(detail: &ContainerDetail) -> Document {
             ("ProcessLabel", "".into()),
             ("AppArmorProfile", "".into()),
             ("ExecIDs", Value::Null.into()),
-            ("HostConfig", host_config(&config, &summary)),
+            ("HostConfig", host_config(detail, &config, &summary)),
             ("GraphDriver", graph_driver(detail)),
         ]
         .into_iter()
@@ -134,184 +132,6 @@ fn state(detail: &ContainerDetail, summary: &ContainerSummary) -> Document {
         shown.push(("Sick", summary.sick.clone().into()));
     }
     fields(shown)
-}
-
-fn host_config(config: &ContainerConfig, summary: &ContainerSummary) -> Document {
-    let limits = config.resources.clone().unwrap_or_default();
-    let policy = config.restart_policy.clone().unwrap_or_default();
-    let log = config.log.unwrap_or_default();
-    let log_type = if config.log.is_some() && !log.enabled {
-        "none"
-    } else {
-        "cri"
-    };
-    let binds: Vec<String> = config
-        .mounts
-        .iter()
-        .filter(|mount| mount.r#type() != MountType::Tmpfs && !mount.source.is_empty())
-        .map(|mount| {
-            let mode = if mount.read_only { ":ro" } else { "" };
-            format!("{}:{}{mode}", mount.source, mount.target)
-        })
-        .collect();
-    let named = |name: &str, otherwise: &str| {
-        Document::from(if name.is_empty() { otherwise } else { name })
-    };
-    let mut shown: Vec<(&'static str, Document)> = vec![
-        ("Binds", or_null(binds)),
-        ("ContainerIDFile", "".into()),
-        (
-            "LogConfig",
-            fields(vec![
-                ("Type", log_type.into()),
-                ("Config", Value::Object(Map::new()).into()),
-            ]),
-        ),
-        ("NetworkMode", named(&summary.network_mode, "bridge")),
-        ("PortBindings", port_bindings(&config.ports, false).into()),
-        (
-            "RestartPolicy",
-            fields(vec![
-                ("Name", named(&policy.name, "no")),
-                ("MaximumRetryCount", policy.maximum_retry_count.into()),
-            ]),
-        ),
-        ("AutoRemove", config.auto_remove.into()),
-        ("VolumeDriver", "".into()),
-        ("CapAdd", or_null(config.cap_add.clone())),
-        ("CapDrop", or_null(config.cap_drop.clone())),
-        ("CgroupnsMode", named(&config.cgroupns_mode, "private")),
-        ("Dns", config.dns_servers.clone().into()),
-        ("DnsOptions", config.dns_options.clone().into()),
-        ("DnsSearch", config.dns_search.clone().into()),
-        ("ExtraHosts", or_null(config.extra_hosts.clone())),
-        ("GroupAdd", or_null(config.groups.clone())),
-        ("IpcMode", named(&config.ipc_mode, "private")),
-        ("OomScoreAdj", config.oom_score_adj.into()),
-        ("PidMode", config.pid_mode.clone().into()),
-        ("Privileged", config.privileged.into()),
-        ("PublishAllPorts", config.publish_all.into()),
-        ("ReadonlyRootfs", config.read_only.into()),
-        ("SecurityOpt", or_null(config.security_opts.clone())),
-        ("UTSMode", config.uts_mode.clone().into()),
-        ("UsernsMode", config.userns_mode.clone().into()),
-        (
-            "ShmSize",
-            match config.shm_size_bytes {
-                0 => DEFAULT_SHM,
-                size => size,
-            }
-            .into(),
-        ),
-        ("Sysctls", strings(&config.sysctls).into()),
-        (
-            "Runtime",
-            match config.runtime.as_str() {
-                "" => "gantry",
-                runtime => runtime,
-            }
-            .into(),
-        ),
-        ("Init", config.init.into()),
-    ];
-    shown.extend(resources(&limits, config));
-    fields(shown)
-}
-
-fn resources(limits: &Resources, config: &ContainerConfig) -> Vec<(&'static str, Document)> {
-    let ulimits: Vec<Value> = config
-        .ulimits
-        .iter()
-        .map(|limit| json!({"Name": limit.name, "Soft": limit.soft, "Hard": limit.hard}))
-        .collect();
-    let devices: Vec<Value> = config
-        .devices
-        .iter()
-        .map(|device| {
-            let inside = if device.container_path.is_empty() {
-                &device.host_path
-            } else {
-                &device.container_path
-            };
-            let access = if device.permissions.is_empty() {
-                "rwm"
-            } else {
-                &device.permissions
-            };
-            json!({"PathOnHost": device.host_path, "PathInContainer": inside, "CgroupPermissions": access})
-        })
-        .collect();
-    vec![
-        ("CpuShares", limits.cpu_shares.into()),
-        ("Memory", limits.memory_bytes.into()),
-        ("NanoCpus", limits.nano_cpus.into()),
-        ("BlkioWeight", limits.blkio_weight.into()),
-        (
-            "BlkioWeightDevice",
-            device_limits(&limits.blkio_weight_devices, "Weight"),
-        ),
-        (
-            "BlkioDeviceReadBps",
-            device_limits(&limits.device_read_bps, "Rate"),
-        ),
-        (
-            "BlkioDeviceWriteBps",
-            device_limits(&limits.device_write_bps, "Rate"),
-        ),
-        (
-            "BlkioDeviceReadIOps",
-            device_limits(&limits.device_read_iops, "Rate"),
-        ),
-        (
-            "BlkioDeviceWriteIOps",
-            device_limits(&limits.device_write_iops, "Rate"),
-        ),
-        (
-            "CpuRealtimePeriod",
-            limits.cpu_realtime_period_micros.into(),
-        ),
-        (
-            "CpuRealtimeRuntime",
-            limits.cpu_realtime_runtime_micros.into(),
-        ),
-        (
-            "DeviceCgroupRules",
-            config.device_cgroup_rules.clone().into(),
-        ),
-        (
-            "MemorySwappiness",
-            match limits.memory_swappiness {
-                Some(percent) => Value::from(percent),
-                None => Value::Null,
-            }
-            .into(),
-        ),
-        ("CpuPeriod", limits.cpu_period_micros.into()),
-        ("CpuQuota", limits.cpu_quota_micros.into()),
-        ("CpusetCpus", limits.cpuset_cpus.clone().into()),
-        ("CpusetMems", limits.cpuset_mems.clone().into()),
-        ("Devices", devices.into()),
-        ("MemoryReservation", limits.memory_reservation_bytes.into()),
-        ("MemorySwap", limits.memory_swap_bytes.into()),
-        ("OomKillDisable", limits.oom_kill_disable.into()),
-        (
-            "PidsLimit",
-            match limits.pids_limit {
-                0 => Value::Null,
-                limit => limit.into(),
-            }
-            .into(),
-        ),
-        ("Ulimits", ulimits.into()),
-    ]
-}
-
-fn device_limits(limits: &[DeviceLimit], value: &str) -> Document {
-    limits
-        .iter()
-        .map(|limit| json!({"Path": limit.host_path, value: limit.value}))
-        .collect::<Vec<Value>>()
-        .into()
 }
 
 fn graph_driver(detail: &ContainerDetail) -> Document {
@@ -472,7 +292,7 @@ fn port_name(port: &PortMapping) -> String {
 }
 
 /// "80/tcp" → where it is published.
-fn port_bindings(ports: &[PortMapping], bound: bool) -> Map<String, Value> {
+pub(super) fn port_bindings(ports: &[PortMapping], bound: bool) -> Map<String, Value> {
     let mut bindings: Map<String, Value> = Map::new();
     for port in ports {
         let ip = match port.host_ip.as_str() {
@@ -492,7 +312,7 @@ fn port_bindings(ports: &[PortMapping], bound: bool) -> Map<String, Value> {
     bindings
 }
 
-fn or_null(list: Vec<String>) -> Document {
+pub(super) fn or_null(list: Vec<String>) -> Document {
     if list.is_empty() {
         Value::Null.into()
     } else {
@@ -500,7 +320,7 @@ fn or_null(list: Vec<String>) -> Document {
     }
 }
 
-fn strings(map: &std::collections::HashMap<String, String>) -> Map<String, Value> {
+pub(super) fn strings(map: &std::collections::HashMap<String, String>) -> Map<String, Value> {
     map.iter()
         .map(|(key, value)| (key.clone(), value.as_str().into()))
         .collect()

@@ -18,6 +18,7 @@ mod life;
 mod limits;
 mod looking;
 mod network;
+mod own_ids;
 mod registries;
 mod runtimes;
 mod services;

@@ -6,6 +6,7 @@
 //! | [`pack`] | a file or a directory that is there becomes an archive |
 //! | [`read`] | entries of an archive, as they come |
 //! | [`arriving`] | an archive that comes in pieces |
+//! | [`ids`] | users and groups that have other numbers here than in the archive |
 //! | [`unpack`] | an archive becomes files in a directory that is there |
 //!
 //! Both ways work on trees that somebody else may change meanwhile, or that are
@@ -17,6 +18,7 @@
 
 pub mod arriving;
 mod beneath;
+pub mod ids;
 pub mod pack;
 pub mod read;
 pub mod unpack;

@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use tar_core::EntryType;
 
 use crate::beneath::{self, is_gone};
+use crate::ids::Ids;
 use crate::shown;
 use crate::write::{Head, WriteError, Writer, Xattrs};
 
@@ -63,10 +64,12 @@ fn failed(path: &[u8], step: &'static str) -> impl FnOnce(Errno) -> PackError {
 pub fn pack<T: FnMut(Bytes) -> bool>(
     object: BorrowedFd<'_>,
     name: &[u8],
+    ids: &Ids,
     writer: &mut Writer<T>,
 ) -> Result<(), PackError> {
     let mut packer = Packer {
         writer,
+        ids,
         first_names: HashMap::new(),
     };
     let stat = rustix::fs::fstat(object).map_err(failed(name, "looking at it"))?;
@@ -150,6 +153,7 @@ fn names(directory: BorrowedFd<'_>, seen: &[u8]) -> Result<Vec<Vec<u8>>, PackErr
 
 struct Packer<'a, T> {
     writer: &'a mut Writer<T>,
+    ids: &'a Ids,
     /// Files with several names, by device and inode: the first of their names.
     first_names: HashMap<(u64, u64), Vec<u8>>,
 }
@@ -165,6 +169,7 @@ impl<T: FnMut(Bytes) -> bool> Packer<'_, T> {
             FileType::Fifo => EntryType::Fifo,
             _ => return Ok(()),
         };
+        let stat = &self.ids.inside(stat);
         let mut head = Head {
             kind,
             name,

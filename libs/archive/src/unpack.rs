@@ -25,6 +25,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::beneath;
+use crate::ids::{Ids, NoSuchId};
 use crate::read::{Entry, Kind, ReadError, Reader};
 use crate::shown;
 
@@ -39,6 +40,8 @@ pub enum UnpackError {
     Read(#[from] ReadError),
     #[error("entry {path:?}: it leads out of the directory that it is copied to")]
     Escapes { path: String },
+    #[error("entry {path:?}: the container has no user or group {id}")]
+    NoSuchId { path: String, id: u32 },
     #[error("cannot overwrite directory {path:?} with a file")]
     OverDirectory { path: String },
     #[error("cannot overwrite {path:?}, which is no directory, with a directory")]
@@ -62,7 +65,8 @@ pub enum Owner {
     Maker,
 }
 
-/// Unpacks an archive into a directory. Blocks.
+/// Unpacks an archive into a directory. Blocks. `ids`: those of the directory's
+/// tree, which owners of the archive and of `owner` are taken by.
 ///
 /// # Errors
 /// The archive is damaged or hostile, or the file system refuses. What was made
@@ -71,11 +75,13 @@ pub fn unpack(
     directory: BorrowedFd<'_>,
     source: impl Read,
     owner: Owner,
+    ids: &Ids,
 ) -> Result<(), UnpackError> {
     let mut unpacker = Unpacker {
         reader: Reader::new(source),
         directory,
         owner,
+        ids,
         parent: None,
         times: BTreeMap::new(),
         table: 0,
@@ -136,6 +142,7 @@ struct Unpacker<'a, R> {
     reader: Reader<R>,
     directory: BorrowedFd<'a>,
     owner: Owner,
+    ids: &'a Ids,
     /// The directory that the last entry was made in.
     parent: Option<(Vec<u8>, OwnedFd)>,
     times: BTreeMap<Vec<u8>, Timespec>,
@@ -143,8 +150,22 @@ struct Unpacker<'a, R> {
 }
 
 impl<R: Read> Unpacker<'_, R> {
+    /// Whose an entry is here.
+    fn owner(&self, entry: &Entry, path: &[u8]) -> Result<Option<(u32, u32)>, UnpackError> {
+        let (uid, gid) = match self.owner {
+            Owner::Kept => (entry.uid, entry.gid),
+            Owner::Of(uid, gid) => (uid, gid),
+            Owner::Maker => return Ok(None),
+        };
+        let here = self.ids.outside(uid, gid);
+        here.map(Some)
+            .map_err(|NoSuchId(id)| UnpackError::NoSuchId {
+                path: shown(path),
+                id,
+            })
+    }
+
     fn make(&mut self, entry: &Entry, path: &[u8]) -> Result<(), UnpackError> {
-        let owner = self.owner;
         if path.is_empty() {
             return match entry.kind {
                 // The directory itself, which is the caller's.
@@ -152,12 +173,13 @@ impl<R: Read> Unpacker<'_, R> {
                 _ => Err(UnpackError::OverDirectory { path: ".".into() }),
             };
         }
+        let owner = self.owner(entry, path)?;
         match entry.kind {
-            Kind::Directory => self.make_directory(entry, path),
-            Kind::File => self.make_file(entry, path),
+            Kind::Directory => self.make_directory(entry, owner, path),
+            Kind::File => self.make_file(entry, owner, path),
             Kind::Symlink => self.put(path, "making the link", |parent, name| {
                 rustix::fs::symlinkat(&*entry.link, parent, name)?;
-                Self::own(owner, parent, name, entry)?;
+                own(owner, parent, name)?;
                 let times = times(entry.modified);
                 rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
             }),
@@ -172,9 +194,9 @@ impl<R: Read> Unpacker<'_, R> {
                     rustix::fs::linkat(&directory, target, parent, name, AtFlags::empty())
                 })
             }
-            Kind::CharacterDevice => self.make_node(entry, path, FileType::CharacterDevice),
-            Kind::BlockDevice => self.make_node(entry, path, FileType::BlockDevice),
-            Kind::Fifo => self.make_node(entry, path, FileType::Fifo),
+            Kind::CharacterDevice => self.make_node(entry, owner, path, FileType::CharacterDevice),
+            Kind::BlockDevice => self.make_node(entry, owner, path, FileType::BlockDevice),
+            Kind::Fifo => self.make_node(entry, owner, path, FileType::Fifo),
         }
     }
 
@@ -206,7 +228,7 @@ impl<R: Read> Unpacker<'_, R> {
         match rustix::fs::mkdirat(&outer, name, Mode::from_raw_mode(0o755)) {
             Ok(()) => {
                 if let Owner::Of(uid, gid) = self.owner {
-                    chown(outer.as_fd(), name, uid, gid)
+                    own(self.ids.outside(uid, gid).ok(), outer.as_fd(), name)
                         .map_err(failed(path, "owning its directory"))?;
                 }
             }
@@ -216,8 +238,12 @@ impl<R: Read> Unpacker<'_, R> {
         open(wanted).map_err(failed(path, "opening its directory"))
     }
 
-    fn make_directory(&mut self, entry: &Entry, path: &[u8]) -> Result<(), UnpackError> {
-        let owner = self.owner;
+    fn make_directory(
+        &mut self,
+        entry: &Entry,
+        owner: Option<(u32, u32)>,
+        path: &[u8],
+    ) -> Result<(), UnpackError> {
         let parent = self.parent(path)?;
         let (_, name) = split(path);
         match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
@@ -261,11 +287,16 @@ impl<R: Read> Unpacker<'_, R> {
         Ok(())
     }
 
-    fn make_node(&mut self, entry: &Entry, path: &[u8], kind: FileType) -> Result<(), UnpackError> {
-        let owner = self.owner;
+    fn make_node(
+        &mut self,
+        entry: &Entry,
+        owner: Option<(u32, u32)>,
+        path: &[u8],
+        kind: FileType,
+    ) -> Result<(), UnpackError> {
         self.put(path, "making the device node", |parent, name| {
             rustix::fs::mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, entry.device)?;
-            Self::own(owner, parent, name, entry)?;
+            own(owner, parent, name)?;
             // It was just made under a name that nobody knows.
             let mode = Mode::from_raw_mode(entry.mode);
             rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
@@ -274,8 +305,12 @@ impl<R: Read> Unpacker<'_, R> {
         })
     }
 
-    fn make_file(&mut self, entry: &Entry, path: &[u8]) -> Result<(), UnpackError> {
-        let owner = self.owner;
+    fn make_file(
+        &mut self,
+        entry: &Entry,
+        owner: Option<(u32, u32)>,
+        path: &[u8],
+    ) -> Result<(), UnpackError> {
         self.must_be_replaceable(path)?;
         let mode = Mode::RUSR | Mode::WUSR;
         let parent = self.parent(path)?;
@@ -391,23 +426,14 @@ impl<R: Read> Unpacker<'_, R> {
         named.map_err(|error| replaced(error, path))
     }
 
-    fn own(owner: Owner, parent: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<(), Errno> {
-        match owner {
-            Owner::Kept => chown(parent, name, entry.uid, entry.gid),
-            Owner::Of(uid, gid) => chown(parent, name, uid, gid),
-            Owner::Maker => Ok(()),
-        }
-    }
-
     /// Owner, mode and extended attributes; in this order: changing the owner
     /// takes the set-id bits away.
-    fn attributes(owner: Owner, file: impl std::os::fd::AsFd, entry: &Entry) -> Result<(), Errno> {
-        let ids = match owner {
-            Owner::Kept => Some((entry.uid, entry.gid)),
-            Owner::Of(uid, gid) => Some((uid, gid)),
-            Owner::Maker => None,
-        };
-        if let Some((uid, gid)) = ids {
+    fn attributes(
+        owner: Option<(u32, u32)>,
+        file: impl std::os::fd::AsFd,
+        entry: &Entry,
+    ) -> Result<(), Errno> {
+        if let Some((uid, gid)) = owner {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             rustix::fs::fchown(&file, Some(uid), Some(gid))?;
         }
@@ -435,15 +461,12 @@ fn replaced(error: Errno, path: &[u8]) -> UnpackError {
     }
 }
 
-fn chown(parent: BorrowedFd<'_>, name: &[u8], uid: u32, gid: u32) -> Result<(), Errno> {
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    rustix::fs::chownat(
-        parent,
-        name,
-        Some(uid),
-        Some(gid),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
+fn own(owner: Option<(u32, u32)>, parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    let Some((uid, gid)) = owner else {
+        return Ok(());
+    };
+    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Access time as modification time: an archive has only the latter.

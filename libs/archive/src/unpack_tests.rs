@@ -17,13 +17,19 @@ fn packed(path: &Path, name: &str) -> Vec<u8> {
         archive.extend_from_slice(&piece);
         true
     });
-    pack(place(path).as_fd(), name.as_bytes(), &mut writer).unwrap();
+    pack(
+        place(path).as_fd(),
+        name.as_bytes(),
+        &Ids::default(),
+        &mut writer,
+    )
+    .unwrap();
     writer.finish().unwrap();
     archive
 }
 
 fn unpacked(archive: &[u8], into: &Path) -> Result<(), UnpackError> {
-    unpack(place(into).as_fd(), archive, Owner::Maker)
+    unpack(place(into).as_fd(), archive, Owner::Maker, &Ids::default())
 }
 
 /// A directory with something of each kind.

@@ -11,6 +11,7 @@
 //! * [`fd`]: closing and marking ranges of descriptors, adopting inherited ones.
 //! * [`spawn`]: descriptors at fixed numbers for a child, and its end with its parent's.
 //! * [`process`]: signals at rest, leaving at once, keyrings, scheduling, i/o priority, memory policy.
+//! * [`user_namespace`]: a user namespace that nobody is in.
 
 pub mod bpf;
 pub mod caps;
@@ -20,6 +21,7 @@ pub mod mount;
 pub mod process;
 pub mod seccomp;
 pub mod spawn;
+pub mod user_namespace;
 
 use std::io;
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::health::Health;
+use crate::own_ids::OwnIds;
 use crate::state::State;
 use crate::store::Written;
 use crate::wanted::{Mount, PortMapping, Wanted};
@@ -132,6 +133,9 @@ pub struct Rootfs {
 pub struct Endpoint {
     pub network: String,
     pub netns: String,
+    /// The user namespace that owns it. Empty: the host's.
+    #[serde(default)]
+    pub userns: String,
     pub interface: String,
     /// With the prefix length: "10.66.0.5/16".
     pub address: String,
@@ -227,6 +231,9 @@ pub struct Record {
     /// volumes. None: a record from before these were kept.
     #[serde(default)]
     pub mounts: Option<Vec<Mount>>,
+    /// Users and groups of its own. None: the host's.
+    #[serde(default)]
+    pub own_ids: Option<OwnIds>,
     /// Its removal takes its anonymous volumes along.
     #[serde(default)]
     pub remove_volumes: bool,
@@ -262,6 +269,7 @@ impl Record {
             steps: Vec::new(),
             health: None,
             mounts: None,
+            own_ids: None,
             remove_volumes: false,
             sick: String::new(),
             written: Written::default(),

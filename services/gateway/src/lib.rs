@@ -32,6 +32,7 @@ mod image_removal;
 pub mod journal;
 pub mod lifecycle;
 pub mod name;
+pub mod own_ids;
 pub mod peers;
 pub mod proxy;
 pub mod reconcile;

@@ -221,7 +221,20 @@ impl Roster {
     ///
     /// # Errors
     /// The name is in use or is not one.
-    pub fn add(&self, mut record: Record) -> Result<Arc<Entry>> {
+    pub fn add(&self, record: Record) -> Result<Arc<Entry>> {
+        self.add_with(record, |_, _| Ok(()))
+    }
+
+    /// The same, with what `also` gives it that no other container may have: it
+    /// sees them all.
+    ///
+    /// # Errors
+    /// As [`Roster::add`], and what `also` says.
+    pub fn add_with(
+        &self,
+        mut record: Record,
+        also: impl FnOnce(&mut Record, &mut dyn Iterator<Item = Arc<Record>>) -> Result<()>,
+    ) -> Result<Arc<Entry>> {
         if !record.name.is_empty() {
             name::check(&record.name)?;
         }
@@ -237,6 +250,10 @@ impl Roster {
         } else if let Some(id) = maps.names.get(&record.name) {
             return Err(in_use(&record.name, id));
         }
+        also(
+            &mut record,
+            &mut maps.entries.values().map(|entry| entry.record()),
+        )?;
         Ok(insert(&mut maps, record))
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::own_ids::OwnIds;
 use crate::wanted::LogOptions;
 
 #[derive(Clone, Debug, Deserialize)]
@@ -26,6 +27,12 @@ pub struct Settings {
     pub restart_backoff_max_ms: u64,
     /// A run of so many milliseconds was a good one: the waits begin anew.
     pub restart_good_run_ms: u64,
+    /// The first of the host's user and group ids that containers with
+    /// `--userns auto` share among them. The default is what systemd leaves
+    /// unused (systemd.io/UIDS-GIDS).
+    pub userns_first_id: u32,
+    /// How many they are.
+    pub userns_ids: u32,
     /// Events that are remembered for `events --since`.
     pub events_kept: usize,
 }
@@ -41,6 +48,8 @@ impl Default for Settings {
             restart_backoff_ms: 100,
             restart_backoff_max_ms: 60_000,
             restart_good_run_ms: 10_000,
+            userns_first_id: 1_879_048_192,
+            userns_ids: 268_435_456,
             events_kept: 1024,
         }
     }
@@ -54,6 +63,15 @@ impl Settings {
             enabled: self.log_enabled,
             max_segment_bytes: self.log_max_segment_bytes,
             max_segments: self.log_max_segments,
+        }
+    }
+
+    /// The ids that containers share.
+    #[must_use]
+    pub fn own_ids(&self) -> OwnIds {
+        OwnIds {
+            first: self.userns_first_id,
+            count: self.userns_ids,
         }
     }
 

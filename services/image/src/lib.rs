@@ -168,7 +168,14 @@ impl ImageStore {
                 keep: Mutex::default(),
                 cleaner: start_thread("trash", root, {
                     let places = places.clone();
-                    move || places.empty_trash()
+                    move || {
+                        // Whoever waits for something comes first.
+                        let nice = rustix::process::setpriority_process(None, TRASH_NICE);
+                        if let Err(error) = nice {
+                            tracing::debug!(%error, "what was deleted is removed at full speed");
+                        }
+                        places.empty_trash();
+                    }
                 })?,
                 settler: start_thread("settle", root, {
                     let layers = layers.clone();
@@ -236,6 +243,9 @@ impl ImageStore {
         self.shared.settler.try_send(()).ok();
     }
 }
+
+/// Nice value of the thread that removes what was deleted.
+const TRASH_NICE: i32 = 10;
 
 /// Reads an image's parts. What its record names is on the disk, or the record would not be.
 fn read_image(content: &Store, record: ImageRecord) -> Result<Image, ImageError> {

@@ -105,6 +105,15 @@ pub struct EndpointRequest {
     pub address: Option<Ipv4Addr>,
     /// True: the endpoint ends with its container.
     pub ephemeral: bool,
+    /// None: the host's user namespace owns its network namespace.
+    pub users: Option<Users>,
+}
+
+/// Ids of a user namespace, each line as user_namespaces(7) has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Users {
+    pub uids: String,
+    pub gids: String,
 }
 
 /// Whose a sandbox is, and what was published for it.
@@ -125,6 +134,8 @@ pub struct Endpoint {
     pub names: Vec<String>,
     /// The pinned network namespace.
     pub namespace: PathBuf,
+    /// The pinned user namespace that owns it; None: the host's.
+    pub user_namespace: Option<PathBuf>,
     /// Name of the interface inside.
     pub interface: &'static str,
     pub address: Ipv4Addr,

@@ -27,6 +27,8 @@ pub enum NetworkError {
     PortNumber { what: &'static str, port: u32 },
     #[error("{number} is not a protocol: use tcp, udp or sctp")]
     Protocol { number: i32 },
+    #[error("mappings of users need mappings of groups, and the reverse")]
+    HalfMapped,
     #[error("container {container} already has an endpoint; delete it first")]
     EndpointExists { container: ContainerId },
     #[error("container {container} has no endpoint")]

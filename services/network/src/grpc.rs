@@ -9,7 +9,7 @@ use gantry_proto::network::v1::network_service_server::NetworkService;
 use tonic::{Code, Request, Response, Status};
 
 use crate::endpoint::{
-    ContainerId, Endpoint, EndpointRequest, PortRequest, Protocol, PublishedPort,
+    ContainerId, Endpoint, EndpointRequest, PortRequest, Protocol, PublishedPort, Users,
 };
 use crate::error::{NetworkError, chain};
 use crate::firewall::FirewallError;
@@ -158,6 +158,7 @@ impl TryFrom<wire::CreateEndpointRequest> for EndpointRequest {
                 .collect::<Result<_, _>>()?,
             address,
             ephemeral: request.ephemeral,
+            users: users(&request.uid_mappings, &request.gid_mappings)?,
         })
     }
 }
@@ -192,6 +193,30 @@ impl TryFrom<wire::PortMapping> for PortRequest {
     }
 }
 
+fn users(
+    uids: &[wire::IdMapping],
+    gids: &[wire::IdMapping],
+) -> Result<Option<Users>, NetworkError> {
+    if uids.is_empty() != gids.is_empty() {
+        return Err(NetworkError::HalfMapped);
+    }
+    let lines = |mappings: &[wire::IdMapping]| {
+        let line = |mapping: &wire::IdMapping| {
+            let wire::IdMapping {
+                container_id,
+                host_id,
+                size,
+            } = mapping;
+            format!("{container_id} {host_id} {size}\n")
+        };
+        mappings.iter().map(line).collect()
+    };
+    Ok((!uids.is_empty()).then(|| Users {
+        uids: lines(uids),
+        gids: lines(gids),
+    }))
+}
+
 fn address(what: &'static str, text: &str) -> Result<Ipv4Addr, NetworkError> {
     text.parse().map_err(|_| NetworkError::Address {
         what,
@@ -216,6 +241,10 @@ impl From<Endpoint> for wire::Endpoint {
             container_id: endpoint.container.to_string(),
             network: BRIDGE.to_owned(),
             netns_path: endpoint.namespace.to_string_lossy().into_owned(),
+            userns_path: endpoint
+                .user_namespace
+                .map(|path| path.to_string_lossy().into_owned())
+                .unwrap_or_default(),
             interface: endpoint.interface.to_owned(),
             address: format!("{}/{}", endpoint.address, endpoint.subnet.prefix()),
             gateway: endpoint.gateway.to_string(),
@@ -271,6 +300,7 @@ fn status(error: &NetworkError) -> Status {
         NetworkError::Protocol { number } => {
             fault(Code::InvalidArgument, "INVALID_PROTOCOL").with("protocol", number)
         }
+        NetworkError::HalfMapped => fault(Code::InvalidArgument, "INVALID_ID_MAPPINGS"),
         NetworkError::EndpointExists { container } => {
             fault(Code::AlreadyExists, "ENDPOINT_EXISTS").with("container_id", container)
         }

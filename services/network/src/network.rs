@@ -25,11 +25,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::addresses::{AddressPool, Refusal};
 use crate::claim::Claim;
 use crate::config::Settings;
-use crate::endpoint::{Assignment, ContainerId, Endpoint, EndpointRequest, PublishedPort};
+use crate::endpoint::{Assignment, ContainerId, Endpoint, EndpointRequest, PublishedPort, Users};
 use crate::error::{NetworkError, StartError, chain};
 use crate::firewall::flows::{self, Published};
 use crate::firewall::{Firewall, Watch};
 use crate::link;
+use crate::namespace;
 use crate::netlink::Netlink;
 use crate::ports::{HeldPort, HostPorts};
 use crate::reconcile;
@@ -136,7 +137,7 @@ impl Network {
         let shared = &self.shared;
         let claim = Claim::new(shared, &request.container)?;
         let held = shared.ports.hold(&request.ports)?;
-        let taken = shared.take_sandbox(request.address)?;
+        let taken = shared.take_sandbox(request.address, request.users.as_ref())?;
         let assignment = Assignment {
             container: request.container,
             names: request.names,
@@ -312,23 +313,27 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A ready sandbox, or a new one.
-    fn take_sandbox(&self, wanted: Option<Ipv4Addr>) -> Result<Sandbox, NetworkError> {
-        let address = match self.reserve(wanted)? {
+    /// A ready sandbox, or a new one: none that is ready has users of its own.
+    fn take_sandbox(
+        &self,
+        wanted: Option<Ipv4Addr>,
+        users: Option<&Users>,
+    ) -> Result<Sandbox, NetworkError> {
+        let address = match self.reserve(wanted, users.is_none())? {
             Reserved::Ready(sandbox) => return Ok(sandbox),
             Reserved::Address(address) => address,
         };
-        self.build(address, wanted.is_some())
+        self.build(address, wanted.is_some(), users)
     }
 
-    fn reserve(&self, wanted: Option<Ipv4Addr>) -> Result<Reserved, NetworkError> {
+    fn reserve(&self, wanted: Option<Ipv4Addr>, any: bool) -> Result<Reserved, NetworkError> {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.state();
         loop {
             if state.stopping {
                 return Err(NetworkError::Stopping);
             }
-            if let Some(sandbox) = state.take_ready(wanted) {
+            if any && let Some(sandbox) = state.take_ready(wanted) {
                 // The maker is woken when the caller is served: it would take
                 // the processor from it here.
                 return Ok(Reserved::Ready(sandbox));
@@ -367,7 +372,12 @@ impl Shared {
     }
 
     /// Makes a sandbox for an address that was reserved.
-    pub(crate) fn build(&self, address: Ipv4Addr, chosen: bool) -> Result<Sandbox, NetworkError> {
+    pub(crate) fn build(
+        &self,
+        address: Ipv4Addr,
+        chosen: bool,
+        users: Option<&Users>,
+    ) -> Result<Sandbox, NetworkError> {
         let id = match SandboxId::random() {
             Ok(id) => id,
             Err(source) => {
@@ -379,16 +389,17 @@ impl Shared {
             id,
             address,
             chosen,
+            own_users: users.is_some(),
             life: Life::Building,
         };
         if let Err(error) = self.records.put(&sandbox) {
             self.release(address);
             return Err(error.into());
         }
-        let mut built = sandbox::build(&sandbox, &self.settings, self.bridge());
+        let mut built = sandbox::build(&sandbox, &self.settings, self.bridge(), users);
         if built.is_err() && self.bridge_was_replaced() {
             // What was made of it is gone: a failed build leaves no pin.
-            built = sandbox::build(&sandbox, &self.settings, self.bridge());
+            built = sandbox::build(&sandbox, &self.settings, self.bridge(), users);
         }
         if let Err(error) = built {
             self.doom(sandbox);
@@ -458,10 +469,15 @@ impl Shared {
         let address = live.sandbox.address;
         let assignment = &live.assignment;
         let names = settings.resolver.names();
+        let namespace = live.sandbox.id.pin(&settings.pins);
         Endpoint {
             container: assignment.container.clone(),
             names: assignment.names.clone(),
-            namespace: live.sandbox.id.pin(&settings.pins),
+            user_namespace: live
+                .sandbox
+                .own_users
+                .then(|| namespace::owner_of(&namespace)),
+            namespace,
             interface: link::INSIDE,
             address,
             subnet: settings.subnet,

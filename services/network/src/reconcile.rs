@@ -297,10 +297,11 @@ fn stray_pins(pins: &Path, known: &HashSet<SandboxId>) -> Vec<std::path::PathBuf
     entries
         .flatten()
         .filter(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
+            let subject = namespace::subject_of(Path::new(&entry.file_name()));
+            let name = subject.to_string_lossy().into_owned();
             SandboxId::try_from(name).is_ok_and(|id| !known.contains(&id))
         })
-        .map(|entry| entry.path())
+        .map(|entry| namespace::subject_of(&entry.path()))
         .collect()
 }
 

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
-use crate::endpoint::Assignment;
+use crate::endpoint::{Assignment, Users};
 use crate::link;
 use crate::namespace::{self, NamespaceError};
 use crate::netlink::{Netlink, NetlinkError};
@@ -104,6 +104,9 @@ pub(crate) struct Sandbox {
     /// True: the address was asked for, and was not the next of the pool.
     #[serde(default)]
     pub(crate) chosen: bool,
+    /// True: a user namespace of its own owns the network namespace.
+    #[serde(default)]
+    pub(crate) own_users: bool,
     pub(crate) life: Life,
 }
 
@@ -137,11 +140,12 @@ pub(crate) fn build(
     sandbox: &Sandbox,
     settings: &Settings,
     bridge: Bridge,
+    users: Option<&Users>,
 ) -> Result<(), SandboxError> {
     let address = sandbox.address;
     // Opened here, in the host's namespace, for use in the other thread.
     let mut host = Netlink::route().map_err(|source| SandboxError::Link { address, source })?;
-    namespace::create(&sandbox.id.pin(&settings.pins), |namespace| {
+    namespace::create(&sandbox.id.pin(&settings.pins), users, |namespace| {
         let mut inside = Netlink::route()?;
         link::create_pair(
             &mut host,

@@ -271,6 +271,7 @@ mod tests {
 
     fn sandbox(last: u8) -> Sandbox {
         Sandbox {
+            own_users: false,
             id: SandboxId::try_from(format!("{last:08x}")).unwrap(),
             address: Ipv4Addr::new(10, 66, 0, last),
             chosen: false,

@@ -123,10 +123,16 @@ impl Bundle {
                 .create(&directory)
                 .map_err(|source| Error::file("cannot create", &directory, source))?;
             let mut mounts = Vec::new();
+            let spec = parsed(spec)?;
+            let owner = root_of(&spec);
             for (number, file) in etc_files.iter().enumerate() {
                 let path = directory.join(number.to_string());
                 let mode = if file.mode == 0 { 0o644 } else { file.mode };
                 write(&path, mode, &file.content)?;
+                if let Some((uid, gid)) = owner {
+                    std::os::unix::fs::chown(&path, Some(uid), Some(gid))
+                        .map_err(|source| Error::file("cannot own", &path, source))?;
+                }
                 mounts.push(json!({
                     "destination": file.path,
                     "type": "bind",
@@ -217,16 +223,32 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
 }
 
 /// The specification with more mounts after its own.
-fn with_mounts(spec: &[u8], more: Vec<Value>) -> Result<Vec<u8>> {
-    let invalid = |problem: String| Error::Invalid {
+fn invalid(problem: impl ToString) -> Error {
+    Error::Invalid {
         field: "spec",
-        problem,
+        problem: problem.to_string(),
+    }
+}
+
+fn parsed(spec: &[u8]) -> Result<Value> {
+    serde_json::from_slice(spec).map_err(invalid)
+}
+
+/// User and group of the container's root as the host has them, where they are
+/// not the host's.
+fn root_of(spec: &Value) -> Option<(u32, u32)> {
+    let first = |mappings: &str| {
+        let all = spec["linux"][mappings].as_array()?;
+        let root = all.iter().find(|mapping| mapping["containerID"] == 0)?;
+        root["hostID"].as_u64()?.try_into().ok()
     };
-    let mut spec: Value =
-        serde_json::from_slice(spec).map_err(|error| invalid(error.to_string()))?;
+    Some((first("uidMappings")?, first("gidMappings")?))
+}
+
+fn with_mounts(mut spec: Value, more: Vec<Value>) -> Result<Vec<u8>> {
     let mounts = spec
         .as_object_mut()
-        .ok_or_else(|| invalid("is not an object".to_owned()))?
+        .ok_or_else(|| invalid("is not an object"))?
         .entry("mounts")
         .or_insert_with(|| Value::Array(Vec::new()));
     if mounts.is_null() {
@@ -234,9 +256,9 @@ fn with_mounts(spec: &[u8], more: Vec<Value>) -> Result<Vec<u8>> {
     }
     mounts
         .as_array_mut()
-        .ok_or_else(|| invalid("mounts is not an array".to_owned()))?
+        .ok_or_else(|| invalid("mounts is not an array"))?
         .extend(more);
-    serde_json::to_vec(&spec).map_err(|error| invalid(error.to_string()))
+    serde_json::to_vec(&spec).map_err(invalid)
 }
 
 #[cfg(test)]

@@ -124,6 +124,7 @@ fn unpack_reason(error: &gantry_archive::unpack::UnpackError) -> (Code, &'static
     match error {
         E::Read(_) => (Code::InvalidArgument, "BAD_ARCHIVE"),
         E::Escapes { .. } => (Code::InvalidArgument, "PATH_ESCAPES"),
+        E::NoSuchId { .. } => (Code::InvalidArgument, "NO_SUCH_ID"),
         E::OverDirectory { .. } => (Code::FailedPrecondition, "OVER_DIRECTORY"),
         E::OverFile { .. } => (Code::FailedPrecondition, "OVER_FILE"),
         E::Write { .. } => (Code::FailedPrecondition, "NOT_COPIED"),

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gantry_archive::arriving::Arriving;
+use gantry_archive::ids::Ids;
 use gantry_archive::pack::{self, PackError};
 use gantry_archive::unpack::{Owner, UnpackError, unpack};
 use gantry_archive::write::{WriteError, Writer};
@@ -26,6 +27,7 @@ use gantry_proto::shim::v1 as wire;
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
@@ -133,7 +135,7 @@ fn refused(id: &str, path: &str, step: &'static str, error: Errno) -> Error {
 
 impl Runtime {
     /// Opens the root of what a container's processes see.
-    async fn root(&self, id: &str) -> Result<Arc<OwnedFd>> {
+    async fn root(&self, id: &str) -> Result<Arc<Root>> {
         let shim = self.roster.shim(id)?;
         let container = self.roster.get(id)?;
         let gone = |status| Error::WrongState {
@@ -159,7 +161,7 @@ impl Runtime {
         let opened = on_thread(move || {
             // A thread of its own, since it stays where it goes.
             std::thread::scope(|scope| {
-                let entered = scope.spawn(|| open_root(pidfd.as_fd())).join();
+                let entered = scope.spawn(|| Root::open(pid, pidfd.as_fd())).join();
                 entered.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
             })
         })
@@ -181,9 +183,9 @@ impl Runtime {
         let root = self.root(id).await?;
         let id = id.to_owned();
         on_thread(move || {
-            let found = place.open(&id, root.as_fd())?;
+            let found = place.open(&id, root.directory.as_fd())?;
             let failed = |error| refused(&id, &place.path, "look at", error);
-            let stat = rustix::fs::fstat(&found).map_err(failed)?;
+            let stat = root.ids.inside(&rustix::fs::fstat(&found).map_err(failed)?);
             let link = rustix::fs::FileType::from_raw_mode(stat.st_mode);
             let link_target = if link == rustix::fs::FileType::Symlink {
                 let target = rustix::fs::readlinkat(&found, "", Vec::new()).map_err(failed)?;
@@ -213,9 +215,9 @@ impl Runtime {
     ) -> Result<mpsc::Receiver<Result<Bytes>>> {
         let root = self.root(id).await?;
         let owned = id.to_owned();
-        let (found, place) = on_thread(move || {
-            let found = place.open(&owned, root.as_fd());
-            found.map(|found| (found, place))
+        let (found, root, place) = on_thread(move || {
+            let found = place.open(&owned, root.directory.as_fd());
+            found.map(|found| (found, root, place))
         })
         .await??;
         let name = if name.is_empty() { place.name() } else { name };
@@ -224,7 +226,7 @@ impl Runtime {
         tokio::task::spawn_blocking(move || {
             let take = |piece: Bytes| pieces.blocking_send(Ok(piece)).is_ok();
             let mut writer = Writer::new(take);
-            let packed = pack::pack(found.as_fd(), name.as_bytes(), &mut writer)
+            let packed = pack::pack(found.as_fd(), name.as_bytes(), &root.ids, &mut writer)
                 .and_then(|()| writer.finish().map_err(PackError::from));
             match packed {
                 Ok(_) | Err(PackError::Write(WriteError::Unwanted)) => {}
@@ -255,14 +257,15 @@ impl Runtime {
                 path: format!("{path}/"),
                 follow: true,
             };
-            let directory = place.open(&id, root.as_fd())?;
+            let directory = place.open(&id, root.directory.as_fd())?;
             let owner = if keep_owner {
                 Owner::Kept
             } else {
                 Owner::Of(0, 0)
             };
             let source = Arriving::new(move || pieces.blocking_recv());
-            unpack(directory.as_fd(), source, owner).map_err(|source| unpacking(id, path, source))
+            root.write(move |ids| unpack(directory.as_fd(), source, owner, ids))
+                .map_err(|source| unpacking(id, path, source))
         })
         .await?
     }
@@ -279,11 +282,55 @@ fn unpacking(id: String, path: String, source: UnpackError) -> Error {
     }
 }
 
-fn open_root(process: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    gantry_sys::clone::unshare_root()?;
-    gantry_sys::clone::enter_namespaces(process, gantry_sys::clone::MOUNT_NAMESPACE)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open("/", flags, Mode::empty())?)
+/// The root of what a container's processes see, and their users and groups.
+#[derive(Debug)]
+struct Root {
+    directory: OwnedFd,
+    ids: Ids,
+}
+
+impl Root {
+    /// By a thread that stays where it goes.
+    fn open(pid: i32, process: BorrowedFd<'_>) -> io::Result<Self> {
+        let ids = Ids::of_process(pid)?;
+        gantry_sys::clone::unshare_root()?;
+        gantry_sys::clone::enter_namespaces(process, gantry_sys::clone::MOUNT_NAMESPACE)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open("/", flags, Mode::empty())?;
+        Ok(Self { directory, ids })
+    }
+
+    /// Runs what makes files. Where the host's root is nobody, it is the
+    /// container's root who makes them, with all rights of the host's.
+    fn write<T: Send>(
+        &self,
+        make: impl FnOnce(&Ids) -> Result<T, UnpackError> + Send,
+    ) -> Result<T, UnpackError> {
+        if self.ids.are_plain() {
+            return make(&self.ids);
+        }
+        let as_root = || -> io::Result<()> {
+            let (uid, gid) = self.ids.outside(0, 0).map_err(|_| Errno::OVERFLOW)?;
+            set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
+            nix::unistd::setfsgid(gid.into());
+            nix::unistd::setfsuid(uid.into());
+            Ok(())
+        };
+        let failed = |source| UnpackError::Write {
+            path: "/".to_owned(),
+            step: "becoming the container's root",
+            source,
+        };
+        // These are a thread's own, and this one ends.
+        std::thread::scope(|scope| {
+            let made = scope.spawn(|| {
+                as_root().map_err(failed)?;
+                make(&self.ids)
+            });
+            made.join()
+                .unwrap_or_else(|_| Err(failed(io::ErrorKind::Other.into())))
+        })
+    }
 }
 
 /// Runs what may wait for a disk.

@@ -18,19 +18,29 @@ pub(crate) fn compare(
     let mut saves = vec![Vec::new(); contestants.len()];
     let mut loads = saves.clone();
     let directory = tempfile::Builder::new().prefix("gt-archive-").tempdir()?;
-    let file = directory.path().join("large.tar");
-    let path = file.to_string_lossy();
+    let file = |contestant: &Contestant| directory.path().join(contestant.name());
     for _ in 0..rounds {
-        for ((contestant, saves), loads) in contestants.iter().zip(&mut saves).zip(&mut loads) {
+        for (contestant, saves) in contestants.iter().zip(&mut saves) {
             contestant.run(&["pull", "--quiet", reference])?;
             rustix::fs::sync();
-            eprintln!("bench: {} saves and loads", contestant.name());
+            eprintln!("bench: {} saves", contestant.name());
+            let path = file(contestant);
+            let path = path.to_string_lossy();
             saves.push(contestant.run(&["save", "-o", &path, reference])?.took);
             contestant.run(&["rmi", reference])?;
+        }
+        // Some time after its own removal of the image, which may go on behind.
+        for (contestant, loads) in contestants.iter().zip(&mut loads) {
             rustix::fs::sync();
-            loads.push(contestant.run(&["load", "-i", &path])?.took);
+            eprintln!("bench: {} loads", contestant.name());
+            let path = file(contestant);
+            loads.push(
+                contestant
+                    .run(&["load", "-i", &path.to_string_lossy()])?
+                    .took,
+            );
             contestant.run(&["rmi", reference])?;
-            std::fs::remove_file(&file)?;
+            std::fs::remove_file(&path)?;
         }
     }
     table.times("save, 525 MB in 4 gzip layers", &saves);

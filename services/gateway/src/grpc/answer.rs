@@ -125,6 +125,7 @@ fn endpoint(record: &Record, endpoint: &Endpoint) -> network::Endpoint {
         container_id: record.id.to_string(),
         network: endpoint.network.clone(),
         netns_path: endpoint.netns.clone(),
+        userns_path: endpoint.userns.clone(),
         interface: endpoint.interface.clone(),
         address: endpoint.address.clone(),
         gateway: endpoint.gateway.clone(),

@@ -10,10 +10,11 @@ use crate::engine::{Engine, change};
 use crate::error::{Error, Result};
 use crate::etc_files;
 use crate::health;
+use crate::own_ids;
 use crate::peers::Prepared;
 use crate::roster::Entry;
 use crate::signal;
-use crate::spec::{self, mounts, process};
+use crate::spec::{self, mount_checks, process};
 use crate::state::Event;
 use crate::steps::{self, Step};
 use crate::wanted::{NamespaceMode, NetworkMode, RestartName, Wanted};
@@ -83,7 +84,8 @@ pub async fn create(engine: &Arc<Engine>, wanted: Wanted, name: String) -> Resul
 pub(super) fn begin(engine: &Engine, mut wanted: Wanted, name: String) -> Result<Arc<Entry>> {
     check(engine, &wanted)?;
     let all_mounts = volumes_from::mounts(engine, &wanted)?;
-    mounts::check(&all_mounts)?;
+    let own_ids = own_ids::wanted(&wanted.userns_mode)?;
+    mount_checks::check(&all_mounts, own_ids)?;
     if wanted.hostname.is_empty() && wanted.network() == NetworkMode::Host {
         // On the host's network a container has the host's name, as in Docker.
         // Where it cannot be read, the container gets its short id as any other.
@@ -92,7 +94,14 @@ pub(super) fn begin(engine: &Engine, mut wanted: Wanted, name: String) -> Result
     }
     let mut record = Record::new(ContainerId::random()?, name, wanted);
     record.mounts = Some(all_mounts);
-    let entry = engine.roster.add(record)?;
+    let entry = engine.roster.add_with(record, |record, others| {
+        let Some(count) = own_ids else {
+            return Ok(());
+        };
+        let taken = others.filter_map(|other| other.own_ids);
+        record.own_ids = Some(own_ids::free(engine.settings.own_ids(), count, taken)?);
+        Ok(())
+    })?;
     if let Err(error) = engine.note(&entry.record()) {
         engine.roster.remove(&entry);
         return Err(error);
@@ -157,15 +166,21 @@ fn check(engine: &Engine, wanted: &Wanted) -> Result<()> {
     if wanted.image.is_empty() {
         return Err(Error::invalid("image", "none is named"));
     }
-    if let Some(runtime) = wanted.other_runtime()
-        && wanted.init
-    {
-        return Err(Error::invalid(
-            "init",
-            format!(
-                "the init is part of Gantry's own runtime, and the container is to be made by {runtime}; leave one of the two out"
-            ),
-        ));
+    if let Some(runtime) = wanted.other_runtime() {
+        let refused = |option: &str, what: &str| {
+            Err(Error::invalid(
+                option,
+                format!(
+                    "{what} by Gantry's own runtime, and the container is to be made by {runtime}; leave one of the two out"
+                ),
+            ))
+        };
+        if wanted.init {
+            return refused("init", "the init is run");
+        }
+        if own_ids::wanted(&wanted.userns_mode)?.is_some() {
+            return refused("userns", "ids of a container's own are mapped");
+        }
     }
     if wanted.auto_remove && wanted.restart_policy.name != RestartName::No {
         return Err(Error::invalid(

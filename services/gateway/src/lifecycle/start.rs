@@ -102,6 +102,7 @@ impl Step for EndpointStep<'_> {
                         ports: ports(&record)?,
                         address: record.wanted.ip_address.clone(),
                         ephemeral: record.wanted.auto_remove,
+                        own_ids: record.own_ids,
                         names: vec![record.name.clone(), record.hostname().to_owned()],
                     };
                     let networks = &engine.peers.network;
@@ -198,6 +199,9 @@ pub(crate) fn namespaces(
         NetworkMode::Container(other) => of(&other, "net")?,
     };
     Ok(Namespaces {
+        user: own
+            .map(|endpoint| endpoint.userns.clone())
+            .filter(|path| !path.is_empty()),
         network,
         pid: shared(&wanted.pid_mode, "pid")?,
         ipc: shared(&wanted.ipc_mode, "ipc")?,

@@ -7,6 +7,7 @@ use wire::network_service_client::NetworkServiceClient;
 use super::refused;
 use crate::container::{ContainerId, Endpoint};
 use crate::error::{Error, Peer, Result};
+use crate::own_ids::OwnIds;
 use crate::wanted::PortMapping;
 use crate::wire as common;
 
@@ -18,6 +19,8 @@ pub struct EndpointWanted {
     /// Empty: the next of the pool.
     pub address: String,
     pub ephemeral: bool,
+    /// Users and groups of the container's own. None: the host's.
+    pub own_ids: Option<OwnIds>,
     /// The container's own name first.
     pub names: Vec<String>,
 }
@@ -35,6 +38,7 @@ fn endpoint(wire: wire::Endpoint) -> Endpoint {
     Endpoint {
         network: wire.network,
         netns: wire.netns_path,
+        userns: wire.userns_path,
         interface: wire.interface,
         address: wire.address,
         gateway: wire.gateway,
@@ -44,6 +48,15 @@ fn endpoint(wire: wire::Endpoint) -> Endpoint {
         dns_search: wire.dns_search,
         created: wire.created.as_ref().map(common::timestamp),
     }
+}
+
+fn id_mappings(own: Option<OwnIds>) -> Vec<wire::IdMapping> {
+    let mapping = |ids: OwnIds| wire::IdMapping {
+        container_id: 0,
+        host_id: ids.first,
+        size: ids.count,
+    };
+    own.into_iter().map(mapping).collect()
 }
 
 impl Networks {
@@ -65,6 +78,8 @@ impl Networks {
             address: wanted.address,
             ephemeral: wanted.ephemeral,
             names: wanted.names,
+            uid_mappings: id_mappings(wanted.own_ids),
+            gid_mappings: id_mappings(wanted.own_ids),
         };
         let answer = self.networks.clone().create_endpoint(request).await;
         let answer = answer.map_err(|status| error(&status))?.into_inner();

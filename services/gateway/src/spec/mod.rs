@@ -10,6 +10,7 @@
 
 pub mod capabilities;
 pub mod devices;
+pub mod mount_checks;
 pub mod mounts;
 pub mod process;
 pub mod propagation;
@@ -23,7 +24,8 @@ use serde_json::{Map, Value, json};
 
 use crate::container::Record;
 use crate::error::{Error, Result};
-use crate::wanted::{NamespaceMode, Wanted};
+use crate::own_ids;
+use crate::wanted::{NamespaceMode, NetworkMode, Wanted};
 use capabilities::Set;
 
 /// The container's own init reaps orphans and forwards signals (`--init`): asked
@@ -118,6 +120,9 @@ pub enum Namespace {
 /// The namespaces that a container may share with others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Namespaces {
+    /// Path of the user namespace of a container with ids of its own. None: a new
+    /// one.
+    pub user: Option<String>,
     pub network: Namespace,
     pub pid: Namespace,
     pub ipc: Namespace,
@@ -235,7 +240,17 @@ pub fn build(record: &Record, namespaces: &Namespaces, host: &Host) -> Result<Va
     let mut resources = resources::resources(&wanted.resources, host)?;
     resources.insert("devices".to_owned(), Value::Array(devices.rules));
     let mut linux = Map::new();
-    linux.insert("namespaces".to_owned(), json!(namespaces.list()));
+    let mut list = namespaces.list();
+    if let Some(ids) = record.own_ids {
+        let mappings = json!([{"containerID": 0, "hostID": ids.first, "size": ids.count}]);
+        linux.insert("uidMappings".to_owned(), mappings.clone());
+        linux.insert("gidMappings".to_owned(), mappings);
+        list.push(match &namespaces.user {
+            Some(path) => json!({"type": "user", "path": path}),
+            None => json!({"type": "user"}),
+        });
+    }
+    linux.insert("namespaces".to_owned(), json!(list));
     linux.insert("cgroupsPath".to_owned(), json!(cgroup(record, host)));
     linux.insert("resources".to_owned(), Value::Object(resources));
     if !devices.nodes.is_empty() {
@@ -267,7 +282,7 @@ pub fn build(record: &Record, namespaces: &Namespaces, host: &Host) -> Result<Va
         "ociVersion": "1.2.0",
         "root": {"path": "rootfs", "readonly": wanted.read_only},
         "process": first_process(record, set)?,
-        "mounts": mounts::mounts(wanted, record.mounts())?,
+        "mounts": mounts::mounts(wanted, record.mounts(), record.own_ids)?,
         "linux": linux,
     });
     if !annotations.is_empty() {
@@ -312,11 +327,8 @@ pub fn check(wanted: &Wanted, host: &Host) -> Result<()> {
     if !(-1000..=1000).contains(&wanted.oom_score_adj) {
         return Err(Error::invalid("oom-score-adj", "give -1000 to 1000"));
     }
-    if !matches!(wanted.userns_mode.as_str(), "" | "host") {
-        return Err(Error::invalid(
-            "userns",
-            format!("{:?} is not known; give host", wanted.userns_mode),
-        ));
+    if own_ids::wanted(&wanted.userns_mode)?.is_some() {
+        check_own_ids(wanted)?;
     }
     for (field, mode) in [
         ("pid", &wanted.pid_mode),
@@ -329,6 +341,35 @@ pub fn check(wanted: &Wanted, host: &Host) -> Result<()> {
                 field,
                 format!("{mode:?} is not known; give host, private or container:NAME"),
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what a container with ids of its own cannot have: what belongs to the
+/// host, or to another container, and so to ids that it has not.
+fn check_own_ids(wanted: &Wanted) -> Result<()> {
+    let refused = |what: &str| {
+        Err(Error::invalid(
+            "userns",
+            format!("{what} needs the host's users; leave out one of the two"),
+        ))
+    };
+    if wanted.privileged {
+        return refused("--privileged");
+    }
+    if let NetworkMode::Host | NetworkMode::Container(_) = wanted.network() {
+        return refused(&format!("--network {}", wanted.network_mode));
+    }
+    for (option, mode) in [
+        ("pid", &wanted.pid_mode),
+        ("ipc", &wanted.ipc_mode),
+        ("uts", &wanted.uts_mode),
+        ("cgroupns", &wanted.cgroupns_mode),
+    ] {
+        if let Some(NamespaceMode::Host | NamespaceMode::Container(_)) = NamespaceMode::parse(mode)
+        {
+            return refused(&format!("--{option} {mode}"));
         }
     }
     Ok(())

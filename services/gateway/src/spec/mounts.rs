@@ -1,15 +1,13 @@
 //! Mounts: the kernel's file systems that every container has, then what a
 //! person asked for. A person's mount on the place of a default one replaces it.
 
-use std::fs;
-use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::propagation;
 use crate::error::{Error, Result};
-use crate::wanted::{Found, IdMap, IdRange, Mount, MountKind, NamespaceMode, Wanted};
+use crate::own_ids::OwnIds;
+use crate::wanted::{Found, IdRange, Mount, MountKind, NamespaceMode, Wanted};
 
 /// Docker's default for /dev/shm.
 const SHM_BYTES: u64 = 64 << 20;
@@ -17,10 +15,6 @@ const SHM_BYTES: u64 = 64 << 20;
 /// The option by which the shim is told what of a source to mount: it is looked
 /// up beneath the source, at the moment of the mount.
 pub const SUBPATH_OPTION: &str = "x-gantry.subpath=";
-
-const PROPAGATIONS: [&str; 6] = [
-    "rprivate", "private", "rshared", "shared", "rslave", "slave",
-];
 
 fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Value {
     json!({"destination": target, "type": kind, "source": source, "options": options})
@@ -30,7 +24,7 @@ fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Value {
 ///
 /// # Errors
 /// One of them cannot be made as it is asked for.
-pub fn mounts(wanted: &Wanted, own: &[Mount]) -> Result<Vec<Value>> {
+pub fn mounts(wanted: &Wanted, own: &[Mount], ids: Option<OwnIds>) -> Result<Vec<Value>> {
     let mut own = own.to_vec();
     // The shallow ones first: "/a" must not cover "/a/b".
     own.sort_by_key(|mount| Path::new(&mount.target).components().count());
@@ -44,12 +38,12 @@ pub fn mounts(wanted: &Wanted, own: &[Mount]) -> Result<Vec<Value>> {
         })
         .collect();
     for mount in &own {
-        all.push(person(mount)?);
+        all.push(person(mount, ids)?);
     }
     Ok(all)
 }
 
-fn same_path(a: &str, b: &str) -> bool {
+pub(super) fn same_path(a: &str, b: &str) -> bool {
     Path::new(a).components().eq(Path::new(b).components())
 }
 
@@ -120,7 +114,7 @@ fn defaults(wanted: &Wanted) -> Vec<Value> {
     all
 }
 
-fn person(mount: &Mount) -> Result<Value> {
+fn person(mount: &Mount, ids: Option<OwnIds>) -> Result<Value> {
     let mut made = match (mount.kind, &mount.found) {
         (MountKind::Bind, _) => json!({
             "type": "bind", "source": mount.source, "options": bind_options(mount),
@@ -128,7 +122,7 @@ fn person(mount: &Mount) -> Result<Value> {
         (MountKind::Tmpfs, _) => json!({
             "type": "tmpfs", "source": "tmpfs", "options": tmpfs_options(mount),
         }),
-        (MountKind::Volume | MountKind::Image, Some(found)) => found_mount(mount, found),
+        (MountKind::Volume | MountKind::Image, Some(found)) => found_mount(mount, found, ids),
         (MountKind::Volume | MountKind::Image, None) => {
             return Err(Error::invalid(
                 "mount",
@@ -137,30 +131,35 @@ fn person(mount: &Mount) -> Result<Value> {
         }
     };
     made["destination"] = json!(mount.target);
-    if let Some(map) = &mount.id_map {
-        made["uidMappings"] = id_ranges(&map.uids);
-        made["gidMappings"] = id_ranges(&map.gids);
+    // Without ranges it is the container's own that count, which the specification has.
+    if let Some(map) = &mount.id_map
+        && !(map.uids.is_empty() && map.gids.is_empty())
+    {
+        made["uidMappings"] = id_ranges(&map.uids, ids);
+        made["gidMappings"] = id_ranges(&map.gids, ids);
     }
     Ok(made)
 }
 
 /// OCI runtime specification, "POSIX-platform Mounts": `containerID` is what the
-/// files have, `hostID` what is seen. No ranges: all as they are.
-fn id_ranges(ranges: &[IdRange]) -> Value {
-    const ALL: IdRange = IdRange {
+/// files have, `hostID` what the host sees, which for a container with ids of its
+/// own is not what is seen inside. No ranges: all as they are.
+fn id_ranges(ranges: &[IdRange], ids: Option<OwnIds>) -> Value {
+    let all = IdRange {
         on_disk: 0,
         seen: 0,
-        count: u32::MAX,
+        count: ids.map_or(u32::MAX, |ids| ids.count),
     };
-    let ranges = if ranges.is_empty() { &[ALL] } else { ranges };
-    let ranges = ranges.iter().map(
-        |range| json!({"containerID": range.on_disk, "hostID": range.seen, "size": range.count}),
-    );
+    let first = ids.map_or(0, |ids| ids.first);
+    let ranges = if ranges.is_empty() { &[all] } else { ranges };
+    let ranges = ranges.iter().map(|range| {
+        json!({"containerID": range.on_disk, "hostID": first + range.seen, "size": range.count})
+    });
     ranges.collect()
 }
 
 /// A volume or an image's files.
-fn found_mount(mount: &Mount, found: &Found) -> Value {
+fn found_mount(mount: &Mount, found: &Found, ids: Option<OwnIds>) -> Value {
     let mut options = Vec::new();
     match found.kind.as_str() {
         "tmpfs" => {
@@ -181,6 +180,10 @@ fn found_mount(mount: &Mount, found: &Found) -> Value {
         _ => {
             options.extend(bind_options(mount));
             options.extend(found.options.iter().cloned());
+            // A volume's files have the ids that they have inside, whoever mounts it.
+            if ids.is_some() && mount.id_map.is_none() {
+                options.push("ridmap".to_owned());
+            }
             if mount.read_only {
                 options.push("ro".to_owned());
             }
@@ -247,142 +250,6 @@ fn tmpfs_options(mount: &Mount) -> Vec<String> {
     options
 }
 
-/// Refuses mounts that cannot be made, before anything is changed; makes the
-/// sources that are to be made.
-///
-/// # Errors
-/// A target or source is malformed, a source is missing, or a target is taken
-/// twice.
-pub fn check(mounts: &[Mount]) -> Result<()> {
-    for (place, mount) in mounts.iter().enumerate() {
-        check_target(&mount.target)?;
-        if mounts[..place]
-            .iter()
-            .any(|other| same_path(&other.target, &mount.target))
-        {
-            return Err(Error::invalid(
-                "mount",
-                format!("two mounts have the target {}", mount.target),
-            ));
-        }
-        match mount.kind {
-            MountKind::Bind => check_bind(mount)?,
-            MountKind::Volume | MountKind::Image | MountKind::Tmpfs => {}
-        }
-        if let Some(map) = &mount.id_map {
-            check_id_map(mount, map)?;
-        }
-    }
-    // Only when all of them are right.
-    for mount in mounts {
-        let missing = mount.kind == MountKind::Bind && !Path::new(&mount.source).exists();
-        if missing {
-            fs::create_dir_all(&mount.source)
-                .map_err(|source| Error::file("make the bind source", &mount.source, source))?;
-        }
-    }
-    Ok(())
-}
-
-/// How many ranges the kernel takes for one kind of ids.
-const ID_RANGES_MAX: usize = 340;
-
-fn check_id_map(mount: &Mount, map: &IdMap) -> Result<()> {
-    let wrong = |problem: &str| {
-        let target = &mount.target;
-        Err(Error::invalid(
-            "mount",
-            format!("{target}: idmap: {problem}"),
-        ))
-    };
-    if !matches!(mount.kind, MountKind::Bind | MountKind::Volume) {
-        return wrong("it is for a bind or a volume");
-    }
-    if map.uids.is_empty() && map.gids.is_empty() {
-        return wrong(
-            "the container has no user namespace whose ids could be taken; give them, as in idmap=uids=0-1000-1",
-        );
-    }
-    for ranges in [&map.uids, &map.gids] {
-        if ranges.len() > ID_RANGES_MAX {
-            return wrong("there are more than 340 ranges");
-        }
-        let fits = |first: u32, count: u32| count > 0 && first.checked_add(count).is_some();
-        if !ranges
-            .iter()
-            .all(|range| fits(range.on_disk, range.count) && fits(range.seen, range.count))
-        {
-            return wrong("a range is empty, or goes beyond the last id");
-        }
-        let firsts: [fn(&IdRange) -> u32; 2] = [|range| range.on_disk, |range| range.seen];
-        for first in firsts {
-            let mut spans: Vec<(u32, u32)> = ranges
-                .iter()
-                .map(|range| (first(range), first(range) + range.count))
-                .collect();
-            spans.sort_unstable();
-            if spans.windows(2).any(|pair| pair[1].0 < pair[0].1) {
-                return wrong("two ranges overlap");
-            }
-        }
-    }
-    Ok(())
-}
-
-fn check_target(target: &str) -> Result<()> {
-    let path = Path::new(target);
-    let problem = if !path.is_absolute() {
-        "is not an absolute path"
-    } else if path.components().any(|part| part == Component::ParentDir) {
-        "has '..' in it"
-    } else if same_path(target, "/") {
-        "is the root of the container"
-    } else if target.contains('\0') {
-        "has a zero byte in it"
-    } else {
-        return Ok(());
-    };
-    Err(Error::invalid(
-        "mount",
-        format!("the target {target:?} {problem}"),
-    ))
-}
-
-fn check_bind(mount: &Mount) -> Result<()> {
-    let source = Path::new(&mount.source);
-    if !source.is_absolute() {
-        return Err(Error::invalid(
-            "mount",
-            format!("the source {:?} is not an absolute path", mount.source),
-        ));
-    }
-    let propagation = mount.propagation.as_str();
-    if !propagation.is_empty() && !PROPAGATIONS.contains(&propagation) {
-        return Err(Error::invalid(
-            "mount",
-            format!(
-                "there is no propagation {propagation:?}; there are {}",
-                PROPAGATIONS.join(", ")
-            ),
-        ));
-    }
-    propagation::check(mount)?;
-    match fs::metadata(source) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if mount.create_source {
-                Ok(())
-            } else {
-                Err(Error::BindSourceMissing {
-                    path: PathBuf::from(source),
-                    target: mount.target.clone(),
-                })
-            }
-        }
-        Err(error) => Err(Error::file("look at the bind source", source, error)),
-    }
-}
-
 /// Whether a person's mount covers `target` or what it is in.
 #[must_use]
 pub fn covers(mounts: &[Mount], target: &str) -> bool {
@@ -391,7 +258,9 @@ pub fn covers(mounts: &[Mount], target: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mount_checks::check;
     use super::*;
+    use crate::wanted::IdMap;
 
     fn bind(source: &str, target: &str) -> Mount {
         Mount {
@@ -399,35 +268,6 @@ mod tests {
             target: target.to_owned(),
             ..Mount::default()
         }
-    }
-
-    #[test]
-    fn a_missing_source_is_refused_unless_it_is_to_be_made() {
-        let directory = tempfile::tempdir().unwrap();
-        let source = directory.path().join("data");
-        let mut mount = bind(source.to_str().unwrap(), "/data");
-        assert!(matches!(
-            check(std::slice::from_ref(&mount)),
-            Err(Error::BindSourceMissing { .. })
-        ));
-        mount.create_source = true;
-        let wrong = bind("/", "relative");
-        assert!(check(&[mount.clone(), wrong]).is_err());
-        assert!(!source.exists(), "nothing is made before all is checked");
-        check(std::slice::from_ref(&mount)).unwrap();
-        assert!(source.is_dir());
-    }
-
-    #[test]
-    fn malformed_mounts_are_refused() {
-        for target in ["", "data", "/", "/a/../b", "//"] {
-            assert!(check(&[bind("/", target)]).is_err(), "{target:?}");
-        }
-        assert!(check(&[bind("relative", "/a")]).is_err());
-        assert!(check(&[bind("/", "/a"), bind("/", "/a/")]).is_err());
-        let mut odd = bind("/", "/a");
-        odd.propagation = "public".to_owned();
-        assert!(check(&[odd]).is_err());
     }
 
     #[test]
@@ -446,7 +286,7 @@ mod tests {
             ],
             ..Wanted::default()
         };
-        let all = mounts(&wanted, &wanted.mounts).unwrap();
+        let all = mounts(&wanted, &wanted.mounts, None).unwrap();
         let targets: Vec<_> = all
             .iter()
             .map(|mount| mount["destination"].as_str().unwrap())
@@ -476,8 +316,8 @@ mod tests {
         };
         let one = [range(0, 1000, 1), range(1, 5000, 10)];
         let mapped = with(&one, &[]);
-        check(std::slice::from_ref(&mapped)).unwrap();
-        let made = person(&mapped).unwrap();
+        check(std::slice::from_ref(&mapped), None).unwrap();
+        let made = person(&mapped, None).unwrap();
         assert_eq!(
             made["uidMappings"][1],
             json!({"containerID": 1, "hostID": 5000, "size": 10})
@@ -500,8 +340,40 @@ mod tests {
                 ..with(&one, &[])
             },
         ] {
-            assert!(check(std::slice::from_ref(&bad)).is_err(), "{bad:?}");
+            assert!(check(std::slice::from_ref(&bad), None).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn with_ids_of_its_own_a_map_is_of_those() {
+        let own = OwnIds {
+            first: 700_000,
+            count: 2_000,
+        };
+        let with = |ranges: &[IdRange]| Mount {
+            id_map: Some(IdMap {
+                uids: ranges.to_vec(),
+                gids: Vec::new(),
+            }),
+            ..bind("/", "/a")
+        };
+        let range = |seen| IdRange {
+            on_disk: 0,
+            seen,
+            count: 1,
+        };
+        let checked = |mount: &Mount| check(std::slice::from_ref(mount), Some(own.count));
+        let all = with(&[]);
+        checked(&all).unwrap();
+        let made = person(&all, Some(own)).unwrap();
+        assert!(made.get("uidMappings").is_none(), "{made}");
+        let one = with(&[range(1999)]);
+        checked(&one).unwrap();
+        let made = person(&one, Some(own)).unwrap();
+        let wanted = json!([{"containerID": 0, "hostID": 701_999, "size": 1}]);
+        assert_eq!(made["uidMappings"], wanted);
+        assert_eq!(made["gidMappings"][0]["size"], 2_000);
+        assert!(checked(&with(&[range(2000)])).is_err());
     }
 
     #[test]
@@ -522,7 +394,7 @@ mod tests {
             }),
             ..Mount::default()
         };
-        let made = person(&image).unwrap();
+        let made = person(&image, None).unwrap();
         assert_eq!(made["type"], "overlay");
         assert_eq!(
             made["options"],

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::Host;
 use super::devices::block_device;
 use crate::error::{Error, Result};
+use crate::own_ids;
 use crate::wanted::{NamespaceMode, NetworkMode, Resources, Wanted};
 
 /// Less than a first process needs is a mistake (Docker's own limit).
@@ -225,7 +226,11 @@ pub fn sysctls(wanted: &Wanted) -> Result<BTreeMap<String, String>> {
         );
         sysctls.insert(
             "net.ipv4.ping_group_range".to_owned(),
-            "0 2147483647".to_owned(),
+            // Every group that there is: i32::MAX, or the last of the container's own.
+            match own_ids::wanted(&wanted.userns_mode)? {
+                Some(count) => format!("0 {}", count - 1),
+                None => "0 2147483647".to_owned(),
+            },
         );
     }
     for (key, value) in &wanted.sysctls {

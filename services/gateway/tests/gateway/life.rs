@@ -367,6 +367,10 @@ async fn an_unknown_runtime_is_refused_before_anything_is_made_and_the_engines_o
     init.config.as_mut().unwrap().init = true;
     let refused = bench.client().create(init).await.unwrap_err();
     assert!(refused.message().contains("leave one"), "{refused:?}");
+    let mut ids = create("other");
+    ids.config.as_mut().unwrap().userns_mode = "auto".to_owned();
+    let refused = bench.client().create(ids).await.unwrap_err();
+    assert!(refused.message().contains("leave one"), "{refused:?}");
     let asked = bench.world.called("find_runtime");
     for own in ["", "gantry"] {
         bench.client().create(create(own)).await.unwrap();

@@ -3,8 +3,12 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
+use gantry_network::endpoint::{EndpointRequest, Users};
 use gantry_network::network::Network;
 use gantry_network::{NetworkError, StartError};
 
@@ -64,6 +68,68 @@ fn an_endpoint_has_what_it_says() {
         assert!(!endpoint.servers.is_empty());
         assert_eq!(network.get(&container("c")), Some(endpoint));
         assert_eq!(network.overview().addresses_used, 1);
+        network.delete(&container("c")).unwrap();
+    });
+}
+
+#[test]
+fn a_namespace_that_other_users_own_is_pinned_with_them_and_goes_with_them() {
+    on_a_host(|world| {
+        let network = world.network();
+        let map = "0 1000000 65536\n";
+        let wanted = EndpointRequest {
+            users: Some(Users {
+                uids: map.to_owned(),
+                gids: map.to_owned(),
+            }),
+            ..request("c")
+        };
+        let endpoint = network.create(wanted).unwrap();
+        let pin = endpoint.user_namespace.clone().unwrap();
+        // Who enters those users may set up what the namespace has, and nobody else's.
+        let enter = |namespace: &Path| {
+            let user = format!("--user={}", pin.display());
+            let net = format!("--net={}", namespace.display());
+            Command::new("nsenter")
+                .args([&user, &net, "ip", "link", "set", "lo", "mtu", "1000"])
+                .status()
+                .unwrap()
+                .success()
+        };
+        assert!(enter(&endpoint.namespace));
+        let other = network.create(request("other")).unwrap();
+        assert_eq!(other.user_namespace, None);
+        assert!(!enter(&other.namespace));
+        serve_tcp(&other, 80);
+        let seen = within(&endpoint, || ask_tcp(other.address, 80).unwrap());
+        assert_eq!(seen, endpoint.address.to_string());
+        drop(network);
+        let network = world.network();
+        assert_eq!(network.get(&container("c")), Some(endpoint));
+        for name in ["c", "other"] {
+            assert!(network.delete(&container(name)).unwrap());
+        }
+        assert!(network.settled(Duration::from_secs(20)));
+        assert!(!pin.exists());
+    });
+}
+
+#[test]
+fn mappings_that_the_kernel_refuses_leave_nothing() {
+    on_a_host(|world| {
+        let network = world.network();
+        let wanted = EndpointRequest {
+            users: Some(Users {
+                uids: "0 1 0\n".to_owned(),
+                gids: "0 1 1\n".to_owned(),
+            }),
+            ..request("c")
+        };
+        let error = network.create(wanted).unwrap_err();
+        let chain = gantry_kit::fault::chain(&error);
+        assert!(chain.contains("user namespace"), "{chain}");
+        assert!(network.get(&container("c")).is_none());
+        network.create(request("c")).unwrap();
         network.delete(&container("c")).unwrap();
     });
 }

@@ -4,17 +4,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gantry_sys::clone::CloneOptions;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::birth;
 use super::context::During;
 use super::error::{Error, Result};
 use super::handle::{Container, Created, wait_ended};
 use super::hooks;
-use super::init::{self, Lines};
+use super::init::Lines;
 use super::launch::Clock;
-use super::namespaces::{self, Lent};
+use super::namespaces;
 use super::options::{CreateOptions, Gate};
 use super::record::{Record, Status, start_time};
 use super::setup::Setup;
@@ -60,23 +60,11 @@ fn carry_out(
         Gate::Socket(path) => Some(listen(path)?),
     };
     let (pid, pidfd) = {
-        let mut lent = Lent::default();
-        for join in &setup.namespaces.join {
-            if !setup.joins_in_child(join.kind) {
-                lent.to(join)?;
-            }
-        }
-        let options = CloneOptions {
-            namespaces: setup.namespaces.clone_flags(),
-            cgroup: unified.map(AsFd::as_fd),
-            sibling: false,
-        };
         let lines = Lines {
             parent: far.as_fd(),
             gate: gate.as_ref().map(AsFd::as_fd),
         };
-        gantry_sys::clone::clone(options, || init::run(setup, lines, zero))
-            .during("clone", "the container's first process")?
+        birth::first_process(setup, unified, lines, zero)?
     };
     drop(far);
     drop(gate);
@@ -147,6 +135,7 @@ fn attend(
                 return Ok(terminal);
             }
             Some((Message::Terminal, fd)) => terminal = fd,
+            Some((Message::Born | Message::Root, _)) => {}
             Some((Message::TimeOffsets { lines }, _)) => {
                 std::fs::write(format!("/proc/{pid}/timens_offsets"), &lines)
                     .during("set time offsets", lines.trim_end())?;

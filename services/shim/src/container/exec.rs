@@ -198,7 +198,10 @@ fn listen(
                     filter.hand_over(&fd, record, Status::Running, pid)?;
                 }
             }
-            Some((Message::Hooks | Message::TimeOffsets { .. }, _)) => {}
+            Some((
+                Message::Born | Message::Root | Message::Hooks | Message::TimeOffsets { .. },
+                _,
+            )) => {}
             Some((Message::Failed(failure), _)) => return Err(failure.into()),
             None if ready => return Ok(terminal),
             None => {

@@ -185,12 +185,15 @@ fn isolate(setup: &Setup<'_>, lines: Lines<'_>, member: &mut Membership<'_, '_>)
     gantry_sys::fd::close_all_but(3 + setup.options.preserve_fds, &kept)
         .during("close descriptors", "of the parent")?;
     rustix::process::umask(Mode::empty());
+    // An undumpable process' files in /proc are the host's root's: it must be that still.
+    if !setup.namespaces.joins(Kind::User) {
+        launch::set_oom_score(setup.launch.process)?;
+    }
     if setup.namespaces.has_new(Kind::User) {
         wire::await_signal(lines.parent, wire::MAPPED).during("wait for", "id mappings")?;
         become_root()?;
     }
     let _ = rustix::process::setsid();
-    launch::set_oom_score(setup.launch.process)?;
     if let Some(policy) = setup
         .spec
         .linux()
@@ -202,9 +205,6 @@ fn isolate(setup: &Setup<'_>, lines: Lines<'_>, member: &mut Membership<'_, '_>)
     for join in &setup.namespaces.join {
         if setup.joins_in_child(join.kind) {
             namespaces::enter(join)?;
-            if join.kind == Kind::User {
-                become_root()?;
-            }
         }
     }
     if setup.namespaces.has_new(Kind::Time) {
@@ -280,25 +280,23 @@ fn make_root(setup: &Setup<'_>) -> Result<OwnedFd> {
     }
     // Before the propagation changes: a clone that is shared with the host then becomes a slave with the rest.
     rootfs::separate(setup.propagation)?;
-    let root = match &setup.options.overlay {
-        Some(overlay) => rootfs::mount_overlay(overlay)?,
-        None => match &setup.root_tree {
-            Some(tree) => tree
-                .try_clone()
-                .during("mount root", setup.root.display())?,
-            None => {
-                let tree = rootfs::clone_path(&setup.root)?;
-                // A root that is a mount of its own may be a shared one by now, to which one cannot pivot. What it is to
-                // tell others of is settled after that.
-                let private = Attributes {
-                    propagation: libc::MS_PRIVATE,
-                    ..Attributes::default()
-                };
-                set_attributes(tree.as_fd(), c"", false, private)
-                    .during("set mount propagation", "root")?;
-                tree
-            }
-        },
+    let root = match (&setup.root_tree, &setup.options.overlay) {
+        (Some(tree), _) => tree
+            .try_clone()
+            .during("mount root", setup.root.display())?,
+        (None, Some(overlay)) => rootfs::mount_overlay(overlay)?,
+        (None, None) => {
+            let tree = rootfs::clone_path(&setup.root)?;
+            // A root that is a mount of its own may be a shared one by now, to which one cannot pivot. What it is to
+            // tell others of is settled after that.
+            let private = Attributes {
+                propagation: libc::MS_PRIVATE,
+                ..Attributes::default()
+            };
+            set_attributes(tree.as_fd(), c"", false, private)
+                .during("set mount propagation", "root")?;
+            tree
+        }
     };
     // Hooks that run in the container's mount namespace look for the root where the bundle has it.
     let at = if setup.has_hooks_inside() && setup.options.overlay.is_none() {

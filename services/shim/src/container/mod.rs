@@ -19,7 +19,7 @@
 //! time: on two cores that is the longest pair of steps, and they do not depend
 //! on each other. The two talk over one socket; the child reports each step's time
 //! and the first error (with step, object and errno) over it. No helper binary is
-//! executed, and there is no second fork: to exec in a container the parent lends
+//! executed, and there is no second fork (but where a user namespace is joined, see `birth`): to exec in a container the parent lends
 //! its `pid_for_children` to the container's PID namespace for one clone.
 //!
 //! # What the caller must know
@@ -35,6 +35,7 @@
 //!   library (CVE-2019-5736).
 
 mod beneath;
+mod birth;
 mod cgroup;
 mod context;
 mod copy_up;
@@ -65,6 +66,7 @@ mod record;
 mod rootfs;
 mod seccomp;
 mod setup;
+mod shifted;
 mod stand_in;
 mod start;
 mod stats;

@@ -19,7 +19,9 @@ use super::beneath::{self, Kind};
 use super::context::During;
 use super::error::{Error, Result};
 use super::mount_options::MountOptions;
+use super::options::Overlay;
 use super::rootfs;
+use super::shifted::{self, Ids};
 
 /// The files of a procfs that may be covered by a mount.
 const EMULATED: [&str; 10] = [
@@ -121,10 +123,16 @@ impl PlannedMount {
         })
     }
 
-    /// Makes a bind mount, detached, while this process still has the host's rights: the first process of a container with
-    /// a user namespace may not reach the source, nor map its ids. `propagation`: what takes it out of the host's.
-    pub(super) fn prepare(&mut self, propagation: u64) -> Result<()> {
+    /// Makes a bind mount, or an overlay of layers, detached, while this process still has the host's rights: the first
+    /// process of a container with a user namespace may not reach the source, nor map its ids. `propagation`: what
+    /// takes it out of the host's. `ids`: those of the container, where they are not the host's.
+    pub(super) fn prepare(&mut self, propagation: u64, ids: Option<&Ids>) -> Result<()> {
         let Some(recursive) = self.options.bind else {
+            if let (Some(ids), Some(layers)) = (ids, self.layers()) {
+                let tree = shifted::mount(&layers, ids)?;
+                self.set(tree.as_fd(), true)?;
+                self.ready = Some(tree);
+            }
             return Ok(());
         };
         let tree = self.bind(recursive)?;
@@ -147,6 +155,29 @@ impl PlannedMount {
         let tree = self.bind(recursive)?;
         self.set(tree.as_fd(), true)?;
         Ok(tree)
+    }
+
+    /// The layers of a read-only overlay, such as an image's files.
+    fn layers(&self) -> Option<Overlay> {
+        if self.kind != "overlay" {
+            return None;
+        }
+        let mut overlay = Overlay {
+            lower: Vec::new(),
+            upper: None,
+            work: None,
+            options: Vec::new(),
+        };
+        for (key, value) in &self.options.data {
+            match (key.as_str(), value) {
+                ("lowerdir+", Some(layer)) => overlay.lower.push(layer.into()),
+                // Of layers that are said otherwise nothing is known here.
+                ("lowerdir" | "upperdir" | "workdir", _) => return None,
+                (key, Some(value)) => overlay.options.push(format!("{key}={value}")),
+                (key, None) => overlay.options.push(key.to_owned()),
+            }
+        }
+        (!overlay.lower.is_empty()).then_some(overlay)
     }
 
     /// Whether it takes the place of the root.
@@ -202,7 +233,7 @@ impl PlannedMount {
         };
         let part;
         let tree = match &self.options.subpath {
-            Some(path) if made_here && self.options.bind.is_none() => {
+            Some(path) if self.options.bind.is_none() => {
                 part = self.part_of(tree, root, path)?;
                 &part
             }

@@ -1,7 +1,6 @@
 //! Which namespaces are made and which are joined.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -230,27 +229,7 @@ pub(super) fn user_namespace_with(
     uids: &[LinuxIdMapping],
     gids: &[LinuxIdMapping],
 ) -> Result<OwnedFd> {
-    let (near, far) = super::wire::pair().during("make socket", "id mapping")?;
-    let options = gantry_sys::clone::CloneOptions {
-        namespaces: flag(LinuxNamespaceType::User),
-        ..Default::default()
-    };
-    let (pid, pidfd) = gantry_sys::clone::clone(options, || {
-        // Nothing is done here but to exist until the namespace is opened.
-        let _ = super::wire::await_signal(&far, super::wire::MAPPED);
-        0
-    })
-    .during("clone", "a user namespace for an id-mapped mount")?;
-    let made = (|| -> io::Result<OwnedFd> {
-        std::fs::write(format!("/proc/{pid}/uid_map"), id_map(uids))?;
-        std::fs::write(format!("/proc/{pid}/gid_map"), id_map(gids))?;
-        Ok(File::open(format!("/proc/{pid}/ns/user"))?.into())
-    })();
-    let _ = super::wire::signal(&near, super::wire::MAPPED);
-    drop(near);
-    let _ = rustix::process::waitid(
-        rustix::process::WaitId::PidFd(pidfd.as_fd()),
-        rustix::process::WaitIdOptions::EXITED,
-    );
-    made.during("map ids", "an id-mapped mount")
+    gantry_sys::user_namespace::make(&id_map(uids), &id_map(gids), false)
+        .map(|made| made.user)
+        .during("map ids", "an id-mapped mount")
 }

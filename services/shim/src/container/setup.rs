@@ -15,7 +15,7 @@ use super::namespaces::Namespaces;
 use super::options::{CreateOptions, Gate, Stdio};
 use super::record::Record;
 use super::seccomp::Filter;
-use super::{identity, rootfs, sysctl};
+use super::{identity, rootfs, shifted, sysctl};
 
 /// The spec and the options, ready to be carried out.
 #[derive(Debug)]
@@ -185,13 +185,18 @@ impl<'a> Setup<'a> {
             return Ok(());
         }
         let propagation = rootfs::separation(self.propagation);
-        if self.options.overlay.is_none() {
-            let tree = rootfs::clone_path(&self.root)?;
-            rootfs::propagate_tree(tree.as_fd(), propagation)?;
-            self.root_tree = Some(tree);
-        }
+        let ids = shifted::Ids::of(self)?;
+        self.root_tree = match (&self.options.overlay, &ids) {
+            (Some(overlay), Some(ids)) => Some(shifted::mount(overlay, ids)?),
+            (Some(_), None) => None,
+            (None, _) => {
+                let tree = rootfs::clone_path(&self.root)?;
+                rootfs::propagate_tree(tree.as_fd(), propagation)?;
+                Some(tree)
+            }
+        };
         for mount in &mut self.mounts {
-            mount.prepare(propagation)?;
+            mount.prepare(propagation, ids.as_ref())?;
         }
         devices::prepare(&mut self.devices, self.spec.linux().as_ref());
         Ok(())
@@ -274,11 +279,12 @@ impl<'a> Setup<'a> {
 }
 
 impl Setup<'_> {
-    /// Whether the child itself enters a namespace, and not the parent before it is born: nobody can enter a PID namespace,
-    /// and somebody born in a new user namespace can not enter the host's.
+    /// Whether the child itself enters a namespace, and not somebody before it is born: nobody can enter a PID namespace,
+    /// a user namespace must be entered before the others are made, and somebody born in a new user namespace can
+    /// not enter the host's.
     pub(super) fn joins_in_child(&self, kind: LinuxNamespaceType) -> bool {
-        kind != LinuxNamespaceType::Pid
-            && (matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Mount)
+        !matches!(kind, LinuxNamespaceType::Pid | LinuxNamespaceType::User)
+            && (kind == LinuxNamespaceType::Mount
                 || !self.namespaces.has_new(LinuxNamespaceType::User))
     }
 

@@ -43,6 +43,10 @@ pub(super) const START: u8 = b's';
 /// Child to parent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Message {
+    /// The first process exists; its pidfd comes with this (of a go-between, on a pair of its own).
+    Born,
+    /// The root comes with this (of who puts layers together, on a pair of its own).
+    Root,
     /// Everything is made but the root is not yet entered: time for hooks.
     Hooks,
     /// The child's time namespace is to have these offsets, and it may not write them itself.

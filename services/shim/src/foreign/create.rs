@@ -16,10 +16,11 @@ use super::{Foreign, Program, births};
 use crate::container::{
     self, Container, Outside, Record, Stdio, TerminalSize, Timing, enter_own_mounts,
 };
+use crate::created::{Created, shares_pids};
 use crate::error::{Error, Result};
 use crate::exit;
 use crate::process::{Ends, Process, Wanted, streams};
-use crate::shim::{Create, Created, Shim, keep_record, shares_pids, terminal};
+use crate::shim::{Create, Shim, keep_record, terminal};
 use crate::stdio::lock;
 
 /// Hooks run in it. With what undoing takes, shorter than the runtime service waits.

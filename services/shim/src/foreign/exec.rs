@@ -11,10 +11,11 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::create::set_size;
 use super::{Foreign, births};
 use crate::container;
+use crate::created::{Created, Status};
 use crate::error::{Error, Result};
 use crate::exit;
 use crate::process::{Process, Wanted};
-use crate::shim::{Created, Exec, Shim, Status, terminal};
+use crate::shim::{Exec, Shim, terminal};
 use crate::stdio::lock;
 
 const VERB: &str = "exec";

@@ -11,6 +11,7 @@ pub const TESTS: &[crate::Test] = tests![
     a_user_namespace_without_mappings_has_every_id_as_it_is,
     a_private_source_is_bound_into_a_user_namespace,
     an_id_mapped_mount_shows_the_containers_ids,
+    a_container_joins_users_and_the_network_that_they_own,
     devices_of_a_user_namespace_have_their_owner_and_mode,
     a_time_namespace_has_its_offsets,
     a_missing_working_directory_is_made_in_a_read_only_root,
@@ -91,6 +92,39 @@ fn an_id_mapped_mount_shows_the_containers_ids() {
             "what root of the container makes is the host's root's"
         );
     }
+}
+
+/// What a pod's second container does: the first one's users and network, its own everything else.
+fn a_container_joins_users_and_the_network_that_they_own() {
+    let mut first = Bundle::new(&["sleep", "1000"]);
+    with_user_namespace(&mut first, 200_000);
+    run_detached(&first);
+    let state: Value = serde_json::from_slice(&first.oci(&["state", &first.id]).stdout).unwrap();
+    let path = |kind: &str| format!("/proc/{}/ns/{kind}", state["pid"]);
+    let mut second = Bundle::script(
+        "id -u; cat /proc/self/uid_map; readlink /proc/self/ns/net; hostname; echo $$; \
+         mount -t tmpfs none /tmp && echo mounted; touch /sys/x 2>/dev/null; echo > /made && echo made",
+    );
+    with_user_namespace(&mut second, 200_000);
+    second.config["process"]["oomScoreAdj"] = json!(100);
+    second.config["hostname"] = json!("second");
+    second.capabilities(&["CAP_SYS_ADMIN"]);
+    let namespaces = second.config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|entry| entry["type"] != "user" && entry["type"] != "network");
+    namespaces.push(json!({"type": "user", "path": path("user")}));
+    namespaces.push(json!({"type": "network", "path": path("net")}));
+    mount(
+        &mut second,
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]}),
+    );
+    let network = std::fs::read_link(path("net")).unwrap();
+    let output = second.output();
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines[0], "0", "{output}");
+    assert!(lines[1].contains("200000"), "{output}");
+    assert_eq!(lines[2], network.to_str().unwrap(), "{output}");
+    assert_eq!(lines[3..], ["second", "1", "mounted", "made"], "{output}");
+    assert!(first.oci(&["delete", "-f", &first.id]).status.success());
 }
 
 fn devices_of_a_user_namespace_have_their_owner_and_mode() {
