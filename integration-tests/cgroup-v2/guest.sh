@@ -11,7 +11,7 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs tmpfs /tmp
-for module in overlay veth bridge nf_tables nft_chain_nat nft_nat nft_masq nft_ct nft_fib_inet nft_reject_inet; do
+for module in virtio_pci virtio_blk ext4 overlay veth bridge nf_tables nft_chain_nat nft_nat nft_masq nft_ct nft_fib_inet nft_reject_inet; do
     modprobe "$module" 2>/dev/null
 done
 ip link set lo up
@@ -30,6 +30,8 @@ prints() { # prints NAME WANTED COMMAND…: the command's output is WANTED
 
 uname -r
 cat /sys/fs/cgroup/cgroup.controllers
+mkdir -p /srv
+mount -t ext4 /dev/vda /srv
 mkdir -p /srv/e
 mkfifo /tmp/up
 gantry up --root /srv/e > /tmp/up 2>/tmp/up.log &
@@ -43,7 +45,7 @@ export GANTRY_ROOT=/srv/e
 
 mkdir -p /tmp/image/bin /tmp/image/etc /tmp/image/tmp
 cp /bin/busybox /tmp/image/bin/busybox
-for applet in sh true cat sleep echo id dd tail grep mknod wc head; do ln -s busybox "/tmp/image/bin/$applet"; done
+for applet in sh true cat sleep echo id dd tail grep mknod wc head stat touch chown tr sed ip; do ln -s busybox "/tmp/image/bin/$applet"; done
 cp /etc/passwd /etc/group /tmp/image/etc/
 tar -C /tmp/image -cf /tmp/image.tar .
 check "import" gantry import /tmp/image.tar bb
@@ -75,6 +77,18 @@ check "rm" gantry rm hog
 gantry run --rm --network none --cap-add MKNOD bb sh -c 'mknod /tmp/kmsg c 1 11 && cat /tmp/kmsg' > /tmp/out 2>&1
 prints "the device filter denies what is not listed" 1 sh -c 'grep -c "not permitted" /tmp/out'
 prints "the device filter allows null" 0 gantry run --rm --network none bb sh -c 'echo x > /dev/null; echo $?'
+
+gantry run -d --name own --userns auto -m 64m -v data:/data bb sleep 1000 > /tmp/id
+group=$(find /sys/fs/cgroup -type d -name "$(cat /tmp/id)*" | head -n 1)
+prints "users of its own" "0 0 1879048192" gantry exec own sh -c 'echo $(id -u) $(head -n 1 /proc/self/uid_map | while read a b c; do echo $a $b; done)'
+prints "files of their own" "0 1 0" gantry exec own sh -c 'touch /new /data/new; chown 1 /data/new; for file in /bin/sh /data/new /new; do stat -c %u $file; done | tr "\n" " " | sed "s/ $//"'
+prints "a volume has the ids inside" 1 gantry run --rm --network none -v data:/data bb stat -c %u /data/new
+prints "its group is limited" 67108864 cat "$group/memory.max"
+prints "its processes are in the group" 1 sh -c "wc -l < $group/cgroup.procs"
+prints "it sees its own group alone" "0::/" gantry exec own cat /proc/1/cgroup
+prints "its network is its own to set up" 0 gantry run --rm --userns auto --cap-add NET_ADMIN bb sh -c 'ip link set lo mtu 1000; echo $?'
+check "rm of it" gantry rm -f own
+check "no cgroup of it is left" test ! -e "$group"
 
 kill -TERM $up
 wait $up

@@ -7,8 +7,8 @@
 #
 # BIN_DIR holds gantry, gantry-* (target/debug, say). WORK_DIR keeps the kernel
 # between runs (default: target/cgroup-v2). Exit code 0: every check passed.
-# Needs root and the packages qemu-system-x86, cpio, kmod, busybox-static, which
-# are installed where they are missing. Takes a few minutes: it is emulated.
+# Needs root and the packages qemu-system-x86, cpio, kmod, busybox-static, e2fsprogs,
+# which are installed where they are missing. Takes a few minutes: it is emulated.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -19,7 +19,7 @@ work=$(cd "$work" && pwd)
 limit_seconds=${LIMIT_SECONDS:-900}
 
 missing=()
-for pair in qemu-system-x86_64:qemu-system-x86 cpio:cpio depmod:kmod busybox:busybox-static; do
+for pair in qemu-system-x86_64:qemu-system-x86 cpio:cpio depmod:kmod busybox:busybox-static mkfs.ext4:e2fsprogs; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 if [ ${#missing[@]} -gt 0 ]; then
@@ -50,7 +50,8 @@ ldd "$root"/usr/bin/* | awk '/=> \// { print $3 } /^\t\/lib/ { print $1 }' | sor
     cp -L "$library" "$root$library"
 done
 modules=$work/kernel/lib/modules/$version
-for part in kernel/fs/overlayfs kernel/net/bridge kernel/net/802 kernel/net/llc kernel/net/netfilter \
+for part in kernel/fs/overlayfs kernel/fs/ext4 kernel/fs/jbd2 kernel/fs/mbcache.ko kernel/drivers/block/virtio_blk.ko \
+    kernel/drivers/virtio kernel/net/bridge kernel/net/802 kernel/net/llc kernel/net/netfilter \
     kernel/net/ipv4/netfilter kernel/net/ipv6/netfilter kernel/drivers/net/veth.ko kernel/lib kernel/crypto \
     kernel/arch/x86/crypto; do
     [ -e "$modules/$part" ] || continue
@@ -73,9 +74,15 @@ INIT
 chmod +x "$root/init"
 (cd "$root" && find . -print0 | cpio --null -o -H newc --quiet | gzip -1) > "$work/initramfs.gz"
 
+# What the engine keeps is on a disk, as it is for people: a tmpfs of this kernel cannot be mounted id-mapped.
+rm -f "$work/disk.img"
+truncate -s 512M "$work/disk.img"
+PATH=$PATH:/sbin:/usr/sbin mkfs.ext4 -q "$work/disk.img"
+
 log=$work/console.log
 timeout "$limit_seconds" qemu-system-x86_64 -accel tcg,thread=multi -smp 2 -m 3072 -nographic -no-reboot \
     -kernel "$work/kernel/boot/vmlinuz-$version" -initrd "$work/initramfs.gz" -nic none \
+    -drive "file=$work/disk.img,format=raw,if=virtio" \
     -append "console=ttyS0 quiet panic=-1 cgroup_no_v1=all ${APPEND:-}" </dev/null | tee "$log"
 passed=$(grep -c '^PASS ' "$log" || true)
 failed=$(grep -c '^FAIL ' "$log" || true)

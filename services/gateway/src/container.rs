@@ -234,6 +234,9 @@ pub struct Record {
     /// Users and groups of its own. None: the host's.
     #[serde(default)]
     pub own_ids: Option<OwnIds>,
+    /// A commit has frozen it, or is about to, and will let it go on.
+    #[serde(default)]
+    pub frozen_for_commit: bool,
     /// Its removal takes its anonymous volumes along.
     #[serde(default)]
     pub remove_volumes: bool,
@@ -270,6 +273,7 @@ impl Record {
             health: None,
             mounts: None,
             own_ids: None,
+            frozen_for_commit: false,
             remove_volumes: false,
             sick: String::new(),
             written: Written::default(),

@@ -56,7 +56,8 @@ impl Engine {
         let mut unfinished = Vec::new();
         for record in loaded.records {
             let entry = roster.adopt(record);
-            if entry.record().state.is_intent() {
+            let record = entry.record();
+            if record.state.is_intent() || record.frozen_for_commit {
                 unfinished.push(entry);
             }
         }

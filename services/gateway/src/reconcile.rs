@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `Creating` | everything is undone: it never happened |
 //! | `Starting` | its program runs, or ran: it was started; else the start is undone |
+//! | frozen for a commit | goes on; the commit happened or did not |
 //! | `Running`, `Paused` | adopted; where it has ended or is gone: its end is dealt with |
 //! | `Ending` | goes on |
 //! | `Restarting` | its wait begins anew |
@@ -30,7 +31,7 @@ use jiff::Timestamp;
 use crate::container::{ContainerId, Exit, Record};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::lifecycle::{ended, health, remove};
+use crate::lifecycle::{commit, ended, health, remove};
 use crate::peers::{Live, LiveStatus};
 use crate::restart::{self, Verdict};
 use crate::roster::Entry;
@@ -57,6 +58,10 @@ async fn finish(engine: &Arc<Engine>, entry: &Arc<Entry>, live: Option<&Live>) {
             Ok(())
         }
         State::Removing => remove::go_on(engine, entry, true).await,
+        State::Running | State::Paused if record.frozen_for_commit => {
+            compare(engine, entry, live).await;
+            commit::thaw(engine, entry).await
+        }
         _ => Ok(()),
     };
     match outcome {

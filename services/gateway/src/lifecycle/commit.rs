@@ -67,20 +67,29 @@ async fn freeze(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<bool> {
     if entry.record().state != State::Running {
         return Ok(false);
     }
-    match pause::pause(engine, entry).await {
-        Ok(()) => Ok(true),
+    // Noted first: should this process end meanwhile, its next life lets the container go on.
+    engine.note(&entry.update(|record| record.frozen_for_commit = true))?;
+    let frozen = match pause::pause(engine, entry).await {
+        Ok(()) => return Ok(true),
         // It has ended by itself, or was frozen, between the look and the step.
         Err(_) if entry.record().state != State::Running => Ok(false),
         Err(error) => Err(error),
-    }
+    };
+    engine.note(&entry.update(|record| record.frozen_for_commit = false))?;
+    frozen
 }
 
-async fn thaw(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
+/// Lets a container go on that was frozen for a commit.
+///
+/// # Errors
+/// A service fails.
+pub async fn thaw(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
     match pause::unpause(engine, entry).await {
         // Somebody else let it go on, or killed it.
-        Err(Error::WrongState { .. }) => Ok(()),
-        other => other,
+        Err(Error::WrongState { .. }) => {}
+        other => other?,
     }
+    engine.note(&entry.update(|record| record.frozen_for_commit = false))
 }
 
 /// What the container ran with, as an image says it: the image's own wishes and

@@ -85,6 +85,12 @@ impl World {
         *self.stuck.lock().unwrap() = None;
     }
 
+    fn set_status(&self, id: &str, status: shim::Status) {
+        if let Some(container) = self.containers.lock().unwrap().get_mut(id) {
+            container.set_status(status);
+        }
+    }
+
     pub(crate) fn called(&self, call: &str) -> usize {
         let calls = self.calls.lock().unwrap();
         calls.iter().filter(|made| *made == call).count()
@@ -556,13 +562,23 @@ impl runtime::runtime_service_server::RuntimeService for Fake {
         unused()
     }
 
-    async fn pause(&self, _: Request<runtime::PauseRequest>) -> Answer<runtime::PauseResponse> {
+    async fn pause(
+        &self,
+        request: Request<runtime::PauseRequest>,
+    ) -> Answer<runtime::PauseResponse> {
         self.0.before("pause").await?;
+        let id = request.into_inner().container_id;
+        self.0.set_status(&id, shim::Status::Paused);
         Ok(Response::new(runtime::PauseResponse {}))
     }
 
-    async fn resume(&self, _: Request<runtime::ResumeRequest>) -> Answer<runtime::ResumeResponse> {
+    async fn resume(
+        &self,
+        request: Request<runtime::ResumeRequest>,
+    ) -> Answer<runtime::ResumeResponse> {
         self.0.before("resume").await?;
+        let id = request.into_inner().container_id;
+        self.0.set_status(&id, shim::Status::Running);
         Ok(Response::new(runtime::ResumeResponse {}))
     }
 

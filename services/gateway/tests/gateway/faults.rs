@@ -3,6 +3,7 @@
 
 use gantry_kit::fault::Fault;
 use gantry_proto::gateway::v1 as wire;
+use gantry_proto::shim::v1 as shim;
 
 use crate::workbench::{Bench, LIMIT, open};
 
@@ -204,6 +205,49 @@ async fn a_gateway_killed_in_a_removal_finishes_it() {
             remove.await.unwrap().unwrap_err();
             bench.until_nothing_is_left().await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_in_a_commit_lets_the_container_go_on() {
+    for call in ["pause", "commit", "resume"] {
+        let mut bench = Bench::new().await;
+        let id = bench.run(open(false, true)).await.started().await;
+        *bench.world.stuck.lock().unwrap() = Some((call, false));
+        let commit = tokio::spawn({
+            let mut client = bench.client();
+            let request = wire::CommitRequest {
+                container: id.clone(),
+                ..Default::default()
+            };
+            async move { client.commit(request).await }
+        });
+        kill_in(&mut bench, call).await;
+        commit.await.unwrap().unwrap_err();
+        let begun = std::time::Instant::now();
+        loop {
+            let thawed = {
+                let containers = bench.world.containers.lock().unwrap();
+                containers[&id].status() == shim::Status::Running
+            };
+            let seen = bench.list().await[0].state();
+            if thawed && seen == wire::ContainerState::Running {
+                break;
+            }
+            assert!(begun.elapsed() < LIMIT, "{call}: {seen:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        // What a person freezes afterwards stays so.
+        let pause = wire::PauseRequest { container: id };
+        bench.client().pause(pause).await.unwrap();
+        bench.kill();
+        bench.start().await;
+        bench
+            .until("the container is adopted", |bench| {
+                bench.world.containers.lock().unwrap().len() == 1
+            })
+            .await;
+        assert_eq!(bench.list().await[0].state(), wire::ContainerState::Paused);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Old ways out of a container, each closed.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
@@ -17,6 +19,8 @@ pub const TESTS: &[crate::Test] = tests![
     what_the_kernel_tells_of_itself_is_not_mounted_over,
     a_mask_through_a_link_of_the_image_stays_inside,
     the_hosts_root_is_gone,
+    a_mount_target_that_is_swapped_for_a_link_never_leads_out,
+    a_masked_path_that_is_swapped_for_a_link_never_leads_out,
 ];
 
 /// CVE-2019-5736: the program is `/proc/self/exe`, that is, the runtime itself, in the container; whoever gets hold of it tries
@@ -197,4 +201,71 @@ fn the_hosts_root_is_gone() {
     let listing = lines.next().unwrap();
     assert_eq!(listing.matches("busybox").count(), 0);
     assert_eq!(listing.matches("data ").count(), 2, "{listing}");
+}
+
+/// Runs `create` while another program, as it could through a shared volume, swaps a directory of the root for a link to
+/// the host's `outside`, and back, as fast as it can.
+fn while_swapped(root: &Path, outside: &Path, mut create: impl FnMut()) {
+    let here = rustix::fs::open(root, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    std::fs::create_dir_all(root.join("swapped/below")).unwrap();
+    symlink(outside, root.join("other")).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(&here, "swapped", &here, "other", flags).unwrap();
+            }
+        });
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..40 {
+                create();
+            }
+        }));
+        over.store(true, Ordering::Relaxed);
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// CVE-2021-30465 and CVE-2023-27561: between the look at a mount's target and the mount, it becomes a link.
+fn a_mount_target_that_is_swapped_for_a_link_never_leads_out() {
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("precious"), "of the host\n").unwrap();
+    let mut bundle = Bundle::script("cat /proc/self/mountinfo; cat /swapped/precious");
+    let source = bundle.directory.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+    // One that makes its target where it is missing: outside it would be seen.
+    mounts
+        .push(json!({"destination": "/swapped/below/made", "source": source, "options": ["bind"]}));
+    let mut mounted = 0;
+    let root = bundle.root();
+    while_swapped(&root, outside.path(), || {
+        let output = bundle.run();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(!text.contains("of the host"), "{text}");
+        mounted += usize::from(text.contains("below/made"));
+        let left: Vec<_> = std::fs::read_dir(outside.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    });
+    assert!(mounted > 0, "not one container was made");
+}
+
+/// The same with what is hidden and what is made read-only.
+fn a_masked_path_that_is_swapped_for_a_link_never_leads_out() {
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::create_dir(outside.path().join("below")).unwrap();
+    let written = outside.path().join("below/file");
+    let mut bundle = Bundle::new(&["true"]);
+    bundle.config["linux"]["maskedPaths"] = json!(["/swapped/below"]);
+    bundle.config["linux"]["readonlyPaths"] = json!(["/swapped/below"]);
+    let root = bundle.root();
+    let mut ran = 0;
+    while_swapped(&root, outside.path(), || {
+        ran += usize::from(bundle.run().status.success());
+        std::fs::write(&written, "still the host's").unwrap();
+    });
+    assert!(ran > 0, "not one container was made");
 }
