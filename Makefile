@@ -60,7 +60,7 @@ test-kills: ## Kill the image service at 200 random points of everything it does
 	GANTRY_KILL_ROUNDS=200 $(CARGO) test -p gantry-image --test image -- kills:: --nocapture
 
 .PHONY: interop
-interop: peers ## Images that Docker and Podman pushed or saved run here, and their containers with gantry-oci (root; installs both)
+interop: peers ## Images that Docker and Podman pushed or saved run here, their containers with gantry-oci, and ours with runc (root; installs all)
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --test system -- --ignored pushed saved dockers foreign_engines
 

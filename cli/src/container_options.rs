@@ -73,6 +73,9 @@ pub(crate) struct ContainerOptions {
     /// Read labels from a file
     #[arg(long, value_name = "FILE")]
     label_file: Vec<PathBuf>,
+    /// OCI runtime that makes the container: gantry (its own), a name of the configuration, a program in PATH, a path
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
     /// Set an annotation for the runtime
     #[arg(long, value_name = "KEY=VALUE")]
     annotation: Vec<String>,
@@ -344,6 +347,7 @@ impl ContainerOptions {
             on_unhealthy: self.health.on_unhealthy(),
             device_cgroup_rules: self.device_cgroup_rule.clone(),
             userns_mode: text(&self.userns),
+            runtime: text(&self.runtime),
             volumes_from: self.volumes_from.clone(),
         })
     }

@@ -83,7 +83,7 @@ pub(super) fn host_config(
             .into(),
         ),
         ("Sysctls", strings(&config.sysctls).into()),
-        ("Runtime", "gantry-shim".into()),
+        ("Runtime", named(&config.runtime, "gantry")),
         ("Init", config.init.into()),
     ];
     shown.extend(id_mappings(&detail.spec));

@@ -6,7 +6,8 @@ use gantry_integration_tests::audit::command_of;
 use gantry_integration_tests::engine::{Engine, send, with_engine};
 use rustix::process::Signal;
 
-fn shim_of(engine: &Engine, id: &str) -> Result<i32> {
+/// The process of a container's shim.
+pub(crate) fn shim_of(engine: &Engine, id: &str) -> Result<i32> {
     engine
         .shims()?
         .into_iter()

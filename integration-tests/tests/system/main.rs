@@ -20,6 +20,7 @@ mod looking;
 mod network;
 mod own_ids;
 mod registries;
+mod runtimes;
 mod services;
 mod soak;
 mod store;

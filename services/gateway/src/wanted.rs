@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// The engine's own OCI runtime.
+pub const OWN_RUNTIME: &str = "gantry";
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Wanted {
@@ -71,6 +74,8 @@ pub struct Wanted {
     pub userns_mode: String,
     /// Containers whose binds and volumes it has too: "NAME[:ro|rw]".
     pub volumes_from: Vec<String>,
+    /// Empty, "gantry": the engine's own.
+    pub runtime: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -364,5 +369,11 @@ impl Wanted {
     #[must_use]
     pub fn network(&self) -> NetworkMode {
         NetworkMode::parse(&self.network_mode)
+    }
+
+    /// The OCI runtime that makes it, where that is not the engine's own.
+    #[must_use]
+    pub fn other_runtime(&self) -> Option<&str> {
+        (!matches!(self.runtime.as_str(), "" | OWN_RUNTIME)).then_some(&self.runtime)
     }
 }

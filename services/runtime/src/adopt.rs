@@ -72,7 +72,10 @@ impl Runtime {
                 })
                 .await;
             match answer {
-                Ok(state) => describe(&mut container, &state),
+                Ok(state) => {
+                    shim.set_trouble(&state.sick);
+                    describe(&mut container, &state);
+                }
                 Err(error) => container.sick = error.to_string(),
             }
         }
@@ -103,6 +106,7 @@ impl Runtime {
 /// What the shim says counts, but for the end: that is the supervisor's to tell.
 fn describe(container: &mut Container, state: &wire::StateResponse) {
     container.pid = state.pid;
+    container.sick.clone_from(&state.sick);
     if let Some(started_at) = state.started_at {
         container.started_at = SystemTime::try_from(started_at).ok();
     }

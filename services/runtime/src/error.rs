@@ -23,6 +23,8 @@ pub enum Error {
         field: &'static str,
         problem: String,
     },
+    #[error("unknown or invalid runtime name: {name}: {why}")]
+    UnknownRuntime { name: String, why: String },
     #[error("container {id:?} is {status}; {advice}")]
     WrongState {
         id: String,
@@ -87,6 +89,11 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Whether a container's own runtime, which is not the shim, did not end in time.
+    pub(crate) fn is_runtime_stuck(&self) -> bool {
+        matches!(self, Self::Shim(status) if Fault::from_status(status).is("RUNTIME_STUCK"))
+    }
+
     pub(crate) fn file(
         step: &'static str,
         path: impl Into<PathBuf>,
@@ -130,6 +137,7 @@ impl From<Error> for RpcStatus {
             Error::NotFound { .. } => (Code::NotFound, "CONTAINER_NOT_FOUND"),
             Error::Exists { .. } => (Code::AlreadyExists, "CONTAINER_EXISTS"),
             Error::Invalid { .. } => (Code::InvalidArgument, "INVALID_ARGUMENT"),
+            Error::UnknownRuntime { .. } => (Code::InvalidArgument, "UNKNOWN_RUNTIME"),
             Error::WrongState { .. } => (Code::FailedPrecondition, "WRONG_STATE"),
             Error::File { .. } => (Code::Internal, "FILE"),
             Error::Spawn { .. } => (Code::Internal, "SHIM_NOT_STARTED"),
@@ -162,6 +170,7 @@ impl From<Error> for RpcStatus {
             Error::WrongState { id, status, .. } => {
                 fault = fault.with("container_id", id).with("status", status);
             }
+            Error::UnknownRuntime { name, .. } => fault = fault.with("runtime", name),
             Error::Invalid { field, .. } => fault = fault.with("field", field),
             Error::File { path, .. } => fault = fault.with("path", path.display()),
             Error::NoPath { id, path }

@@ -358,6 +358,14 @@ impl wire::runtime_service_server::RuntimeService for Grpc {
         copy::into(&self.runtime, request.into_inner()).await?;
         Ok(Response::new(wire::CopyInResponse {}))
     }
+
+    async fn find_runtime(
+        &self,
+        request: Request<wire::FindRuntimeRequest>,
+    ) -> Answer<wire::FindRuntimeResponse> {
+        let runtime = self.runtime.programs.find(&request.into_inner().name)?;
+        Ok(Response::new(wire::FindRuntimeResponse { runtime }))
+    }
 }
 
 /// Shows the steps as spans, too.
@@ -386,6 +394,7 @@ impl From<wire::CreateRequest> for Create {
         });
         Self {
             etc_files: etc_files.collect(),
+            runtime: request.runtime,
             shim: shim_wire::CreateRequest {
                 container_id: request.container_id,
                 spec: request.spec,
@@ -396,6 +405,7 @@ impl From<wire::CreateRequest> for Create {
                 log: request.log,
                 stdin_once: request.stdin_once,
                 // The runtime's own to say.
+                runtime: None,
                 log_dir: String::new(),
                 bundle_dir: String::new(),
             },

@@ -52,11 +52,15 @@ impl Runtime {
             let runtime = self.clone();
             tokio::spawn(async move {
                 // Whether it answers is noted by the call itself.
-                let _answer = runtime
+                let answer = runtime
                     .forward(&shim, ANSWER_LIMIT, |mut client| async move {
                         client.state(wire::StateRequest {}).await
                     })
                     .await;
+                if let Ok(state) = answer {
+                    shim.set_trouble(&state.sick);
+                    runtime.set_sick(&shim, &state.sick);
+                }
             });
         }
     }

@@ -14,6 +14,7 @@
 //! | [`launch`], [`shim`], [`process`] | a shim's process and connection |
 //! | `supervise`, `health`, `adopt` | watching shims, and finding them again |
 //! | [`logs`] | reading what was logged |
+//! | [`programs`] | other OCI runtimes by name |
 //! | [`files`] | files inside a container, copied in and out |
 //! | [`grpc`] | `gantry.runtime.v1` |
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@ pub mod launch;
 pub mod life;
 pub mod logs;
 pub mod process;
+pub mod programs;
 pub mod roster;
 pub mod runtime;
 pub mod settings;
@@ -43,6 +45,7 @@ use tonic::service::Routes;
 
 use crate::grpc::Grpc;
 use crate::launch::Launcher;
+use crate::programs::Programs;
 use crate::runtime::Runtime;
 use crate::settings::Settings;
 
@@ -53,7 +56,9 @@ use crate::settings::Settings;
 pub async fn build(context: Context<Settings>) -> Result<Service, BoxError> {
     let launcher = Launcher::new(context.config.shim)
         .map_err(|error| format!("cannot use the shim: {error}; set runtime.shim"))?;
-    let runtime = Runtime::new(context.paths, launcher, context.stopping.clone());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let programs = Programs::new(context.config.runtimes, path)?;
+    let runtime = Runtime::new(context.paths, launcher, programs, context.stopping.clone());
     runtime.adopt().await;
     tokio::spawn(runtime.clone().watch_health(context.stopping));
     let service = RuntimeServiceServer::new(Grpc::new(runtime))

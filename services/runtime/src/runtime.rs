@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::launch::Launcher;
 use crate::life::{Container, ExitStatus, Status, Step, unix_nanos};
 use crate::process::stat;
+use crate::programs::Programs;
 use crate::roster::{Happened, Roster};
 use crate::shim::{CALL_LIMIT, Shim};
 
@@ -49,6 +50,8 @@ impl Timed {
 pub struct Create {
     pub shim: wire::CreateRequest,
     pub etc_files: Vec<EtcFile>,
+    /// The OCI runtime, by name. Empty: the shim.
+    pub runtime: String,
 }
 
 /// Running containers.
@@ -56,6 +59,8 @@ pub struct Create {
 pub struct Runtime {
     pub roster: Roster,
     pub(crate) launcher: Launcher,
+    /// Other OCI runtimes.
+    pub programs: Programs,
     pub(crate) paths: Paths,
     /// Cancelled when the service stops.
     pub(crate) stopping: CancellationToken,
@@ -63,10 +68,16 @@ pub struct Runtime {
 
 impl Runtime {
     #[must_use]
-    pub fn new(paths: Paths, launcher: Launcher, stopping: CancellationToken) -> Arc<Self> {
+    pub fn new(
+        paths: Paths,
+        launcher: Launcher,
+        programs: Programs,
+        stopping: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
             roster: Roster::default(),
             launcher,
+            programs,
             paths,
             stopping,
         })
@@ -85,10 +96,11 @@ impl Runtime {
     /// of it is left.
     pub async fn create(
         self: &Arc<Self>,
-        create: Create,
+        mut create: Create,
     ) -> Result<(i32, Vec<types::Step>, Vec<Timed>)> {
         let id = create.shim.container_id.clone();
         check_id(&id)?;
+        create.shim.runtime = self.programs.find(&create.runtime)?;
         self.roster.reserve(&id)?;
         // On a task of its own: a caller that goes away must not leave half a
         // container.
@@ -256,7 +268,11 @@ impl Runtime {
             Err(error @ (Error::NoAnswer { .. } | Error::Stopped { .. })) => {
                 self.set_sick(shim, &error.to_string());
             }
-            _ => self.set_sick(shim, ""),
+            Err(error) if error.is_runtime_stuck() => {
+                shim.set_trouble(&error.to_string());
+                self.set_sick(shim, &error.to_string());
+            }
+            _ => self.set_sick(shim, &shim.trouble()),
         }
         answer
     }

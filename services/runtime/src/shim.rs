@@ -30,6 +30,8 @@ pub struct Shim {
     process: Option<Process>,
     client: ShimServiceClient<Client>,
     record: Mutex<Record>,
+    /// What the shim says of a runtime that drives its container. Empty: nothing.
+    trouble: Mutex<String>,
     /// Held by a call that starts the container: its end is told after it.
     pub starting: tokio::sync::Mutex<()>,
     /// Held by a call that deletes the container.
@@ -57,6 +59,7 @@ impl Shim {
             process,
             client,
             record: Mutex::new(record),
+            trouble: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             deleting: tokio::sync::Mutex::default(),
             exit: watch::Sender::new(None),
@@ -126,6 +129,19 @@ impl Shim {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut record);
         self.bundle.keep(&record)
+    }
+
+    /// Why the runtime that drives the container cannot be relied on, as the shim
+    /// last said. Empty: it can, or is the shim.
+    #[must_use]
+    pub fn trouble(&self) -> String {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.clone()
+    }
+
+    pub fn set_trouble(&self, why: &str) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        why.clone_into(&mut trouble);
     }
 
     /// Makes a call, and waits neither for a shim that is dead or stopped nor

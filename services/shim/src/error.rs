@@ -45,6 +45,22 @@ pub enum Error {
     },
     #[error("a process of the container did not end within {limit:?} of SIGKILL")]
     Stuck { limit: Duration },
+    /// Another runtime's own error.
+    #[error("runtime {runtime} ({verb}): {words}")]
+    Runtime {
+        runtime: String,
+        verb: &'static str,
+        words: String,
+        exit_code: i32,
+    },
+    #[error(
+        "runtime {runtime} did not {verb} the container within {limit:?}, and was ended; try again, or remove the container by force"
+    )]
+    RuntimeStuck {
+        runtime: String,
+        verb: &'static str,
+        limit: Duration,
+    },
     #[error(transparent)]
     Container(#[from] container::Error),
 }
@@ -116,6 +132,21 @@ impl From<Error> for Status {
             }
             Error::Io { .. } => (Code::Internal, "STEP_FAILED"),
             Error::Stuck { .. } => (Code::DeadlineExceeded, "PROCESS_STUCK"),
+            Error::Runtime {
+                runtime, exit_code, ..
+            } => {
+                metadata.insert("runtime".to_owned(), runtime.clone());
+                metadata.insert("exit_code".to_owned(), exit_code.to_string());
+                match exit_code {
+                    127 => (Code::FailedPrecondition, "COMMAND_NOT_FOUND"),
+                    126 => (Code::FailedPrecondition, "COMMAND_NOT_EXECUTABLE"),
+                    _ => (Code::Aborted, "RUNTIME_FAILED"),
+                }
+            }
+            Error::RuntimeStuck { runtime, .. } => {
+                metadata.insert("runtime".to_owned(), runtime.clone());
+                (Code::DeadlineExceeded, "RUNTIME_STUCK")
+            }
             Error::Container(error) => {
                 metadata.insert("exit_code".to_owned(), error.exit_code().to_string());
                 classify(error)

@@ -17,6 +17,7 @@ use wire::attach_response::Message as ToWindow;
 use crate::container::{Overlay, Stats, TerminalSize, Timing};
 use crate::error::{Error, Result};
 use crate::exit::{ExitStatus, unix_nanos};
+use crate::foreign::{self, Program};
 use crate::interfaces;
 use crate::log::Limits;
 use crate::process::Process;
@@ -24,7 +25,7 @@ use crate::shim::{self, Shim};
 use crate::stdio::{Item, Stream, Typist};
 
 /// Version of the protocol; grows with each addition.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
 /// The service on the shim's socket.
 #[derive(Debug)]
@@ -44,9 +45,14 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl wire::shim_service_server::ShimService for Grpc {
     async fn create(&self, request: Request<wire::CreateRequest>) -> Answer<wire::CreateResponse> {
-        let create = shim::Create::try_from(request.into_inner())?;
+        let mut create = shim::Create::try_from(request.into_inner())?;
         let begin = SystemTime::now();
-        let (pid, timings) = self.shim.create(create)?;
+        let (pid, timings) = match create.runtime.take() {
+            None => self.shim.create(create)?,
+            Some(program) => {
+                foreign::whole(foreign::create(self.shim.clone(), create, program)).await?
+            }
+        };
         let mut steps = vec![step("shim.create", begin)];
         steps.extend(timings.iter().map(|timing| timed(begin, timing)));
         Ok(Response::new(wire::CreateResponse { pid, steps }))
@@ -54,7 +60,10 @@ impl wire::shim_service_server::ShimService for Grpc {
 
     async fn start(&self, _: Request<wire::StartRequest>) -> Answer<wire::StartResponse> {
         let begin = SystemTime::now();
-        let started_at = self.shim.start()?;
+        let started_at = match self.shim.foreign() {
+            None => self.shim.start()?,
+            Some(foreign) => foreign::whole(foreign::start(self.shim.clone(), foreign)).await?,
+        };
         Ok(Response::new(wire::StartResponse {
             started_at: Some(Timestamp::from(started_at)),
             steps: vec![step("shim.start", begin)],
@@ -104,9 +113,13 @@ impl wire::shim_service_server::ShimService for Grpc {
     }
 
     async fn exec(&self, request: Request<wire::ExecRequest>) -> Answer<wire::ExecResponse> {
-        let pid = self
-            .shim
-            .exec(shim::Exec::try_from(request.into_inner())?)?;
+        let exec = shim::Exec::try_from(request.into_inner())?;
+        let pid = match self.shim.foreign() {
+            None => self.shim.exec(exec)?,
+            Some(foreign) => {
+                foreign::whole(foreign::exec(self.shim.clone(), foreign, exec)).await?
+            }
+        };
         Ok(Response::new(wire::ExecResponse { pid }))
     }
 
@@ -138,6 +151,7 @@ impl wire::shim_service_server::ShimService for Grpc {
             exec_ids: report.exec_ids,
             protocol: PROTOCOL,
             log_lines_dropped: report.log_lines_dropped,
+            sick: report.sick,
         }))
     }
 
@@ -149,18 +163,30 @@ impl wire::shim_service_server::ShimService for Grpc {
     }
 
     async fn pause(&self, _: Request<wire::PauseRequest>) -> Answer<wire::PauseResponse> {
-        self.shim.pause()?;
+        match self.shim.foreign() {
+            None => self.shim.pause()?,
+            Some(foreign) => foreign::whole(foreign::pause(self.shim.clone(), foreign)).await?,
+        }
         Ok(Response::new(wire::PauseResponse {}))
     }
 
     async fn resume(&self, _: Request<wire::ResumeRequest>) -> Answer<wire::ResumeResponse> {
-        self.shim.resume()?;
+        match self.shim.foreign() {
+            None => self.shim.resume()?,
+            Some(foreign) => foreign::whole(foreign::resume(self.shim.clone(), foreign)).await?,
+        }
         Ok(Response::new(wire::ResumeResponse {}))
     }
 
     async fn update(&self, request: Request<wire::UpdateRequest>) -> Answer<wire::UpdateResponse> {
         let resources = json("resources", &request.into_inner().resources)?;
-        self.shim.update(&resources)?;
+        match self.shim.foreign() {
+            None => self.shim.update(&resources)?,
+            Some(foreign) => {
+                let verb = foreign::update(self.shim.clone(), foreign, resources);
+                foreign::whole(verb).await?;
+            }
+        }
         Ok(Response::new(wire::UpdateResponse {}))
     }
 
@@ -271,6 +297,23 @@ impl TryFrom<wire::CreateRequest> for shim::Create {
             size: size(request.terminal_size)?,
             log,
             bundle: PathBuf::from(request.bundle_dir),
+            runtime: request.runtime.map(Program::try_from).transpose()?,
+        })
+    }
+}
+
+impl TryFrom<wire::Runtime> for Program {
+    type Error = Error;
+
+    fn try_from(runtime: wire::Runtime) -> Result<Self> {
+        let path = PathBuf::from(runtime.path);
+        if !path.is_absolute() {
+            return Err(invalid("runtime", format!("{path:?} is not absolute")));
+        }
+        Ok(Self {
+            name: runtime.name,
+            path,
+            args: runtime.args,
         })
     }
 }

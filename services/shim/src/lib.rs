@@ -6,7 +6,8 @@
 //! | [`container`] | the OCI runtime as a library |
 //! | [`daemon`] | what makes a process a shim |
 //! | [`serve`], [`grpc`] | `gantry.shim.v1` on its socket |
-//! | [`shim`] | one container, as the shim sees it |
+//! | [`shim`], `created` | one container, as the shim sees it |
+//! | [`foreign`] | the same, made by another OCI runtime |
 //! | [`process`], [`stdio`] | one process and its streams |
 //! | [`log`] | the output on disk |
 //! | [`reaper`], [`exit`] | how processes end |
@@ -17,9 +18,11 @@
 #![forbid(unsafe_code)]
 
 pub mod container;
+mod created;
 pub mod daemon;
 pub mod error;
 pub mod exit;
+pub mod foreign;
 pub mod grpc;
 pub mod interfaces;
 pub mod log;

@@ -39,6 +39,21 @@ pub struct Ends {
     pipes: Option<(OwnedFd, OwnedFd)>,
 }
 
+impl Ends {
+    /// What was printed on standard error, of a process that was not made after all: so much of it at the most as is there.
+    #[must_use]
+    pub fn errors(&self, most: usize) -> String {
+        let Some((_, err)) = &self.pipes else {
+            return String::new();
+        };
+        let mut bytes = vec![0; most];
+        let read = rustix::io::ioctl_fionbio(err, true)
+            .and_then(|()| rustix::io::read(err, &mut bytes[..]))
+            .unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..read]).into_owned()
+    }
+}
+
 /// Makes the streams: the process' ends and the shim's.
 ///
 /// # Errors

@@ -11,21 +11,23 @@
 //! # Locking
 //! One thread; one lock around the state, never held over an await.
 
-use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process as SpecProcess, Spec};
+use oci_spec::runtime::{LinuxResources, Process as SpecProcess, Spec};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::container::{
-    self, Container, CreateOptions, ExecOptions, Filter, Overlay, Stats, Target, TerminalSize,
-    Timing,
+    self, CreateOptions, ExecOptions, Overlay, Record, Stats, Target, TerminalSize, Timing,
 };
+pub use crate::created::Status;
+use crate::created::{Created, shares_pids};
 use crate::error::{Error, Result, chain};
 use crate::exit::{self, ExitStatus};
+use crate::foreign::{Births, Foreign, Program};
 use crate::log::{Limits, Log};
 use crate::process::{Process, Wanted, streams};
 use crate::stdio::lock;
@@ -51,6 +53,8 @@ pub struct Create {
     pub size: Option<TerminalSize>,
     pub log: Option<(PathBuf, Limits)>,
     pub bundle: PathBuf,
+    /// The program that makes it. `None`: the library.
+    pub runtime: Option<Program>,
 }
 
 /// All that one more process needs.
@@ -64,16 +68,6 @@ pub struct Exec {
     pub hold: bool,
 }
 
-/// See the module's diagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    Empty,
-    Created,
-    Running,
-    Paused,
-    Stopped,
-}
-
 /// What the shim tells of its container.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -84,69 +78,19 @@ pub struct Report {
     pub exit: Option<ExitStatus>,
     pub exec_ids: Vec<String>,
     pub log_lines_dropped: u64,
-}
-
-#[derive(Debug)]
-struct Created {
-    container: Container,
-    /// What further processes are held to.
-    filter: Option<Arc<Filter>>,
-    /// Without a PID namespace of its own the kernel does not end the other
-    /// processes with the first one.
-    shares_pids: bool,
-    bundle: PathBuf,
-    init: Arc<Process>,
-    log: Option<Arc<Mutex<Log>>>,
-    started_at: Option<SystemTime>,
-    /// Why its program could not be executed.
-    start_error: Option<(i32, String)>,
-    paused: bool,
-    execs: HashMap<String, Arc<Process>>,
-    /// Ids in `execs` of processes that have ended, the oldest first.
-    ended: VecDeque<String>,
-}
-
-impl Created {
-    fn status(&self) -> Status {
-        if self.init.exit().is_some() {
-            Status::Stopped
-        } else if self.paused {
-            Status::Paused
-        } else if self.started_at.is_some() {
-            Status::Running
-        } else {
-            Status::Created
-        }
-    }
-
-    fn process(&self, exec_id: &str) -> Result<&Arc<Process>> {
-        if exec_id.is_empty() {
-            return Ok(&self.init);
-        }
-        self.execs.get(exec_id).ok_or_else(|| Error::NoProcess {
-            exec_id: exec_id.to_owned(),
-        })
-    }
-}
-
-fn shares_pids(spec: &Spec) -> bool {
-    let namespaces = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.namespaces().as_ref());
-    !namespaces.is_some_and(|all| {
-        all.iter()
-            .any(|one| one.typ() == LinuxNamespaceType::Pid && one.path().is_none())
-    })
+    /// Why its runtime cannot be relied on. Empty: it can.
+    pub sick: String,
 }
 
 /// The shim.
 #[derive(Debug, Default)]
 pub struct Shim {
-    created: Mutex<Option<Created>>,
+    pub(crate) created: Mutex<Option<Created>>,
     /// Every process the shim is the parent of and has to reap.
     children: Mutex<HashMap<i32, Arc<Process>>>,
     reaped: Notify,
+    /// Children beside them, of a program that makes the container.
+    pub(crate) births: Births,
     /// Told when the shim is to end.
     pub ending: Notify,
     /// The `oom_score_adj` the shim was started with, which its container is to
@@ -163,7 +107,14 @@ impl Shim {
         }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Created) -> Result<T>) -> Result<T> {
+    /// The program that drives the container. `None`: the library, or nothing yet.
+    pub(crate) fn foreign(&self) -> Option<Arc<Foreign>> {
+        lock(&self.created)
+            .as_ref()
+            .and_then(|created| created.foreign.clone())
+    }
+
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Created) -> Result<T>) -> Result<T> {
         lock(&self.created).as_mut().map_or(Err(Error::Empty), act)
     }
 
@@ -197,10 +148,8 @@ impl Shim {
         options.create_cwd = true;
         let made = container::create(options)?;
         let pid = made.container.pid();
-        let log = create
-            .log
-            .map(|(directory, limits)| Arc::new(Mutex::new(Log::new(directory, limits))));
-        let taken = keep_record(&made.container, &create.bundle).and_then(|()| {
+        let log = create.log.map(Self::log);
+        let taken = keep_record(made.container.record(), &create.bundle).and_then(|()| {
             Process::adopt("", pid, None, ends, made.terminal, &wanted, log.clone())
         });
         let init = match taken {
@@ -214,22 +163,49 @@ impl Shim {
         };
         lock(&self.children).insert(pid, init.clone());
         *created = Some(Created {
-            container: made.container,
             filter: made.filter,
-            shares_pids: shares_pids(&create.spec),
-            bundle: create.bundle,
-            init,
-            log,
-            started_at: None,
-            start_error: None,
-            paused: false,
-            execs: HashMap::new(),
-            ended: VecDeque::new(),
+            ..Created::new(
+                made.container,
+                shares_pids(&create.spec),
+                create.bundle,
+                init,
+                log,
+            )
         });
         Ok((pid, made.timings))
     }
 
-    fn keep_oom_score(&self, process: &mut SpecProcess) {
+    pub(crate) fn log((directory, limits): (PathBuf, Limits)) -> Arc<Mutex<Log>> {
+        Arc::new(Mutex::new(Log::new(directory, limits)))
+    }
+
+    /// Takes up a container that a program has made.
+    pub(crate) fn keep(&self, created: Created) {
+        lock(&self.children).insert(created.init.pid, created.init.clone());
+        *lock(&self.created) = Some(created);
+    }
+
+    /// Takes up a process that a program has made.
+    ///
+    /// # Errors
+    /// There is no container.
+    pub(crate) fn enter(&self, process: Arc<Process>) -> Result<()> {
+        self.with(|created| {
+            lock(&self.children).insert(process.pid, process.clone());
+            created.ended.retain(|id| *id != process.exec_id);
+            created.execs.insert(process.exec_id.clone(), process);
+            Ok(())
+        })
+    }
+
+    /// A process that was just taken up may have ended before.
+    pub(crate) fn catch_up(self: &Arc<Self>, pid: i32) {
+        if let Some(status) = self.births.early(pid) {
+            self.reaped(pid, status);
+        }
+    }
+
+    pub(crate) fn keep_oom_score(&self, process: &mut SpecProcess) {
         if process.oom_score_adj().is_none() {
             process.set_oom_score_adj(self.oom_score);
         }
@@ -270,15 +246,7 @@ impl Shim {
             if created.status() != Status::Running {
                 return Err(Error::NotRunning);
             }
-            if created
-                .execs
-                .get(&exec.exec_id)
-                .is_some_and(|process| process.exit().is_none())
-            {
-                return Err(Error::ProcessExists {
-                    exec_id: exec.exec_id.clone(),
-                });
-            }
+            created.free(&exec.exec_id)?;
             let wanted = Wanted {
                 terminal: terminal(Some(&exec.process)),
                 size: exec.size,
@@ -357,6 +325,7 @@ impl Shim {
                 exit: None,
                 exec_ids: Vec::new(),
                 log_lines_dropped: 0,
+                sick: String::new(),
             },
             Some(created) => Report {
                 id: created.container.id().to_owned(),
@@ -371,6 +340,11 @@ impl Shim {
                     .map(|process| process.exec_id.clone())
                     .collect(),
                 log_lines_dropped: created.log.as_ref().map_or(0, |log| lock(log).dropped()),
+                sick: created
+                    .foreign
+                    .as_ref()
+                    .map(|foreign| foreign.trouble())
+                    .unwrap_or_default(),
             },
         }
     }
@@ -427,6 +401,7 @@ impl Shim {
     /// the shim is their subreaper, are nobody's.
     pub fn reaped(self: &Arc<Self>, pid: i32, status: ExitStatus) {
         let Some(process) = lock(&self.children).remove(&pid) else {
+            self.births.reaped(pid, status);
             return;
         };
         self.reaped.notify_waiters();
@@ -501,7 +476,14 @@ impl Shim {
             self.process("")?.exited().await;
         }
         if status != Status::Empty {
+            let foreign = self.foreign();
+            if let Some(foreign) = &foreign {
+                foreign.delete(self).await;
+            }
             self.with(|created| Ok(created.container.delete().map(drop)?))?;
+            if let Some(foreign) = &foreign {
+                foreign.leave();
+            }
         }
         self.ending.notify_one();
         Ok(())
@@ -520,20 +502,20 @@ impl Shim {
     /// Whether nothing needs this shim any more.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        lock(&self.children).is_empty()
+        lock(&self.children).is_empty() && self.births.is_idle()
     }
 }
 
-fn terminal(process: Option<&SpecProcess>) -> bool {
+pub(crate) fn terminal(process: Option<&SpecProcess>) -> bool {
     process.and_then(SpecProcess::terminal).unwrap_or(false)
 }
 
-fn keep_record(container: &Container, bundle: &std::path::Path) -> Result<()> {
+pub(crate) fn keep_record(record: &Record, bundle: &Path) -> Result<()> {
     let failed = |source| Error::Io {
         step: "cannot write the container's record",
         source,
     };
-    let text = serde_json::to_vec(container.record()).map_err(|error| failed(error.into()))?;
+    let text = serde_json::to_vec(record).map_err(|error| failed(error.into()))?;
     exit::write_whole(bundle, RECORD_FILE, &text)
         .map_err(|error| failed(std::io::Error::other(error)))
 }

@@ -356,6 +356,7 @@ impl TryFrom<wire::ContainerConfig> for Wanted {
             on_unhealthy: on_unhealthy(&wire.on_unhealthy)?,
             device_cgroup_rules: wire.device_cgroup_rules,
             userns_mode: wire.userns_mode,
+            runtime: wire.runtime,
             volumes_from: wire.volumes_from,
         })
     }
@@ -438,6 +439,7 @@ pub(super) fn to_config(wanted: &Wanted) -> wire::ContainerConfig {
         .to_owned(),
         device_cgroup_rules: wanted.device_cgroup_rules.clone(),
         userns_mode: wanted.userns_mode.clone(),
+        runtime: wanted.runtime.clone(),
         volumes_from: wanted.volumes_from.clone(),
     }
 }

@@ -67,6 +67,7 @@ impl Step for Layer<'_> {
 /// The configuration is wrong, the name is in use, the image is not in the
 /// store, or a service fails. Nothing is left then.
 pub async fn create(engine: &Arc<Engine>, wanted: Wanted, name: String) -> Result<Arc<Entry>> {
+    check_runtime(engine, &wanted).await?;
     let entry = begin(engine, wanted, name)?;
     let layer = Layer::new(engine, &entry);
     if let Err(failed) = steps::perform(&[&[&layer]]).await {
@@ -151,10 +152,35 @@ pub(super) async fn never_happened(engine: &Arc<Engine>, entry: &Arc<Entry>, und
     }
 }
 
+/// Refuses a runtime that is not there, before anything is changed. The engine's
+/// own needs no question.
+pub(super) async fn check_runtime(engine: &Engine, wanted: &Wanted) -> Result<()> {
+    match wanted.other_runtime() {
+        None => Ok(()),
+        Some(name) => engine.peers.runtime.find(name).await,
+    }
+}
+
 /// Refuses what cannot be created, before anything is changed.
 fn check(engine: &Engine, wanted: &Wanted) -> Result<()> {
     if wanted.image.is_empty() {
         return Err(Error::invalid("image", "none is named"));
+    }
+    if let Some(runtime) = wanted.other_runtime() {
+        let refused = |option: &str, what: &str| {
+            Err(Error::invalid(
+                option,
+                format!(
+                    "{what} by Gantry's own runtime, and the container is to be made by {runtime}; leave one of the two out"
+                ),
+            ))
+        };
+        if wanted.init {
+            return refused("init", "the init is run");
+        }
+        if own_ids::wanted(&wanted.userns_mode)?.is_some() {
+            return refused("userns", "ids of a container's own are mapped");
+        }
     }
     if wanted.auto_remove && wanted.restart_policy.name != RestartName::No {
         return Err(Error::invalid(

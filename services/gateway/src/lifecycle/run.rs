@@ -80,6 +80,7 @@ pub async fn run(
     inputs: mpsc::Receiver<WindowInput>,
     events: mpsc::Sender<RunEvent>,
 ) -> Result<()> {
+    create::check_runtime(&engine, &wanted.wanted).await?;
     let entry = create::begin(&engine, wanted.wanted, wanted.name)?;
     let (line, window) = match wanted.window {
         None => (None, None),

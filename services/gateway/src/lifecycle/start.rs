@@ -237,6 +237,7 @@ impl ProcessStep<'_> {
             terminal_size: window.and_then(|window| window.terminal_size),
             log: Some(record.wanted.log.unwrap_or_else(|| engine.settings.log())),
             etc_files: etc_files::files(record, endpoint.or(shared.as_ref()))?,
+            runtime: record.wanted.runtime.clone(),
         })
     }
 }

@@ -36,6 +36,8 @@ pub struct ContainerWanted {
     pub terminal_size: Option<TerminalSize>,
     pub log: Option<LogOptions>,
     pub etc_files: Vec<EtcFile>,
+    /// The OCI runtime, by name. Empty: the engine's own.
+    pub runtime: String,
 }
 
 /// One more process in a container.
@@ -194,6 +196,18 @@ impl Runtimes {
         }
     }
 
+    /// Refuses the name of an OCI runtime that is not there.
+    ///
+    /// # Errors
+    /// It is unknown, or the service fails.
+    pub async fn find(&self, name: &str) -> Result<()> {
+        let request = wire::FindRuntimeRequest {
+            name: name.to_owned(),
+        };
+        let answer = self.runtime.clone().find_runtime(request).await;
+        answer.map(drop).map_err(|status| error(&status))
+    }
+
     /// Makes a container; its program waits. Answers the first process and the
     /// steps it took.
     ///
@@ -222,6 +236,7 @@ impl Runtimes {
                     mode: 0,
                 })
                 .collect(),
+            runtime: wanted.runtime,
         };
         let answer = self.runtime.clone().create(request).await;
         let answer = answer.map_err(|status| error(&status))?.into_inner();

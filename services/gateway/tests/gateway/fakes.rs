@@ -445,6 +445,20 @@ impl runtime::runtime_service_server::RuntimeService for Fake {
     type LogsStream = BoxStream<runtime::LogsResponse>;
     type EventsStream = BoxStream<runtime::EventsResponse>;
 
+    /// Knows every runtime, but "nosuch".
+    async fn find_runtime(
+        &self,
+        request: Request<runtime::FindRuntimeRequest>,
+    ) -> Answer<runtime::FindRuntimeResponse> {
+        self.0.before("find_runtime").await?;
+        match request.into_inner().name.as_str() {
+            "nosuch" => Err(Status::invalid_argument(
+                "unknown or invalid runtime name: nosuch",
+            )),
+            _ => Ok(Response::new(runtime::FindRuntimeResponse::default())),
+        }
+    }
+
     async fn create(
         &self,
         request: Request<runtime::CreateRequest>,

@@ -338,3 +338,44 @@ async fn the_removal_of_an_image_is_told_what_runs() {
     let removed = images.remove(request()).await.unwrap().into_inner();
     assert_eq!(removed.deleted, Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_runtime_is_refused_before_anything_is_made_and_the_engines_own_needs_no_question()
+ {
+    let bench = Bench::new().await;
+    let with = |runtime: &str| {
+        let mut open = open(true, true);
+        open.config.as_mut().unwrap().runtime = runtime.to_owned();
+        open
+    };
+    let (answers, outcome) = bench.run(with("nosuch")).await.all().await;
+    assert!(answers.is_empty(), "{answers:?}");
+    assert!(outcome.unwrap_err().message.contains("nosuch"));
+    let create = |runtime: &str| wire::CreateRequest {
+        config: with(runtime).config,
+        name: String::new(),
+    };
+    let refused = bench.client().create(create("nosuch")).await;
+    assert!(refused.unwrap_err().message().contains("nosuch"));
+    for call in ["prepare", "create"] {
+        assert_eq!(bench.world.called(call), 0, "{call}");
+    }
+    assert!(bench.world.is_empty());
+    assert_eq!(bench.records(), 0);
+
+    let mut init = create("other");
+    init.config.as_mut().unwrap().init = true;
+    let refused = bench.client().create(init).await.unwrap_err();
+    assert!(refused.message().contains("leave one"), "{refused:?}");
+    let mut ids = create("other");
+    ids.config.as_mut().unwrap().userns_mode = "auto".to_owned();
+    let refused = bench.client().create(ids).await.unwrap_err();
+    assert!(refused.message().contains("leave one"), "{refused:?}");
+    let asked = bench.world.called("find_runtime");
+    for own in ["", "gantry"] {
+        bench.client().create(create(own)).await.unwrap();
+    }
+    assert_eq!(bench.world.called("find_runtime"), asked);
+    bench.client().create(create("other")).await.unwrap();
+    assert_eq!(bench.world.called("find_runtime"), asked + 1);
+}

@@ -39,7 +39,7 @@ struct Group<'a> {
 }
 
 /// Supplementary groups by name, with commas between them, beside the numbers of the spec.
-const GROUPS_ANNOTATION: &str = "dev.gantry.groups";
+pub(super) const GROUPS_ANNOTATION: &str = "dev.gantry.groups";
 
 /// The names of supplementary groups that annotations ask for.
 pub(super) fn group_names<'a>(

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use gantry_sys::mount::{Attributes, set_attributes};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::fs::Mode;
 use rustix::mount::{
@@ -284,7 +285,18 @@ fn make_root(setup: &Setup<'_>) -> Result<OwnedFd> {
             .try_clone()
             .during("mount root", setup.root.display())?,
         (None, Some(overlay)) => rootfs::mount_overlay(overlay)?,
-        (None, None) => rootfs::clone_path(&setup.root)?,
+        (None, None) => {
+            let tree = rootfs::clone_path(&setup.root)?;
+            // A root that is a mount of its own may be a shared one by now, to which one cannot pivot. What it is to
+            // tell others of is settled after that.
+            let private = Attributes {
+                propagation: libc::MS_PRIVATE,
+                ..Attributes::default()
+            };
+            set_attributes(tree.as_fd(), c"", false, private)
+                .during("set mount propagation", "root")?;
+            tree
+        }
     };
     // Hooks that run in the container's mount namespace look for the root where the bundle has it.
     let at = if setup.has_hooks_inside() && setup.options.overlay.is_none() {

@@ -40,7 +40,7 @@ pub(super) struct MountOptions {
 }
 
 /// Gantry's own, as mount(8) lets programs have theirs (`x-…`).
-const SUBPATH: &str = "x-gantry.subpath=";
+pub(super) const SUBPATH: &str = "x-gantry.subpath=";
 
 const RECURSIVE: u64 = libc::MS_REC;
 

@@ -142,6 +142,21 @@ impl PlannedMount {
         Ok(())
     }
 
+    /// Makes the mount, detached, with all its attributes, for somebody who will only bind it. `place` is a directory that
+    /// it may cover for a moment.
+    pub(super) fn ready_at(&self, place: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let Some(recursive) = self.options.bind else {
+            let tree = self.make(None)?;
+            return match &self.options.subpath {
+                Some(path) => self.part_of(&tree, place, path),
+                None => Ok(tree),
+            };
+        };
+        let tree = self.bind(recursive)?;
+        self.set(tree.as_fd(), true)?;
+        Ok(tree)
+    }
+
     /// The layers of a read-only overlay, such as an image's files.
     fn layers(&self) -> Option<Overlay> {
         if self.kind != "overlay" {

@@ -1,11 +1,15 @@
 //! What must be kept of a container so that another process can work with it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
 use oci_spec::runtime::Hooks;
 use serde::{Deserialize, Serialize};
+
+use super::cgroup::Cgroup;
+use super::context::During;
+use super::error::Result;
 
 /// A container's state, as the runtime spec names it (and `paused`, as runc adds).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +67,34 @@ pub struct Record {
     /// The spec's hooks: `poststart` and `poststop` come after `create`.
     #[serde(default)]
     pub hooks: Option<Hooks>,
+}
+
+impl Record {
+    /// Of a container that another runtime makes, in the cgroup that the specification names. Its first process is not
+    /// there yet.
+    pub fn of_another(id: &str, bundle: &Path, cgroup: Option<&Path>) -> Result<Self> {
+        Ok(Self {
+            id: id.to_owned(),
+            pid: 0,
+            start_time: 0,
+            bundle: bundle.to_owned(),
+            cgroup: Cgroup::new(cgroup, id)?.path(),
+            owns_cgroup: true,
+            gate: None,
+            created_unix: std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            annotations: BTreeMap::new(),
+            hooks: None,
+        })
+    }
+
+    /// The same container, now that its first process is there.
+    pub fn with_first_process(mut self, pid: i32) -> Result<Self> {
+        self.pid = pid;
+        self.start_time = start_time(pid).during("read", format_args!("/proc/{pid}/stat"))?;
+        Ok(self)
+    }
 }
 
 /// When a process started, in clock ticks since boot: field 22 of /proc/PID/stat.

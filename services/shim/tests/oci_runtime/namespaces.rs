@@ -256,6 +256,27 @@ fn propagation_is_what_the_specification_says() {
         let output = bundle.output();
         assert!(output.contains(field), "{root}: {output}");
     }
+    // A root that is a mount of its own, as engines have it.
+    let mut bundle =
+        Bundle::script("grep -q ' / rw.* shared:' /proc/self/mountinfo && echo shared");
+    bundle.config["linux"]["rootfsPropagation"] = json!("rshared");
+    let root = bundle.root();
+    let made = |words: &[&str]| {
+        let mut done = std::process::Command::new(words[0]);
+        assert!(
+            done.args(&words[1..])
+                .arg(&root)
+                .status()
+                .unwrap()
+                .success(),
+            "{words:?}"
+        );
+    };
+    made(&["mount", "--bind", root.to_str().unwrap()]);
+    let output = bundle.run();
+    made(&["umount", "-l"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("shared"), "{output:?}");
 }
 
 fn a_mount_on_the_root_takes_its_place() {

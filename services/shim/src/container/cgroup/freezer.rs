@@ -69,26 +69,30 @@ impl Cgroup {
         ))
     }
 
+    /// The files that freeze it, each with what is in it when it is not frozen. In a hybrid layout there are two, and
+    /// another runtime than this one may have used the other.
+    fn freezer_files(&self) -> impl Iterator<Item = (PathBuf, &'static str)> {
+        let unified = self.unified_directory();
+        let unified = unified.map(|directory| (directory.join("cgroup.freeze"), "0"));
+        let v1 = self.v1_directory("freezer");
+        let v1 = v1.map(|directory| (directory.join("freezer.state"), "THAWED"));
+        unified.into_iter().chain(v1)
+    }
+
     /// Thaws.
     pub(in crate::container) fn thaw(&self) -> Result<()> {
-        let (file, value) = match self.freezer()? {
-            Freezer::Unified(directory) => (directory.join("cgroup.freeze"), "0"),
-            Freezer::V1(directory) => (directory.join("freezer.state"), "THAWED"),
-        };
-        write(&file, value).during("thaw", file.display())
+        for (file, thawed) in self.freezer_files() {
+            if read(&file).is_ok_and(|state| state.trim() != thawed) {
+                write(&file, thawed).during("thaw", file.display())?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether it is frozen, or about to be.
     pub(in crate::container) fn is_frozen(&self) -> bool {
-        match self.freezer() {
-            Ok(Freezer::Unified(directory)) => {
-                read(&directory.join("cgroup.freeze")).is_ok_and(|state| state.trim() == "1")
-            }
-            Ok(Freezer::V1(directory)) => {
-                read(&directory.join("freezer.state")).is_ok_and(|state| state.trim() != "THAWED")
-            }
-            Err(_) => false,
-        }
+        self.freezer_files()
+            .any(|(file, thawed)| read(&file).is_ok_and(|state| state.trim() != thawed))
     }
 }
 
