@@ -59,7 +59,7 @@ fn devices_are_throttled_and_ruled_as_asked_for() -> Result<()> {
             (["--device-read-bps", "/dev/null"], "DEVICE:NUMBER"),
             (["--blkio-weight-device", "/no/such:100"], "no block device"),
             (["--memory-swappiness", "101"], "101"),
-            (["--userns", "auto"], "userns"),
+            (["--userns", "private"], "userns"),
         ] {
             let outcome =
                 engine.gantry(&[&["run", "--rm"], &flags[..], &[&image, "true"]].concat())?;

@@ -560,7 +560,7 @@ fn owners_are_mapped_through_a_bind_and_a_volume() -> Result<()> {
         ensure!(said.contains("cannot map ids"), "{said}");
         let bare = format!("type=bind,src={},dst=/b,idmap", source.display());
         let said = refused(engine, &["run", "--rm", "--mount", &bare, &image, "true"])?;
-        ensure!(said.contains("give them"), "{said}");
+        ensure!(said.contains("give --userns auto, or ids"), "{said}");
         Ok(())
     })
 }
