@@ -3,6 +3,7 @@
 //! The gateway's socket answers for all services that a client needs. The
 //! channel connects at the first call: a verb that fails before costs nothing.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use gantry_kit::client::{self, Client, MESSAGE_LIMIT};
@@ -70,10 +71,14 @@ impl Engine {
     }
 }
 
-/// The socket of the image service beside the gateway's, if it is there.
+/// The socket of the image service beside the gateway's, if somebody listens
+/// there: else it is the gateway's to say what is wrong.
 fn image_socket(gateway: &Path) -> Option<PathBuf> {
+    if gateway.file_name()? != "gateway.sock" {
+        return None;
+    }
     let socket = gateway.with_file_name("image.sock");
-    (gateway.file_name()? == "gateway.sock" && socket.exists()).then_some(socket)
+    UnixStream::connect(&socket).ok().map(|_listens| socket)
 }
 
 /// The gateway's socket: the one of `--host`, else the one below `--root`, else
@@ -92,6 +97,8 @@ pub(crate) fn socket(host: Option<&str>, paths: &Paths) -> Result<PathBuf, Failu
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     #[test]
@@ -100,9 +107,12 @@ mod tests {
         let gateway = directory.path().join("gateway.sock");
         assert_eq!(image_socket(&gateway), None);
         let image = directory.path().join("image.sock");
-        std::fs::write(&image, "").unwrap();
-        assert_eq!(image_socket(&gateway), Some(image));
+        let listener = UnixListener::bind(&image).unwrap();
+        assert_eq!(image_socket(&gateway), Some(image.clone()));
         assert_eq!(image_socket(&directory.path().join("other.sock")), None);
+        drop(listener);
+        assert!(image.exists());
+        assert_eq!(image_socket(&gateway), None);
     }
 
     #[test]

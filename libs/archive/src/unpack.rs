@@ -40,7 +40,9 @@ pub enum UnpackError {
     Read(#[from] ReadError),
     #[error("entry {path:?}: it leads out of the directory that it is copied to")]
     Escapes { path: String },
-    #[error("entry {path:?}: the container has no user or group {id}")]
+    #[error(
+        "entry {path:?}: the container has no user or group {id}; give it more (--userns auto:size=COUNT), or leave out the owner"
+    )]
     NoSuchId { path: String, id: u32 },
     #[error("cannot overwrite directory {path:?} with a file")]
     OverDirectory { path: String },

@@ -222,7 +222,6 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// The specification with more mounts after its own.
 fn invalid(problem: impl ToString) -> Error {
     Error::Invalid {
         field: "spec",
@@ -245,6 +244,7 @@ fn root_of(spec: &Value) -> Option<(u32, u32)> {
     Some((first("uidMappings")?, first("gidMappings")?))
 }
 
+/// The specification with more mounts after its own.
 fn with_mounts(mut spec: Value, more: Vec<Value>) -> Result<Vec<u8>> {
     let mounts = spec
         .as_object_mut()

@@ -57,6 +57,19 @@ pub struct Create {
     pub runtime: Option<Program>,
 }
 
+impl Create {
+    /// The streams of the first process.
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted {
+            terminal: terminal(self.spec.process().as_ref()),
+            size: self.size,
+            stdin: self.stdin,
+            stdin_once: self.stdin_once,
+            hold: false,
+        }
+    }
+}
+
 /// All that one more process needs.
 #[derive(Debug)]
 pub struct Exec {
@@ -66,6 +79,19 @@ pub struct Exec {
     pub stdin: bool,
     pub size: Option<TerminalSize>,
     pub hold: bool,
+}
+
+impl Exec {
+    /// The streams of the process.
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted {
+            terminal: terminal(Some(&self.process)),
+            size: self.size,
+            stdin: self.stdin,
+            stdin_once: false,
+            hold: self.hold,
+        }
+    }
 }
 
 /// What the shim tells of its container.
@@ -130,13 +156,7 @@ impl Shim {
                 id: created.container.id().to_owned(),
             });
         }
-        let wanted = Wanted {
-            terminal: terminal(create.spec.process().as_ref()),
-            size: create.size,
-            stdin: create.stdin,
-            stdin_once: create.stdin_once,
-            hold: false,
-        };
+        let wanted = create.wanted();
         if let Some(process) = create.spec.process_mut() {
             self.keep_oom_score(process);
         }
@@ -247,13 +267,7 @@ impl Shim {
                 return Err(Error::NotRunning);
             }
             created.free(&exec.exec_id)?;
-            let wanted = Wanted {
-                terminal: terminal(Some(&exec.process)),
-                size: exec.size,
-                stdin: exec.stdin,
-                stdin_once: false,
-                hold: exec.hold,
-            };
+            let wanted = exec.wanted();
             self.keep_oom_score(&mut exec.process);
             let (stdio, ends) = streams(&wanted)?;
             let made = created.container.exec(ExecOptions {
@@ -506,7 +520,7 @@ impl Shim {
     }
 }
 
-pub(crate) fn terminal(process: Option<&SpecProcess>) -> bool {
+fn terminal(process: Option<&SpecProcess>) -> bool {
     process.and_then(SpecProcess::terminal).unwrap_or(false)
 }
 

@@ -157,6 +157,10 @@ impl PlannedMount {
         Ok(tree)
     }
 
+    pub(super) fn has_layers(&self) -> bool {
+        self.layers().is_some()
+    }
+
     /// The layers of a read-only overlay, such as an image's files.
     fn layers(&self) -> Option<Overlay> {
         if self.kind != "overlay" {

@@ -185,7 +185,13 @@ impl<'a> Setup<'a> {
             return Ok(());
         }
         let propagation = rootfs::separation(self.propagation);
-        let ids = shifted::Ids::of(self)?;
+        let layers =
+            self.options.overlay.is_some() || self.mounts.iter().any(PlannedMount::has_layers);
+        let ids = if layers {
+            shifted::Ids::of(self)?
+        } else {
+            None
+        };
         self.root_tree = match (&self.options.overlay, &ids) {
             (Some(overlay), Some(ids)) => Some(shifted::mount(overlay, ids)?),
             (Some(_), None) => None,

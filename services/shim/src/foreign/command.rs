@@ -24,7 +24,7 @@ use crate::shim::Shim;
 use crate::stdio::lock;
 
 /// The environment is the same wherever the shim was started from.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How long a call that was killed may take to go.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -143,7 +143,6 @@ impl Foreign {
     }
 
     fn command(&self, log: &Path, streams: Option<Streams>, errors: &Path) -> Result<Command> {
-        let (name, path) = PATH.split_once('=').unwrap_or_default();
         let mut command = Command::new(&self.program.path);
         command
             .args(&self.program.args)
@@ -153,7 +152,7 @@ impl Foreign {
             .arg(log)
             .args(["--log-format", "json"])
             .env_clear()
-            .env(name, path)
+            .env("PATH", PATH)
             .current_dir(self.directory())
             .process_group(0);
         match streams {

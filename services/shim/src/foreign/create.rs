@@ -20,7 +20,7 @@ use crate::created::{Created, shares_pids};
 use crate::error::{Error, Result};
 use crate::exit;
 use crate::process::{Ends, Process, Wanted, streams};
-use crate::shim::{Create, Shim, keep_record, terminal};
+use crate::shim::{Create, Shim, keep_record};
 use crate::stdio::lock;
 
 /// Hooks run in it. With what undoing takes, shorter than the runtime service waits.
@@ -73,13 +73,7 @@ impl Foreign {
         record: &Record,
     ) -> Result<(i32, Vec<Timing>)> {
         let begin = Instant::now();
-        let wanted = Wanted {
-            terminal: terminal(create.spec.process().as_ref()),
-            size: create.size,
-            stdin: create.stdin,
-            stdin_once: create.stdin_once,
-            hold: false,
-        };
+        let wanted = create.wanted();
         if let Some(process) = create.spec.process_mut() {
             shim.keep_oom_score(process);
         }

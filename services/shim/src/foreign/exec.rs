@@ -14,8 +14,8 @@ use crate::container;
 use crate::created::{Created, Status};
 use crate::error::{Error, Result};
 use crate::exit;
-use crate::process::{Process, Wanted};
-use crate::shim::{Exec, Shim, terminal};
+use crate::process::Process;
+use crate::shim::{Exec, Shim};
 use crate::stdio::lock;
 
 const VERB: &str = "exec";
@@ -67,13 +67,7 @@ fn free(created: &Created, exec: &Exec) -> Result<()> {
 
 impl Foreign {
     async fn execute(&self, shim: &Arc<Shim>, exec: &mut Exec, first: i32) -> Result<i32> {
-        let wanted = Wanted {
-            terminal: terminal(Some(&exec.process)),
-            size: exec.size,
-            stdin: exec.stdin,
-            stdin_once: false,
-            hold: exec.hold,
-        };
+        let wanted = exec.wanted();
         shim.keep_oom_score(&mut exec.process);
         let groups = lock(&self.groups).clone();
         {
