@@ -5,6 +5,7 @@
 //! the end of the options is marked with `--` before clap sees the arguments.
 //! Its switches may have a value, too: `--rm=false`.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgAction, Command};
@@ -13,7 +14,7 @@ use clap::{Arg, ArgAction, Command};
 /// follows is a command, or what `ps` is told.
 const VERBS: [&str; 4] = ["create", "exec", "run", "top"];
 
-fn takes_a_command(lineage: &[&Command]) -> bool {
+fn takes_a_command(lineage: &[Cow<'_, Command>]) -> bool {
     let [.., noun, verb] = lineage else {
         return false;
     };
@@ -25,8 +26,7 @@ fn takes_a_command(lineage: &[&Command]) -> bool {
 /// after the first operand of a verb in [`VERBS`], and without the values that
 /// Docker's switches may have (`--rm=false`).
 pub(crate) fn normalized(root: &Command, arguments: Vec<OsString>) -> Vec<OsString> {
-    let mut command = root;
-    let mut lineage = vec![root];
+    let mut lineage = vec![Cow::Borrowed(root)];
     let mut seen = Vec::with_capacity(arguments.len() + 1);
     let mut rest = arguments.into_iter();
     seen.extend(rest.next());
@@ -44,13 +44,10 @@ pub(crate) fn normalized(root: &Command, arguments: Vec<OsString>) -> Vec<OsStri
                 seen.extend(rest.next());
             }
             Token::Operand => {
-                let noun = argument
-                    .to_str()
-                    .and_then(|name| command.find_subcommand(name));
+                let next = argument.to_str().and_then(|name| below(&lineage, name));
                 seen.push(argument);
-                if let Some(next) = noun {
-                    command = next;
-                    lineage.push(next);
+                if let Some(next) = next {
+                    lineage.push(Cow::Owned(next));
                 } else if takes_a_command(&lineage) {
                     seen.push(OsString::from("--"));
                     break;
@@ -60,6 +57,14 @@ pub(crate) fn normalized(root: &Command, arguments: Vec<OsString>) -> Vec<OsStri
     }
     seen.extend(rest);
     seen
+}
+
+/// The noun or verb `name` of the last of `lineage`, with its arguments, which
+/// are made only when they are asked for.
+fn below(lineage: &[Cow<'_, Command>], name: &str) -> Option<Command> {
+    let mut found = lineage.last()?.find_subcommand(name)?.clone();
+    found.build();
+    Some(found)
 }
 
 enum Token {
@@ -78,7 +83,7 @@ enum Token {
 }
 
 /// What `argument` is to the verb that `lineage` leads to.
-fn kind(lineage: &[&Command], argument: &OsStr) -> Token {
+fn kind(lineage: &[Cow<'_, Command>], argument: &OsStr) -> Token {
     let Some(text) = argument.to_str() else {
         return Token::Operand;
     };
@@ -141,7 +146,7 @@ fn switch(arg: &Arg, value: &str, name: &str) -> Token {
     }
 }
 
-fn find<'a>(lineage: &[&'a Command], is: impl Fn(&Arg) -> bool) -> Option<&'a Arg> {
+fn find<'a>(lineage: &'a [Cow<'_, Command>], is: impl Fn(&Arg) -> bool) -> Option<&'a Arg> {
     lineage
         .iter()
         .rev()

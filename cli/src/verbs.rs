@@ -55,11 +55,19 @@ mod volume_rm;
 mod wait;
 
 /// Declares verbs: the enum, and the way to each.
+///
+/// Clap's own derivation makes the arguments of every verb, some four hundred,
+/// before it looks at the command line. Here they are made when their verb is
+/// the one that is meant: a millisecond less for each command.
 macro_rules! verbs {
-    ($name:ident { $($(#[$attribute:meta])* $variant:ident($arguments:ty) = $word:literal),* $(,)? }) => {
-        #[derive(Debug, clap::Subcommand)]
+    ($name:ident { $(
+        #[doc = $about:literal]
+        $(#[command($($setting:ident = $value:literal),+)])?
+        $variant:ident($arguments:ty) = $word:literal
+    ),* $(,)? }) => {
+        #[derive(Debug)]
         pub(crate) enum $name {
-            $($(#[$attribute])* #[command(name = $word)] $variant(Box<$arguments>),)*
+            $(#[doc = $about] $variant(Box<$arguments>),)*
         }
 
         impl $name {
@@ -67,6 +75,40 @@ macro_rules! verbs {
                 match self {
                     $(Self::$variant(verb) => verb.run(session).await,)*
                 }
+            }
+        }
+
+        impl clap::Subcommand for $name {
+            fn augment_subcommands(command: clap::Command) -> clap::Command {
+                command$(.subcommand(
+                    clap::Command::new($word)
+                        .about($about.trim_ascii())
+                        $($(.$setting($value))+)?
+                        .defer(|verb| <$arguments as clap::Args>::augment_args(verb).about($about.trim_ascii()))
+                ))*
+            }
+
+            fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
+                Self::augment_subcommands(command)
+            }
+
+            fn has_subcommand(name: &str) -> bool {
+                matches!(name, $($word)|*)
+            }
+        }
+
+        impl clap::FromArgMatches for $name {
+            fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+                match matches.subcommand() {
+                    $(Some(($word, matches)) => <$arguments as clap::FromArgMatches>::from_arg_matches(matches)
+                        .map(|verb| Self::$variant(Box::new(verb))),)*
+                    _ => Err(clap::Error::new(clap::error::ErrorKind::MissingSubcommand)),
+                }
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+                *self = Self::from_arg_matches(matches)?;
+                Ok(())
             }
         }
     };
