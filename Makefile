@@ -14,12 +14,17 @@ DESTDIR ?=
 PREFIX ?= /usr/local
 
 SERVICES := gateway image network registry runtime
-# The binaries of an installation; the two of the shim have a profile of their own.
-BINARIES := gantry $(addprefix gantry-,$(SERVICES))
+# The two binaries of the shim have a profile of their own.
 SHIM_BINARIES := gantry-shim gantry-oci
-# What is started for each container needs no dynamic linker, where there is a
-# static C library to link (docs/decisions/014).
-STATIC := $(if $(filter /%,$(shell cc -print-file-name=libc.a 2>/dev/null)),-- -C target-feature=+crt-static -C relocation-model=static)
+# What is started for each command and each container is linked with musl,
+# statically and at a fixed address, where Rust's target for it is or can be had
+# (docs/decisions/014). Expanded when `build` runs, behind `musl`.
+MUSL := $(shell uname -m)-unknown-linux-musl
+HAS_MUSL = $(shell ls "$$(rustc --print target-libdir --target $(MUSL) 2>/dev/null)"/libstd-*.rlib 2>/dev/null)
+FIXED := -C target-feature=+crt-static -C relocation-model=static
+ifneq ($(filter /%,$(shell cc -print-file-name=libc.a 2>/dev/null)),)
+GLIBC_FIXED := -- $(FIXED)
+endif
 
 # cargo-deny: whichever is installed, else the one `make tools` puts here.
 DENY := $(or $(shell command -v cargo-deny 2>/dev/null),$(wildcard $(TARGET)/tools/bin/cargo-deny))
@@ -34,12 +39,35 @@ demo: ## Build, then watch an image go in, run on the bridge, serve a page and l
 	$(TARGET)/debug/demo
 
 .PHONY: build
-build: ## Build the release binaries into target/dist
-	$(CARGO) build --release --bins $(addprefix -p gantry-,cli $(SERVICES))
-	$(CARGO) rustc --profile shim -p gantry-shim --bin gantry-shim $(STATIC)
-	$(CARGO) rustc --profile shim -p gantry-shim --bin gantry-oci $(STATIC)
+build: musl ## Build the release binaries into target/dist
+	$(CARGO) build --release -p gantry-services
+	$(if $(HAS_MUSL),$(call build-static,--target $(MUSL),-- $(FIXED)),$(call build-static,,$(GLIBC_FIXED)))
 	install -d $(DIST)
-	install -m 0755 $(addprefix $(TARGET)/release/,$(BINARIES)) $(addprefix $(TARGET)/shim/,$(SHIM_BINARIES)) $(DIST)/
+	$(call install-services,$(TARGET)/release/gantry-services,$(DIST))
+	install -m 0755 $(addprefix $(TARGET)/$(if $(HAS_MUSL),$(MUSL)/)shim/,$(SHIM_BINARIES)) $(DIST)/
+	install -m 0755 $(TARGET)/$(if $(HAS_MUSL),$(MUSL)/)release/gantry $(DIST)/
+
+# The services: one file with all their names (docs/decisions/016); $(1) the file,
+# $(2) the directory.
+define install-services
+rm -f $(addprefix $(2)/gantry-,$(SERVICES))
+	install -m 0755 $(1) $(2)/gantry-$(firstword $(SERVICES))
+	$(foreach name,$(wordlist 2,9,$(SERVICES)),ln $(2)/gantry-$(firstword $(SERVICES)) $(2)/gantry-$(name) &&) true
+endef
+
+# The command and the two binaries of the shim: $(1) the target, $(2) what the
+# linker is told. Linked with glibc the command stays dynamic: it looks up groups,
+# which needs glibc's shared libraries.
+define build-static
+$(CARGO) rustc --release -p gantry-cli --bin gantry $(1) $(if $(1),$(2))
+	$(CARGO) rustc --profile shim -p gantry-shim --bin gantry-shim $(1) $(2)
+	$(CARGO) rustc --profile shim -p gantry-shim --bin gantry-oci $(1) $(2)
+endef
+
+.PHONY: musl
+musl: # Rust's target for static binaries, where rustup can fetch it
+	@$(if $(HAS_MUSL),true,rustup target add $(MUSL) \
+		|| echo "build: no Rust target $(MUSL): the command and the shim are linked with glibc, and start slower")
 
 .PHONY: test-packages
 test-packages: # The Debian packages that the whole-system tests use
@@ -116,7 +144,8 @@ check: check-source test ## Everything that CI runs (root)
 .PHONY: install
 install: build ## Install binaries, units and an example configuration (PREFIX, DESTDIR)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/gantry $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
-	install -m 0755 $(DIST)/* $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 $(addprefix $(DIST)/,gantry $(SHIM_BINARIES)) $(DESTDIR)$(PREFIX)/bin/
+	$(call install-services,$(DIST)/gantry-$(firstword $(SERVICES)),$(DESTDIR)$(PREFIX)/bin)
 	install -m 0644 deploy/gantry.toml $(DESTDIR)/etc/gantry/gantry.toml.example
 	for unit in deploy/systemd/*; do \
 		sed 's|@BINDIR@|$(PREFIX)/bin|' $$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/} || exit 1; \

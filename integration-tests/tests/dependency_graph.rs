@@ -57,6 +57,17 @@ const MAP: &[(&str, &[&str])] = &[
         "gantry-runtime",
         &["gantry-archive", "gantry-kit", "gantry-proto", "gantry-sys"],
     ),
+    // Packs the services into one file; it has no code of its own that they could share.
+    (
+        "gantry-services",
+        &[
+            "gantry-gateway",
+            "gantry-image",
+            "gantry-network",
+            "gantry-registry",
+            "gantry-runtime",
+        ],
+    ),
     ("gantry-shim", &["gantry-proto", "gantry-sys"]),
     ("gantry-sys", &[]),
 ];

@@ -1,10 +1,12 @@
 //! What a program sees of the services: reflection, health, traces, restarts.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use gantry_integration_tests::engine::{Engine, Options, SERVICES, with_engine};
+use gantry_integration_tests::engine::{Engine, Options, SERVICES, bin_dir, with_engine};
 use gantry_integration_tests::fixture::guest;
 use gantry_integration_tests::grpc::{health, is_serving, reflected_services};
 use gantry_integration_tests::otlp::Receiver;
@@ -258,4 +260,39 @@ fn is_setting(text: &str) -> bool {
                 .bytes()
                 .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
     })
+}
+
+/// What `make install` puts there: the services' program, five times.
+#[test]
+fn services_that_are_one_file_are_five_processes_with_their_own_names() -> Result<()> {
+    let built = bin_dir()?;
+    let installed = tempfile::tempdir_in(&built)?;
+    for name in ["gantry", "gantry-shim"] {
+        fs::hard_link(built.join(name), installed.path().join(name))?;
+    }
+    for service in SERVICES {
+        let name = format!("gantry-{service}");
+        fs::hard_link(built.join("gantry-services"), installed.path().join(name))?;
+    }
+    let nameless = Command::new(built.join("gantry-services")).output()?;
+    let error = String::from_utf8_lossy(&nameless.stderr);
+    ensure!(
+        nameless.status.code() == Some(2) && error.contains("gantry-gateway, gantry-image"),
+        "{nameless:?}"
+    );
+
+    let engine = Engine::with(Options {
+        bin_dir: Some(installed.path().to_owned()),
+        ..Options::default()
+    })?;
+    let image = engine.busybox()?;
+    ensure!(engine.ok(&["run", "--rm", &image, "echo", "one"])? == "one");
+    for pid in engine.service_processes()? {
+        let program = fs::read_link(format!("/proc/{pid}/exe"))?;
+        ensure!(program.starts_with(installed.path()), "{program:?}");
+    }
+    for (service, _) in OFFERED {
+        ensure!(is_serving(&engine.socket(service)), "{service}");
+    }
+    engine.finish()
 }

@@ -49,12 +49,18 @@ pub mod watch;
 pub mod window;
 mod wire;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 
-use gantry_kit::service::{BoxError, Context, Service};
+use gantry_kit::service::{self, BoxError, Context, Service};
 
 use engine::Engine;
 use settings::Settings;
+
+/// The program: serves until it is told to stop.
+pub fn main() -> ExitCode {
+    service::main("gateway", build)
+}
 
 /// Builds the gateway: its records, its services, and what goes on by itself.
 ///

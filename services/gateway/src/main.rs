@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    gantry_kit::service::main("gateway", gantry_gateway::build)
+    gantry_gateway::main()
 }

@@ -50,6 +50,7 @@ mod remote;
 pub mod remove;
 mod restore;
 pub mod search;
+mod service;
 pub mod snapshots;
 mod store;
 mod tree_record;
@@ -77,6 +78,8 @@ use registry_client::{Client, Credentials};
 use snapshots::Snapshots;
 use store::Records;
 use volumes::Volumes;
+
+pub use service::main;
 
 /// The image store in one directory. Cheap to clone; clones are the same store.
 #[derive(Clone, Debug)]

@@ -41,8 +41,10 @@ pub mod ports;
 mod reconcile;
 pub mod resolver;
 pub mod sandbox;
+mod service;
 mod store;
 pub mod subnet;
 mod workers;
 
 pub use error::{NetworkError, StartError};
+pub use service::main;

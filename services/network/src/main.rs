@@ -2,30 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
-
-use gantry_kit::service::{self, BoxError, Context, Service};
-use gantry_network::config::{Config, Settings};
-use gantry_network::grpc::NetworkGrpc;
-use gantry_network::network::Network;
-use gantry_proto::network::v1::network_service_server::NetworkServiceServer;
-use tonic::service::Routes;
 
 fn main() -> ExitCode {
-    let running: OnceLock<Arc<Network>> = OnceLock::new();
-    let code = service::main("network", async |context: Context<Config>| {
-        let settings = Settings::new(context.config, &context.paths.run)?;
-        let network = tokio::task::spawn_blocking(|| Network::start(settings)).await??;
-        let network = running.get_or_init(|| Arc::new(network));
-        let server = NetworkServiceServer::new(NetworkGrpc::new(Arc::clone(network)));
-        Ok::<_, BoxError>(Service::new(
-            Routes::new(server),
-            &["gantry.network.v1.NetworkService"],
-        ))
-    });
-    // After the last call has ended.
-    if let Some(network) = running.get() {
-        network.stop();
-    }
-    code
+    gantry_network::main()
 }

@@ -30,10 +30,11 @@ pub mod store;
 pub mod uploads;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_kit::service::{BoxError, Context, Service};
+use gantry_kit::service::{self, BoxError, Context, Service};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -63,6 +64,11 @@ impl Registry {
             config: Arc::new(config),
         })
     }
+}
+
+/// The program: serves until it is told to stop.
+pub fn main() -> ExitCode {
+    service::main("registry", build)
 }
 
 /// Builds the service: opens the files, listens for HTTP, and offers the administration over gRPC.

@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    gantry_kit::service::main("registry", gantry_registry::build)
+    gantry_registry::main()
 }

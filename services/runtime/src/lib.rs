@@ -38,8 +38,10 @@ pub mod settings;
 pub mod shim;
 mod supervise;
 
+use std::process::ExitCode;
+
 use gantry_kit::client::MESSAGE_LIMIT;
-use gantry_kit::service::{BoxError, Context, Service};
+use gantry_kit::service::{self, BoxError, Context, Service};
 use gantry_proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
 use tonic::service::Routes;
 
@@ -48,6 +50,11 @@ use crate::launch::Launcher;
 use crate::programs::Programs;
 use crate::runtime::Runtime;
 use crate::settings::Settings;
+
+/// The program: serves until it is told to stop.
+pub fn main() -> ExitCode {
+    service::main("runtime", build)
+}
 
 /// Builds the service: adopts what runs, then is ready to serve.
 ///

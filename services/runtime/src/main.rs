@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    gantry_kit::service::main("runtime", gantry_runtime::build)
+    gantry_runtime::main()
 }

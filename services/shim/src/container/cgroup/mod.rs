@@ -24,6 +24,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use oci_spec::runtime::LinuxResources;
 
@@ -58,8 +59,19 @@ pub(super) struct Layout {
 }
 
 impl Layout {
+    /// What this machine has. It is looked for once: mounts of control groups stay where they are, and each execution
+    /// in a container would read the host's whole mount table for it.
+    pub(super) fn of_machine() -> Result<Self> {
+        static SEEN: OnceLock<Layout> = OnceLock::new();
+        if let Some(seen) = SEEN.get() {
+            return Ok(seen.clone());
+        }
+        let layout = Self::detect()?;
+        Ok(SEEN.get_or_init(|| layout).clone())
+    }
+
     /// Looks at /sys/fs/cgroup, and at the mount table only where that is not v2.
-    pub(super) fn detect() -> Result<Self> {
+    fn detect() -> Result<Self> {
         if let Ok(statfs) = rustix::fs::statfs(ROOT)
             && statfs.f_type == CGROUP2_MAGIC
         {
@@ -157,7 +169,7 @@ impl Cgroup {
     /// The group of a container: nothing is made yet.
     pub(super) fn new(wanted: Option<&Path>, id: &str) -> Result<Self> {
         Ok(Self {
-            layout: Layout::detect()?,
+            layout: Layout::of_machine()?,
             path: below_root(wanted, id)?,
         })
     }
@@ -165,7 +177,7 @@ impl Cgroup {
     /// One that exists, by the path in a record.
     pub(super) fn existing(path: &Path) -> Result<Self> {
         Ok(Self {
-            layout: Layout::detect()?,
+            layout: Layout::of_machine()?,
             path: path.strip_prefix("/").unwrap_or(path).to_owned(),
         })
     }
