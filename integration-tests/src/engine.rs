@@ -309,7 +309,7 @@ impl Engine {
     /// # Errors
     /// Something was left.
     pub fn audit_containers(&self) -> Result<()> {
-        audit::nothing_left("containers", Duration::from_secs(10), || {
+        audit::nothing_left("containers", Duration::from_secs(30), || {
             audit::traces_of_containers(&self.marks)
         })
     }
@@ -358,11 +358,11 @@ impl Engine {
             self.ok(&words)?;
         }
         self.audit_containers()?;
-        audit::nothing_left("images", Duration::from_secs(10), || {
+        audit::nothing_left("images", Duration::from_secs(30), || {
             audit::image_files(self.root())
         })?;
         self.stop_up(Signal::TERM)?;
-        audit::nothing_left("the engine", Duration::from_secs(10), || {
+        audit::nothing_left("the engine", Duration::from_secs(30), || {
             audit::traces_of_engine(&self.marks)
         })?;
         crate::rescue::remove_cgroups(&self.marks);

@@ -209,7 +209,7 @@ fn sizes_processes_logs_and_waits_are_shown() -> Result<()> {
         let image = engine.busybox()?;
         let script = "echo 123456789 > /file; echo out; exec sleep 600";
         let id = engine.ok(&["run", "-d", "--name", "c1", &image, "sh", "-c", script])?;
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while engine.ok(&["logs", "c1"])? != "out" {
             ensure!(std::time::Instant::now() < until, "it says nothing");
         }

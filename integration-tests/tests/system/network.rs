@@ -10,7 +10,7 @@ use gantry_integration_tests::fixture::guest;
 
 /// The page that a web server gives, once it listens.
 fn page(address: &str) -> Result<String> {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
         let attempt = || -> std::io::Result<String> {
             let mut connection = TcpStream::connect(address)?;

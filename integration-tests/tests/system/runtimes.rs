@@ -159,7 +159,7 @@ fn lives(engine: &mut Engine, runtime: &str) -> Result<()> {
     let policy = ["--restart", "on-failure:2", &image, "false"];
     engine.ok(&[&words[..], &policy].concat())?;
     let state = "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}";
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while engine.ok(&["inspect", "--format", state, "again"])? != "exited 1 2" {
         ensure!(Instant::now() < end, "it is not started again");
         std::thread::sleep(Duration::from_millis(50));
@@ -355,7 +355,7 @@ exec "$REAL" "$@""#,
         ensure!(marked()?.contains("did not pause"), "{}", marked()?);
         // What the next verb shows to be wrong is taken back.
         ensure!(engine.ok(&["exec", "sick", "echo", "fine"])? == "fine");
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(60);
         while marked()?.contains("did not pause") {
             ensure!(Instant::now() < end, "{}", marked()?);
             std::thread::sleep(Duration::from_millis(50));
@@ -392,7 +392,7 @@ fn another_runtimes_container_outlives_the_services_and_is_cleaned_up_after_its_
         engine.restart(Signal::TERM)?;
         let state = ["inspect", "--format", "{{.State.Status}}", "it"];
         // The gateway hears of it from the runtime, after it is ready.
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + Duration::from_secs(60);
         while engine.ok(&state)? != "paused" {
             ensure!(Instant::now() < end, "{}", engine.ok(&state)?);
             std::thread::sleep(Duration::from_millis(50));

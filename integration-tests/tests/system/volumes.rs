@@ -434,7 +434,7 @@ fn what_is_mounted_below_a_read_only_source_is_read_only_unless_told() -> Result
             script,
         ])?;
         let there = below.join("there");
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while !there.exists() {
             ensure!(
                 std::time::Instant::now() < deadline,

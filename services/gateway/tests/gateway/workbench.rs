@@ -19,7 +19,7 @@ use wire::run_response::Message;
 use crate::fakes::{self, World};
 
 /// How long anything may take that a test waits for.
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Bench {
     pub(crate) paths: Paths,

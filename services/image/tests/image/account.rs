@@ -29,7 +29,7 @@ pub(crate) fn du(path: &Path) -> u64 {
 /// The account, when the disk is at rest: the index writes on for a moment, and
 /// the trash is emptied behind the caller's back.
 pub(crate) fn settled(fixture: &Fixture) -> Account {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let before = du(fixture.root.path());
         let account = fixture.store.account().unwrap();

@@ -160,7 +160,7 @@ async fn a_caller_that_goes_away_leaves_nothing_of_its_load() {
     events.message().await.unwrap().unwrap();
     assert_ne!(left(fixture.root.path()), Vec::<String>::new());
     drop((events, sender));
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !left(fixture.root.path()).is_empty() {
         let files = left(fixture.root.path());
         assert!(Instant::now() < deadline, "{files:?}");
@@ -188,7 +188,7 @@ impl Process {
 
     async fn client(&self) -> ArchiveServiceClient<Client> {
         let socket = self.root.path().join("run/image.sock");
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
             assert!(Instant::now() < deadline, "the service does not start");
             tokio::task::yield_now().await;
@@ -261,7 +261,7 @@ async fn a_load_that_is_killed_leaves_nothing_after_the_restart() {
         if cut == usize::MAX {
             drop(sender);
         }
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while process.files().is_empty() {
             assert!(Instant::now() < deadline, "nothing comes");
             tokio::task::yield_now().await;

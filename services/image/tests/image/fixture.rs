@@ -178,7 +178,7 @@ impl Fixture {
 
 /// The threads of a store that was closed may hold the index for a moment longer.
 pub(crate) fn open_when_free(root: &Path) -> ImageStore {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         match ImageStore::open(root, config()) {
             Ok(store) => return store,
@@ -193,7 +193,7 @@ pub(crate) fn open_when_free(root: &Path) -> ImageStore {
 /// Waits until nobody has the index open.
 fn wait_until_free(root: &Path) {
     let file = std::fs::File::open(root.join("index/db")).unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         assert!(
             std::time::Instant::now() < deadline,

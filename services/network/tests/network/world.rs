@@ -26,7 +26,7 @@ use tempfile::TempDir;
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 pub(crate) const BRIDGE: &str = "testbr0";
-pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) struct World {
     pub(crate) root: TempDir,

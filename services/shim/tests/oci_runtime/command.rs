@@ -40,7 +40,7 @@ fn state(bundle: &Bundle) -> Value {
 }
 
 fn until_stopped(bundle: &Bundle) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while state(bundle)["status"] != "stopped" {
         assert!(std::time::Instant::now() < deadline, "it does not stop");
     }
