@@ -76,6 +76,9 @@ pub struct Executed {
     pub pidfd: OwnedFd,
     /// The terminal's master side.
     pub terminal: Option<OwnedFd>,
+    /// The CPUs that it was born on, as one number in hexadecimal digits, of which CPU 0 is the lowest bit; `None`
+    /// without `process.execCPUAffinity.initial`.
+    pub initial_cpus: Option<String>,
     /// How long each step took.
     pub timings: Vec<Timing>,
 }
@@ -123,7 +126,13 @@ impl Container {
             .and_then(|directory| File::open(directory).ok());
         let (near, far) = wire::pair().during("make", "socket pair")?;
         clock.lap("check");
+        let mut initial_cpus = None;
         let (pid, pidfd) = {
+            // Before the child is born, for that may be into its cgroup.
+            let cpus = plan.affinity.lend()?;
+            if let Some(cpus) = &cpus {
+                initial_cpus = Some(cpus.mask()?);
+            }
             let mut lent = Lent::default();
             if let Some(join) = differing.pid {
                 lent.to(&join)?;
@@ -161,6 +170,7 @@ impl Container {
                     pid,
                     pidfd,
                     terminal,
+                    initial_cpus,
                     timings: clock.timings,
                 })
             }
@@ -310,6 +320,7 @@ impl Entry<'_> {
             .during("close descriptors", "of the parent")?;
         rustix::process::umask(Mode::empty());
         self.cgroup.join()?;
+        self.plan.affinity.settle()?;
         launch::set_oom_score(self.plan.process)?;
         clock.lap("cgroup");
         // By the pidfd all at once, and of the very process whose record we have.

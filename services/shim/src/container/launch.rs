@@ -9,6 +9,7 @@ use std::time::Instant;
 use oci_spec::runtime::{LinuxPersonalityDomain, Process};
 use rustix::fs::{FileType, Mode};
 
+use super::affinity::Affinity;
 use super::beneath;
 use super::context::During;
 use super::error::{Error, Result};
@@ -67,6 +68,8 @@ pub(super) struct Plan<'a> {
     pub(super) preserve_fds: u32,
     pub(super) new_keyring: Option<CString>,
     pub(super) personality: Option<LinuxPersonalityDomain>,
+    /// For processes of `exec` alone.
+    pub(super) affinity: Affinity,
 }
 
 impl<'a> Plan<'a> {
@@ -105,6 +108,7 @@ impl<'a> Plan<'a> {
             preserve_fds: 0,
             new_keyring: None,
             personality: None,
+            affinity: Affinity::plan(process)?,
         })
     }
 

@@ -34,6 +34,7 @@
 //! * [`protect_own_binary`] is to be called first in `main` of every program that uses this
 //!   library (CVE-2019-5736).
 
+mod affinity;
 mod beneath;
 mod birth;
 mod cgroup;
