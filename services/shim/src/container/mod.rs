@@ -52,11 +52,14 @@ mod identity;
 mod init;
 mod kill;
 mod launch;
+mod links;
 mod loopback;
 mod memory_policy;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
+mod netlink;
 mod options;
 mod outside;
 mod pause;
@@ -92,4 +95,4 @@ pub use stats::{BlockStats, CpuStats, MemoryStats, PidsStats, PressureStats, Sta
 pub use timing::Timing;
 
 /// The version of the runtime specification that this implements.
-pub const OCI_VERSION: &str = "1.2.1";
+pub const OCI_VERSION: &str = "1.3.0";

@@ -12,6 +12,7 @@ use super::error::{Error, Result};
 use super::launch::Plan;
 use super::mounts::PlannedMount;
 use super::namespaces::Namespaces;
+use super::net_devices::{self, PlannedNetDevice};
 use super::options::{CreateOptions, Gate, Stdio};
 use super::record::Record;
 use super::seccomp::Filter;
@@ -26,6 +27,7 @@ pub(super) struct Setup<'a> {
     pub(super) cgroup: Cgroup,
     pub(super) mounts: Vec<PlannedMount>,
     pub(super) devices: Vec<PlannedDevice>,
+    pub(super) net_devices: Vec<PlannedNetDevice>,
     /// The root directory of the spec; unused with an overlay.
     pub(super) root: PathBuf,
     /// The root, detached, where it was made before the container's first process.
@@ -162,6 +164,7 @@ impl<'a> Setup<'a> {
         let mut setup = Self {
             options,
             spec,
+            net_devices: net_devices::plan(spec, &namespaces)?,
             namespaces,
             cgroup,
             mounts,
