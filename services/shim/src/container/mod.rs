@@ -38,6 +38,7 @@ mod affinity;
 mod beneath;
 mod birth;
 mod cgroup;
+mod cgroup_mount;
 mod context;
 mod copy_up;
 mod create;
