@@ -12,6 +12,7 @@ use super::context::During;
 use super::error::{Error, Result};
 use super::handle::{Container, Created, wait_ended};
 use super::hooks;
+use super::host_root::HostRoot;
 use super::init::Lines;
 use super::launch::Clock;
 use super::namespaces;
@@ -55,6 +56,23 @@ fn carry_out(
     zero: Instant,
     clock: &mut Clock,
 ) -> Result<Created> {
+    if !setup.mounts_on_host() {
+        return make(setup, unified, None, zero, clock);
+    }
+    let root = HostRoot::attach(&setup.root)?;
+    make(setup, unified, Some(root.clone()), zero, clock).inspect_err(|_| {
+        // Whoever mounted something over it sees it; what failed first is what is to be said.
+        let _covered = root.detach();
+    })
+}
+
+fn make(
+    setup: &Setup<'_>,
+    unified: Option<&OwnedFd>,
+    host_root: Option<HostRoot>,
+    zero: Instant,
+    clock: &mut Clock,
+) -> Result<Created> {
     let (near, far) = wire::pair().during("make", "socket pair")?;
     let gate = match &setup.options.gate {
         Gate::Held => None,
@@ -72,6 +90,7 @@ fn carry_out(
     clock.lap("clone");
     let mut record = setup.record();
     record.pid = pid;
+    record.host_root = host_root;
     let mut given = None;
     match attend(setup, near.as_fd(), &mut record, &mut given, clock) {
         Ok(terminal) => {

@@ -60,13 +60,13 @@ fn live(
     clock.lap("namespaces");
     let mut root = make_root(setup)?;
     clock.lap("root");
-    let own_mounts = setup.namespaces.has_new(Kind::Mount);
-    if own_mounts {
+    let makes_mounts = setup.makes_mounts();
+    if makes_mounts {
         fill(setup, &mut root, &mut member, &mut clock)?;
     }
     let terminal = launch::open_terminal(root.as_fd(), &setup.options.stdio, &setup.launch)?;
     if let Some((master, slave)) = &terminal {
-        if own_mounts {
+        if makes_mounts {
             terminal::bind_console(root.as_fd(), slave)?;
         }
         wire::send(lines.parent, &Message::Terminal, Some(master.as_fd()))
@@ -91,7 +91,7 @@ fn live(
         if let Some(wanted) = linux.sysctl() {
             sysctl::set(wanted)?;
         }
-        if own_mounts {
+        if makes_mounts {
             hide::make_read_only(
                 root.as_fd(),
                 linux.readonly_paths().as_deref().unwrap_or_default(),
@@ -396,6 +396,9 @@ impl Membership<'_, '_> {
 /// Makes the root the root.
 fn enter(setup: &Setup<'_>, root: BorrowedFd<'_>) -> Result<()> {
     if !setup.namespaces.has_new(Kind::Mount) {
+        if setup.read_only && setup.makes_mounts() {
+            rootfs::seal(root)?;
+        }
         rustix::process::fchdir(root).during("enter root", setup.root.display())?;
         rustix::process::chroot(".").during("change root", setup.root.display())?;
         return rustix::process::chdir("/").during("enter root", "/");

@@ -49,6 +49,7 @@ mod exec;
 mod handle;
 mod hide;
 mod hooks;
+mod host_root;
 mod identity;
 mod init;
 mod kill;

@@ -1,7 +1,7 @@
 //! All that `create` decides before it changes anything: the spec, checked and taken apart.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
@@ -283,6 +283,7 @@ impl<'a> Setup<'a> {
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
             hooks: self.hooks().cloned(),
+            host_root: None,
         }
     }
 }
@@ -295,6 +296,22 @@ impl Setup<'_> {
         !matches!(kind, LinuxNamespaceType::Pid | LinuxNamespaceType::User)
             && (kind == LinuxNamespaceType::Mount
                 || !self.namespaces.has_new(LinuxNamespaceType::User))
+    }
+
+    /// Whether the container's mounts are made here, in a mount namespace that is not its own. From a user namespace nobody
+    /// could, and there is no directory to bind the host's own root on.
+    pub(super) fn mounts_on_host(&self) -> bool {
+        !self.namespaces.separate(LinuxNamespaceType::Mount)
+            && !self.namespaces.separate(LinuxNamespaceType::User)
+            && self
+                .root
+                .canonicalize()
+                .is_ok_and(|root| root != Path::new("/"))
+    }
+
+    /// Whether there are mounts to be made: a namespace that is joined has its own.
+    pub(super) fn makes_mounts(&self) -> bool {
+        self.namespaces.has_new(LinuxNamespaceType::Mount) || self.mounts_on_host()
     }
 
     /// Whether the parent must move the child into the v1 cgroups: in a user namespace it may not itself.
