@@ -13,6 +13,7 @@ tests=(
     busybox:busybox-static
     debootstrap:debootstrap
     docker-registry:docker-registry
+    ip:iproute2
     nft:nftables
     skopeo:skopeo
     tmux:tmux

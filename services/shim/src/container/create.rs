@@ -12,9 +12,11 @@ use super::context::During;
 use super::error::{Error, Result};
 use super::handle::{Container, Created, wait_ended};
 use super::hooks;
+use super::host_root::HostRoot;
 use super::init::Lines;
 use super::launch::Clock;
 use super::namespaces;
+use super::net_devices::Given;
 use super::options::{CreateOptions, Gate};
 use super::record::{Record, Status, start_time};
 use super::setup::Setup;
@@ -54,6 +56,23 @@ fn carry_out(
     zero: Instant,
     clock: &mut Clock,
 ) -> Result<Created> {
+    if !setup.mounts_on_host() {
+        return make(setup, unified, None, zero, clock);
+    }
+    let root = HostRoot::attach(&setup.root)?;
+    make(setup, unified, Some(root.clone()), zero, clock).inspect_err(|_| {
+        // Whoever mounted something over it sees it; what failed first is what is to be said.
+        let _covered = root.detach();
+    })
+}
+
+fn make(
+    setup: &Setup<'_>,
+    unified: Option<&OwnedFd>,
+    host_root: Option<HostRoot>,
+    zero: Instant,
+    clock: &mut Clock,
+) -> Result<Created> {
     let (near, far) = wire::pair().during("make", "socket pair")?;
     let gate = match &setup.options.gate {
         Gate::Held => None,
@@ -71,7 +90,9 @@ fn carry_out(
     clock.lap("clone");
     let mut record = setup.record();
     record.pid = pid;
-    match attend(setup, near.as_fd(), &mut record, clock) {
+    record.host_root = host_root;
+    let mut given = None;
+    match attend(setup, near.as_fd(), &mut record, &mut given, clock) {
         Ok(terminal) => {
             let held = matches!(setup.options.gate, Gate::Held).then_some(near);
             clock.timings.sort_by_key(|timing| timing.start_ns);
@@ -85,24 +106,53 @@ fn carry_out(
                 terminal,
                 filter: setup.launch.filter.clone(),
                 timings: std::mem::take(&mut clock.timings),
+                given,
             })
         }
         Err(error) => {
             let _ = gantry_sys::process::send_signal_to(pidfd.as_fd(), libc::SIGKILL);
             let status = wait_ended(pidfd.as_fd());
-            Err(match error {
+            let error = match error {
                 Error::Died { step, .. } => Error::Died { step, how: status },
                 other => other,
-            })
+            };
+            Err(take_back(given, error))
         }
     }
 }
 
-/// The parent's part while the child lives: mappings, cgroups, hooks.
+/// Gives the host its devices back. What could not be given back is told with the reason that it had to be.
+fn take_back(given: Option<Given>, error: Error) -> Error {
+    let failures = given.map(|given| given.take_back()).unwrap_or_default();
+    failures
+        .into_iter()
+        .fold(error, |first, failure| match failure {
+            Error::Step {
+                step,
+                object,
+                source,
+            } => Error::step(
+                step,
+                format!("{object} (after {})", in_one_line(&first)),
+                source,
+            ),
+            other => other,
+        })
+}
+
+fn in_one_line(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// The parent's part while the child lives: mappings, network devices, cgroups, hooks.
 fn attend(
     setup: &Setup<'_>,
     socket: BorrowedFd<'_>,
     record: &mut Record,
+    given: &mut Option<Given>,
     clock: &mut Clock,
 ) -> Result<Option<OwnedFd>> {
     let pid = record.pid;
@@ -115,6 +165,13 @@ fn attend(
     if setup.namespaces.has_new(Kind::User) {
         namespaces::write_id_maps(pid, setup.spec)?;
         tell(wire::MAPPED, "id mappings")?;
+    }
+    if !setup.net_devices.is_empty() {
+        let given = given.insert(Given::between(&setup.namespaces, pid)?);
+        for device in &setup.net_devices {
+            given.give(device)?;
+        }
+        clock.lap("network devices (parent)");
     }
     let resources = setup
         .spec

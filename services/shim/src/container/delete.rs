@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::context::During;
 use super::error::{Error, Result};
 use super::handle::Container;
 use super::hooks;
@@ -38,6 +39,10 @@ impl Container {
                 ));
             }
             cgroup.remove(deadline)?;
+        }
+        if let Some(root) = &self.record.host_root {
+            root.detach()
+                .during("unmount root", root.path().display())?;
         }
         if let Some(gate) = &self.record.gate {
             let _ = std::fs::remove_file(gate);

@@ -76,6 +76,9 @@ pub struct Executed {
     pub pidfd: OwnedFd,
     /// The terminal's master side.
     pub terminal: Option<OwnedFd>,
+    /// The CPUs that it was born on, as one number in hexadecimal digits, of which CPU 0 is the lowest bit; `None`
+    /// without `process.execCPUAffinity.initial`.
+    pub initial_cpus: Option<String>,
     /// How long each step took.
     pub timings: Vec<Timing>,
 }
@@ -115,15 +118,18 @@ impl Container {
         plan.preserve_fds = options.preserve_fds;
         plan.personality = options.personality;
         plan.groups = identity::group_names(&self.record.annotations);
-        let cgroup = self.cgroup()?.entrance(&options.cgroups)?;
+        let group = self.cgroup()?;
+        let entrance = group.entrance(&options.cgroups)?;
         let differing = Differing::of(self.record.pid)?;
-        let unified = cgroup
-            .unified
-            .as_ref()
-            .and_then(|directory| File::open(directory).ok());
         let (near, far) = wire::pair().during("make", "socket pair")?;
         clock.lap("check");
+        let mut initial_cpus = None;
         let (pid, pidfd) = {
+            // Before the child is born, for that may be into its cgroup.
+            let cpus = plan.affinity.lend()?;
+            if let Some(cpus) = &cpus {
+                initial_cpus = Some(cpus.mask()?);
+            }
             let mut lent = Lent::default();
             if let Some(join) = differing.pid {
                 lent.to(&join)?;
@@ -131,19 +137,19 @@ impl Container {
             let entry = Entry {
                 plan: &plan,
                 stdio: &options.stdio,
-                cgroup: &cgroup,
                 init,
                 namespaces: differing.flags,
                 root: &differing.root,
                 parent: far.as_fd(),
             };
-            let born = CloneOptions {
-                namespaces: 0,
-                cgroup: unified.as_ref().map(AsFd::as_fd),
-                sibling: false,
-            };
-            gantry_sys::clone::clone(born, || entry.run(zero))
-                .during("clone", "a process for the container")?
+            match entry.be_born(&entrance, zero) {
+                Err(Error::Step { source, .. })
+                    if source.raw_os_error() == Some(libc::EBUSY) && options.cgroups.is_empty() =>
+                {
+                    entry.be_born(&group.entrance_beside(self.record.pid)?, zero)
+                }
+                born => born,
+            }?
         };
         drop(far);
         clock.lap("clone");
@@ -161,6 +167,7 @@ impl Container {
                     pid,
                     pidfd,
                     terminal,
+                    initial_cpus,
                     timings: clock.timings,
                 })
             }
@@ -277,7 +284,6 @@ impl Differing {
 struct Entry<'a> {
     plan: &'a Plan<'a>,
     stdio: &'a Stdio,
-    cgroup: &'a Entrance,
     init: BorrowedFd<'a>,
     namespaces: u64,
     root: &'a Option<OwnedFd>,
@@ -285,13 +291,25 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    fn run(&self, zero: Instant) -> i32 {
-        let Err(error) = self.live(zero);
+    /// Clones the process, which then is in its v2 group.
+    fn be_born(&self, entrance: &Entrance, zero: Instant) -> Result<(i32, OwnedFd)> {
+        let unified = entrance.open_unified()?;
+        let born = CloneOptions {
+            namespaces: 0,
+            cgroup: unified.as_ref().map(AsFd::as_fd),
+            sibling: false,
+        };
+        gantry_sys::clone::clone(born, || self.run(entrance, zero))
+            .during("clone", "a process for the container")
+    }
+
+    fn run(&self, entrance: &Entrance, zero: Instant) -> i32 {
+        let Err(error) = self.live(entrance, zero);
         let _ = wire::send(self.parent, &Message::Failed((&error).into()), None);
         1
     }
 
-    fn live(&self, zero: Instant) -> Result<Infallible> {
+    fn live(&self, entrance: &Entrance, zero: Instant) -> Result<Infallible> {
         let mut clock = Clock::start(zero);
         gantry_sys::process::reset_signals().during("reset", "signals")?;
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
@@ -309,13 +327,16 @@ impl Entry<'_> {
         gantry_sys::fd::close_all_but(3 + self.plan.preserve_fds, &kept)
             .during("close descriptors", "of the parent")?;
         rustix::process::umask(Mode::empty());
-        self.cgroup.join()?;
+        entrance.join()?;
+        self.plan.affinity.settle()?;
         launch::set_oom_score(self.plan.process)?;
         clock.lap("cgroup");
         // By the pidfd all at once, and of the very process whose record we have.
         if self.namespaces != 0 {
-            gantry_sys::clone::enter_namespaces(self.init, self.namespaces)
-                .during("join namespaces", "of the container")?;
+            clock.across(|| {
+                gantry_sys::clone::enter_namespaces(self.init, self.namespaces)
+                    .during("join namespaces", "of the container")
+            })?;
         }
         if let Some(root) = self.root {
             rustix::process::fchdir(root).during("enter root", "of the container")?;

@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid
 use super::cgroup::Cgroup;
 use super::context::During;
 use super::error::{Error, Result};
+use super::net_devices::Given;
 use super::record::{Record, Status, start_time};
 use super::seccomp::Filter;
 use super::timing::Timing;
@@ -35,6 +36,25 @@ pub struct Created {
     pub filter: Option<Arc<Filter>>,
     /// How long each step took, in the order of their beginnings.
     pub timings: Vec<Timing>,
+    /// The way back of the host's network devices, as long as somebody may still find that all was for nothing.
+    pub(super) given: Option<Given>,
+}
+
+impl Created {
+    /// Undoes the creation, as if it had failed: nothing is left of the container, and the host has its network devices
+    /// back. A failure says what could not be undone.
+    pub fn abandon(self) -> Result<()> {
+        let deleted = self.container.delete().map(drop);
+        // The caller is the parent, and the only one who can.
+        let _not_ended = self.container.reap();
+        let failures = self
+            .given
+            .map(|given| given.take_back())
+            .unwrap_or_default();
+        failures
+            .into_iter()
+            .fold(deleted, |first, failure| first.and(Err(failure)))
+    }
 }
 
 impl Container {

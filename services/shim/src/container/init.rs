@@ -5,26 +5,22 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use gantry_sys::mount::{Attributes, set_attributes};
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 use rustix::fs::Mode;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
-};
 
 use super::context::During;
-use super::error::{Error, Result};
+use super::error::Result;
 use super::launch::{self, Clock};
-use super::mounts::{self, PlannedMount};
+use super::mounts;
 use super::record::Status;
 use super::setup::Setup;
 use super::wire::{self, Message};
 use super::{
-    beneath, devices, hide, hooks, identity, loopback, namespaces, rootfs, stand_in, sysctl,
+    cgroup_mount, devices, hide, hooks, identity, loopback, namespaces, rootfs, stand_in, sysctl,
     terminal,
 };
 
@@ -60,17 +56,17 @@ fn live(
         told: false,
         joined: false,
     };
-    isolate(setup, lines, &mut member)?;
+    isolate(setup, lines, &mut member, &mut clock)?;
     clock.lap("namespaces");
     let mut root = make_root(setup)?;
     clock.lap("root");
-    let own_mounts = setup.namespaces.has_new(Kind::Mount);
-    if own_mounts {
+    let makes_mounts = setup.makes_mounts();
+    if makes_mounts {
         fill(setup, &mut root, &mut member, &mut clock)?;
     }
     let terminal = launch::open_terminal(root.as_fd(), &setup.options.stdio, &setup.launch)?;
     if let Some((master, slave)) = &terminal {
-        if own_mounts {
+        if makes_mounts {
             terminal::bind_console(root.as_fd(), slave)?;
         }
         wire::send(lines.parent, &Message::Terminal, Some(master.as_fd()))
@@ -95,7 +91,7 @@ fn live(
         if let Some(wanted) = linux.sysctl() {
             sysctl::set(wanted)?;
         }
-        if own_mounts {
+        if makes_mounts {
             hide::make_read_only(
                 root.as_fd(),
                 linux.readonly_paths().as_deref().unwrap_or_default(),
@@ -174,7 +170,12 @@ fn await_start(lines: Lines<'_>) -> Result<Option<OwnedFd>> {
 }
 
 /// Namespaces, names, and everything of the parent's that must not stay.
-fn isolate(setup: &Setup<'_>, lines: Lines<'_>, member: &mut Membership<'_, '_>) -> Result<()> {
+fn isolate(
+    setup: &Setup<'_>,
+    lines: Lines<'_>,
+    member: &mut Membership<'_, '_>,
+    clock: &mut Clock,
+) -> Result<()> {
     gantry_sys::process::reset_signals().during("reset", "signals")?;
     // Until it is the program, nobody in the container may look into this process (CVE-2019-5736, CVE-2016-9962).
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
@@ -204,11 +205,12 @@ fn isolate(setup: &Setup<'_>, lines: Lines<'_>, member: &mut Membership<'_, '_>)
     }
     for join in &setup.namespaces.join {
         if setup.joins_in_child(join.kind) {
-            namespaces::enter(join)?;
+            clock.across(|| namespaces::enter(join))?;
         }
     }
     if setup.namespaces.has_new(Kind::Time) {
         make_time_namespace(setup, member)?;
+        clock.across(enter_time_namespace)?;
     }
     if let Some(name) = setup
         .spec
@@ -242,7 +244,7 @@ pub(super) fn become_root() -> Result<()> {
 }
 
 fn make_time_namespace(setup: &Setup<'_>, member: &mut Membership<'_, '_>) -> Result<()> {
-    // It takes effect with the execve of the program (since Linux 6.1), as the offsets may be set only before.
+    // Only children would be in it: offsets may be set as long as nobody is.
     gantry_sys::clone::unshare(namespaces::flag(Kind::Time)).during("make namespace", "time")?;
     let offsets = setup
         .spec
@@ -271,6 +273,15 @@ fn make_time_namespace(setup: &Setup<'_>, member: &mut Membership<'_, '_>) -> Re
             .during("wait for", "time offsets");
     }
     std::fs::write("/proc/self/timens_offsets", &lines).during("set time offsets", &lines)
+}
+
+/// Enters the time namespace that was made for children. Only newer kernels than 6.1 would do so by themselves, with the
+/// execve of the program.
+fn enter_time_namespace() -> Result<()> {
+    let path = "/proc/self/ns/time_for_children";
+    let made = std::fs::File::open(path).during("open namespace", path)?;
+    gantry_sys::clone::enter_namespaces(made.as_fd(), namespaces::flag(Kind::Time))
+        .during("join namespace", "time")
 }
 
 /// The root: mounted and attached, or in place.
@@ -320,7 +331,7 @@ fn fill(
             clock.lap("mounts");
             member.join()?;
             clock.lap("cgroup");
-            mount_cgroup(setup, mount, root.as_fd())?;
+            cgroup_mount::mount(setup, mount, root.as_fd())?;
         } else if mount.covers_root() {
             *root = mount.mount_over(root)?;
         } else {
@@ -382,105 +393,12 @@ impl Membership<'_, '_> {
     }
 }
 
-/// A mount of type `cgroup`: on v2 the hierarchy as the cgroup namespace shows it, on v1 a directory with the container's
-/// own group of each hierarchy.
-fn mount_cgroup(setup: &Setup<'_>, mount: &PlannedMount, root: BorrowedFd<'_>) -> Result<()> {
-    let layout = &setup.cgroup.layout;
-    if layout.is_v2() {
-        let unified = PlannedMount {
-            destination: mount.destination.clone(),
-            kind: "cgroup2".to_owned(),
-            source: Some("cgroup".into()),
-            options: mount.options.clone(),
-            id_map: None,
-            ready: None,
-        };
-        return match unified.mount(root) {
-            // With the host's cgroup namespace in a user namespace: then the host's own mount.
-            Err(Error::Step { source, .. })
-                if matches!(source.raw_os_error(), Some(libc::EPERM | libc::EBUSY)) =>
-            {
-                let from = layout.unified.clone().unwrap_or_default();
-                let mut options = mount.options.clone();
-                options.bind = Some(true);
-                PlannedMount {
-                    destination: mount.destination.clone(),
-                    kind: "bind".to_owned(),
-                    source: Some(from),
-                    options,
-                    id_map: None,
-                    ready: None,
-                }
-                .mount(root)
-            }
-            other => other,
-        };
-    }
-    let object = mount.destination.display();
-    let tmpfs = (|| {
-        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&context, "source", "tmpfs")?;
-        fsconfig_set_string(&context, "mode", "755")?;
-        fsconfig_create(&context)?;
-        fsmount(
-            &context,
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::MOUNT_ATTR_NOSUID
-                | MountAttrFlags::MOUNT_ATTR_NODEV
-                | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-        )
-    })()
-    .during("mount", format_args!("tmpfs on {object}"))?;
-    let target = mount.target(root, beneath::Kind::Directory)?;
-    mounts::attach(&tmpfs, &target).during("mount", format_args!("tmpfs on {object}"))?;
-    for (hierarchy, directory) in setup.cgroup.directories() {
-        let Some(name) = hierarchy.mount_point.file_name() else {
-            continue;
-        };
-        let options = mount.options.clone();
-        bind_group(&tmpfs, Path::new(name), directory, options)?;
-        let text = name.to_string_lossy();
-        for controller in hierarchy.controllers.iter().filter(|_| text.contains(',')) {
-            rustix::fs::symlinkat(name, &tmpfs, controller.as_str())
-                .during("link", format_args!("{object}/{controller}"))?;
-        }
-    }
-    if let Some(directory) = setup.cgroup.unified_directory() {
-        bind_group(
-            &tmpfs,
-            Path::new("unified"),
-            directory,
-            mount.options.clone(),
-        )?;
-    }
-    if mount.options.set & gantry_sys::mount::RDONLY != 0 {
-        rootfs::seal(tmpfs.as_fd())?;
-    }
-    Ok(())
-}
-
-fn bind_group(
-    tmpfs: &OwnedFd,
-    name: &Path,
-    directory: PathBuf,
-    mut options: super::mount_options::MountOptions,
-) -> Result<()> {
-    options.bind = Some(false);
-    options.data.clear();
-    PlannedMount {
-        destination: name.to_owned(),
-        kind: "bind".to_owned(),
-        source: Some(directory),
-        options,
-        id_map: None,
-        ready: None,
-    }
-    .mount(tmpfs.as_fd())
-}
-
 /// Makes the root the root.
 fn enter(setup: &Setup<'_>, root: BorrowedFd<'_>) -> Result<()> {
     if !setup.namespaces.has_new(Kind::Mount) {
+        if setup.read_only && setup.makes_mounts() {
+            rootfs::seal(root)?;
+        }
         rustix::process::fchdir(root).during("enter root", setup.root.display())?;
         rustix::process::chroot(".").during("change root", setup.root.display())?;
         return rustix::process::chdir("/").during("enter root", "/");

@@ -9,6 +9,7 @@ use std::time::Instant;
 use oci_spec::runtime::{LinuxPersonalityDomain, Process};
 use rustix::fs::{FileType, Mode};
 
+use super::affinity::Affinity;
 use super::beneath;
 use super::context::During;
 use super::error::{Error, Result};
@@ -39,6 +40,17 @@ impl Clock {
         }
     }
 
+    /// Carries out what may set the clock of this process, by entering a time namespace. Nobody can tell how long that took,
+    /// so it counts as no time.
+    pub(super) fn across<T>(&mut self, step: impl FnOnce() -> T) -> T {
+        let before = Instant::now();
+        let outcome = step();
+        let now = Instant::now();
+        let moved = |instant: Instant| now.checked_sub(before - instant).unwrap_or(now);
+        (self.zero, self.last) = (moved(self.zero), moved(self.last));
+        outcome
+    }
+
     /// The step that has just ended, which began where the one before ended.
     pub(super) fn lap(&mut self, step: &str) {
         let now = Instant::now();
@@ -67,6 +79,8 @@ pub(super) struct Plan<'a> {
     pub(super) preserve_fds: u32,
     pub(super) new_keyring: Option<CString>,
     pub(super) personality: Option<LinuxPersonalityDomain>,
+    /// For processes of `exec` alone.
+    pub(super) affinity: Affinity,
 }
 
 impl<'a> Plan<'a> {
@@ -105,6 +119,7 @@ impl<'a> Plan<'a> {
             preserve_fds: 0,
             new_keyring: None,
             personality: None,
+            affinity: Affinity::plan(process)?,
         })
     }
 

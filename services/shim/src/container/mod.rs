@@ -34,9 +34,11 @@
 //! * [`protect_own_binary`] is to be called first in `main` of every program that uses this
 //!   library (CVE-2019-5736).
 
+mod affinity;
 mod beneath;
 mod birth;
 mod cgroup;
+mod cgroup_mount;
 mod context;
 mod copy_up;
 mod create;
@@ -47,15 +49,19 @@ mod exec;
 mod handle;
 mod hide;
 mod hooks;
+mod host_root;
 mod identity;
 mod init;
 mod kill;
 mod launch;
+mod links;
 mod loopback;
 mod memory_policy;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
+mod netlink;
 mod options;
 mod outside;
 mod pause;
@@ -91,4 +97,4 @@ pub use stats::{BlockStats, CpuStats, MemoryStats, PidsStats, PressureStats, Sta
 pub use timing::Timing;
 
 /// The version of the runtime specification that this implements.
-pub const OCI_VERSION: &str = "1.2.1";
+pub const OCI_VERSION: &str = "1.3.0";

@@ -102,7 +102,7 @@ fn private_namespaces(table: &str) -> Vec<PathBuf> {
 }
 
 /// A path of the mount table, in which four characters are written as octal numbers.
-fn unescaped(field: &str) -> PathBuf {
+pub(super) fn unescaped(field: &str) -> PathBuf {
     let mut bytes = Vec::new();
     let mut rest = field.as_bytes();
     while let Some((&first, after)) = rest.split_first() {

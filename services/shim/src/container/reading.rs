@@ -4,8 +4,10 @@
 //! A specification that is right as it is, which is nearly every one, is read once and never looked at here.
 
 use oci_spec::runtime::{Capability, Process, Spec};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
+
+use super::affinity;
 
 /// The specification's names of scheduler flags, and those that the types know.
 const SCHEDULER_FLAGS: [(&str, &str); 2] = [
@@ -15,10 +17,9 @@ const SCHEDULER_FLAGS: [(&str, &str); 2] = [
 
 /// A config.json, and warnings.
 pub fn read_spec(bytes: &[u8]) -> serde_json::Result<(Spec, Vec<String>)> {
-    read(bytes, |spec, warnings| {
-        if let Some(process) = spec.get_mut("process") {
-            mend_process(process, warnings);
-        }
+    read(bytes, |spec, warnings| match spec.get_mut("process") {
+        Some(process) => mend_process(process, warnings),
+        None => Ok(()),
     })
 }
 
@@ -29,24 +30,24 @@ pub fn read_process(bytes: &[u8]) -> serde_json::Result<(Process, Vec<String>)> 
 
 fn read<T: DeserializeOwned>(
     bytes: &[u8],
-    mend: impl FnOnce(&mut Value, &mut Vec<String>),
+    mend: impl FnOnce(&mut Value, &mut Vec<String>) -> serde_json::Result<()>,
 ) -> serde_json::Result<(T, Vec<String>)> {
     let refusal = match serde_json::from_slice(bytes) {
         Ok(read) => return Ok((read, Vec::new())),
         Err(error) => error,
     };
     let mut warnings = Vec::new();
-    let mended = serde_json::from_slice(bytes).and_then(|mut value| {
-        mend(&mut value, &mut warnings);
-        serde_json::from_value(value)
-    });
+    let Ok(mut value) = serde_json::from_slice(bytes) else {
+        return Err(refusal);
+    };
+    mend(&mut value, &mut warnings)?;
     // The first refusal knows the line.
-    mended
+    serde_json::from_value(value)
         .map(|read| (read, warnings))
         .map_err(|_: serde_json::Error| refusal)
 }
 
-fn mend_process(process: &mut Value, warnings: &mut Vec<String>) {
+fn mend_process(process: &mut Value, warnings: &mut Vec<String>) -> serde_json::Result<()> {
     let sets = process
         .get_mut("capabilities")
         .and_then(Value::as_object_mut);
@@ -85,6 +86,32 @@ fn mend_process(process: &mut Value, warnings: &mut Vec<String>) {
             *flag = Value::from(*own);
         }
     }
+    mend_affinity(process)
+}
+
+/// The types refuse a list that is empty, which stands for none, and say of a wrong one neither whose it is nor what of it
+/// is wrong.
+fn mend_affinity(process: &mut Value) -> serde_json::Result<()> {
+    let Some(lists) = process
+        .get_mut("execCPUAffinity")
+        .and_then(Value::as_object_mut)
+    else {
+        return Ok(());
+    };
+    for name in ["initial", "final"] {
+        let Some(list) = lists.get(name).and_then(Value::as_str).map(affinity::tidy) else {
+            continue;
+        };
+        if list.is_empty() {
+            lists.remove(name);
+            continue;
+        }
+        affinity::parse(&list).map_err(|problem| {
+            serde_json::Error::custom(format!("process.execCPUAffinity.{name}: {problem}"))
+        })?;
+        lists.insert(name.to_owned(), list.into());
+    }
+    Ok(())
 }
 
 fn is_capability(name: &str) -> bool {
@@ -112,6 +139,25 @@ mod tests {
             ["ignoring unknown or unavailable capabilities: [CAP_NONSENSE]"]
         );
         assert!(process.scheduler().as_ref().unwrap().flags().is_some());
+    }
+
+    #[test]
+    fn a_list_of_cpus_is_read_as_other_runtimes_read_it_and_a_wrong_one_is_named() {
+        let with = |affinity: &str| {
+            let process = PROCESS.replacen('{', &format!("{{\"execCPUAffinity\": {affinity},"), 1);
+            read_process(process.as_bytes())
+        };
+        let (process, _) = with(r#"{"initial": " 0, 1-2,", "final": ""}"#).unwrap();
+        let affinity = process.exec_cpu_affinity().as_ref().unwrap();
+        assert_eq!(affinity.initial().as_deref(), Some("0,1-2"));
+        assert_eq!(*affinity.cpu_affinity_final(), None);
+        let error = with(r#"{"initial": "0", "final": "1-x"}"#).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("process.execCPUAffinity.final: \"1-x\""),
+            "{error}"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::Cgroup;
 use super::context::During;
 use super::error::Result;
+use super::host_root::HostRoot;
 
 /// A container's state, as the runtime spec names it (and `paused`, as runc adds).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +68,9 @@ pub struct Record {
     /// The spec's hooks: `poststart` and `poststop` come after `create`.
     #[serde(default)]
     pub hooks: Option<Hooks>,
+    /// Where the container's mounts are, if it shares the host's mount namespace.
+    #[serde(default)]
+    pub(super) host_root: Option<HostRoot>,
 }
 
 impl Record {
@@ -86,6 +90,7 @@ impl Record {
                 .map_or(0, |since| since.as_secs()),
             annotations: BTreeMap::new(),
             hooks: None,
+            host_root: None,
         })
     }
 

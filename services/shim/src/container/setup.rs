@@ -1,7 +1,7 @@
 //! All that `create` decides before it changes anything: the spec, checked and taken apart.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
@@ -12,6 +12,7 @@ use super::error::{Error, Result};
 use super::launch::Plan;
 use super::mounts::PlannedMount;
 use super::namespaces::Namespaces;
+use super::net_devices::{self, PlannedNetDevice};
 use super::options::{CreateOptions, Gate, Stdio};
 use super::record::Record;
 use super::seccomp::Filter;
@@ -26,6 +27,7 @@ pub(super) struct Setup<'a> {
     pub(super) cgroup: Cgroup,
     pub(super) mounts: Vec<PlannedMount>,
     pub(super) devices: Vec<PlannedDevice>,
+    pub(super) net_devices: Vec<PlannedNetDevice>,
     /// The root directory of the spec; unused with an overlay.
     pub(super) root: PathBuf,
     /// The root, detached, where it was made before the container's first process.
@@ -162,6 +164,7 @@ impl<'a> Setup<'a> {
         let mut setup = Self {
             options,
             spec,
+            net_devices: net_devices::plan(spec, &namespaces)?,
             namespaces,
             cgroup,
             mounts,
@@ -280,6 +283,7 @@ impl<'a> Setup<'a> {
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect(),
             hooks: self.hooks().cloned(),
+            host_root: None,
         }
     }
 }
@@ -292,6 +296,22 @@ impl Setup<'_> {
         !matches!(kind, LinuxNamespaceType::Pid | LinuxNamespaceType::User)
             && (kind == LinuxNamespaceType::Mount
                 || !self.namespaces.has_new(LinuxNamespaceType::User))
+    }
+
+    /// Whether the container's mounts are made here, in a mount namespace that is not its own. From a user namespace nobody
+    /// could, and there is no directory to bind the host's own root on.
+    pub(super) fn mounts_on_host(&self) -> bool {
+        !self.namespaces.separate(LinuxNamespaceType::Mount)
+            && !self.namespaces.separate(LinuxNamespaceType::User)
+            && self
+                .root
+                .canonicalize()
+                .is_ok_and(|root| root != Path::new("/"))
+    }
+
+    /// Whether there are mounts to be made: a namespace that is joined has its own.
+    pub(super) fn makes_mounts(&self) -> bool {
+        self.namespaces.has_new(LinuxNamespaceType::Mount) || self.mounts_on_host()
     }
 
     /// Whether the parent must move the child into the v1 cgroups: in a user namespace it may not itself.

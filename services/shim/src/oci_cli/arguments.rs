@@ -129,6 +129,7 @@ pub(super) struct Globals {
     pub(super) root: PathBuf,
     pub(super) log: Option<PathBuf>,
     pub(super) log_json: bool,
+    pub(super) debug: bool,
     pub(super) help: bool,
     pub(super) version: bool,
 }
@@ -139,6 +140,7 @@ impl Default for Globals {
             root: "/run/gantry-oci".into(),
             log: None,
             log_json: false,
+            debug: false,
             help: false,
             version: false,
         }
@@ -168,7 +170,8 @@ impl Globals {
                 "cgroup-manager" | "criu" | "rootless" | "log-level" => {
                     words.value(&flag)?;
                 }
-                "debug" | "systemd-cgroup" => {}
+                "debug" => globals.debug = flag.is_on(),
+                "systemd-cgroup" => {}
                 "help" | "h" => globals.help = true,
                 "version" | "v" => globals.version = true,
                 _ => {

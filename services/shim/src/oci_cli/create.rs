@@ -197,7 +197,9 @@ fn make(
             place.save(created.container.record(), &config.bytes)
         })();
         if let Err(error) = finished {
-            let _ = created.container.delete();
+            if let Err(left) = created.abandon() {
+                output::warn(globals, &CliError::from(left).line());
+            }
             return Err(error);
         }
         if std::env::var_os("GANTRY_OCI_TIMINGS").is_some() {

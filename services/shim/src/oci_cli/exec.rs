@@ -102,6 +102,10 @@ pub(super) fn exec(globals: &Globals, mut words: Arguments) -> Result<u8, CliErr
         cgroups: options.cgroups,
         ignore_paused: options.ignore_paused,
     })?;
+    if let Some(cpus) = &executed.initial_cpus {
+        // runc's words, which tests look for.
+        output::debug(globals, || format!("affinity: {cpus}"));
+    }
     if let Some(socket) = &options.console_socket
         && let Some(master) = executed.terminal.take()
     {

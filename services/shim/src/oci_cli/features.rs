@@ -60,7 +60,7 @@ pub(super) fn features(words: Arguments) -> Result<u8, CliError> {
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false},
+            "netDevices": {"enabled": true},
         },
         "annotations": {"org.gantry.version": env!("CARGO_PKG_VERSION")},
     });

@@ -27,6 +27,19 @@ pub(super) fn warn(globals: &Globals, line: &str) {
     report(globals, "warning", line);
 }
 
+/// Notes for `--debug` what only somebody who looks for a fault wants to know: in the log, if there is one, and else on
+/// standard error, which is the program's too.
+pub(super) fn debug(globals: &Globals, line: impl FnOnce() -> String) {
+    if !globals.debug {
+        return;
+    }
+    let line = line();
+    if globals.log.is_none() {
+        eprintln!("gantry-oci: debug: {line}");
+    }
+    append(globals, "debug", &line);
+}
+
 /// Prints an error, in the log too, where the engines look for it.
 pub(super) fn fail(globals: &Globals, error: &CliError) -> ExitCode {
     report(globals, "error", &error.line());
@@ -35,6 +48,11 @@ pub(super) fn fail(globals: &Globals, error: &CliError) -> ExitCode {
 
 fn report(globals: &Globals, level: &str, line: &str) {
     eprintln!("gantry-oci: {level}: {line}");
+    append(globals, level, line);
+}
+
+/// An entry of the log, if there is one.
+fn append(globals: &Globals, level: &str, line: &str) {
     if let Some(path) = &globals.log {
         let now = now();
         let entry = if globals.log_json {

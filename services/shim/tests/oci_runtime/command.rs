@@ -10,6 +10,7 @@ pub const TESTS: &[crate::Test] = tests![
     the_verbs_of_a_life_in_their_order,
     an_id_is_used_once,
     exec_passes_options_and_code_on,
+    exec_begins_and_stays_on_the_cpus_that_it_is_given,
     limits_are_set_and_updated,
     a_running_container_is_deleted_only_by_force,
     hooks_run_at_their_moments,
@@ -134,6 +135,53 @@ fn exec_passes_options_and_code_on() {
     assert_eq!(exec(&["--user", "alice"], "id -u").1, "1000\n");
     let with = exec(&["--cap", "CAP_NET_RAW"], "grep CapEff /proc/self/status").1;
     assert!(with.contains("2420"), "{with}");
+    delete(&bundle);
+}
+
+fn exec_begins_and_stays_on_the_cpus_that_it_is_given() {
+    let own = rustix::thread::sched_getaffinity(None).unwrap();
+    let cpus: Vec<usize> = (0..64).filter(|cpu| own.is_set(*cpu)).collect();
+    let (first, last) = (cpus[0], cpus[cpus.len() - 1]);
+    let mut bundle = Bundle::new(&["sleep", "1000"]);
+    let affinity = json!({"initial": first.to_string(), "final": last.to_string()});
+    bundle.config["process"]["execCPUAffinity"] = affinity;
+    start(&bundle);
+    let allowed = [
+        "grep",
+        "Cpus_allowed_list",
+        "/proc/self/status",
+        "/proc/1/status",
+    ];
+    let exec = bundle.oci(&[&["--debug", "exec", &bundle.id], &allowed[..]].concat());
+    let output = String::from_utf8_lossy(&exec.stdout);
+    let lists: Vec<&str> = output
+        .lines()
+        .filter_map(|line| line.split('\t').nth(1))
+        .collect();
+    assert_eq!(lists[0], last.to_string(), "{output}");
+    let errors = String::from_utf8_lossy(&exec.stderr);
+    assert!(
+        errors.ends_with(&format!("affinity: {:#x}\n", 1_u64 << first)),
+        "{errors}"
+    );
+    if cpus.len() > 1 {
+        assert_ne!(
+            lists[1],
+            last.to_string(),
+            "the first process has no part in it: {output}"
+        );
+    }
+    // One that no machine of ours has; and one that is no list.
+    for (list, said) in [("1023", "none of these CPUs"), ("1-", "\"1-\"")] {
+        let mut process = bundle.config["process"].clone();
+        process["execCPUAffinity"] = json!({"final": list});
+        let path = bundle.directory.path().join("process.json");
+        std::fs::write(&path, process.to_string()).unwrap();
+        let refused = bundle.oci(&["exec", "-p", path.to_str().unwrap(), &bundle.id]);
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert!(error.contains("process.execCPUAffinity.final: "), "{error}");
+        assert!(error.contains(said), "{error}");
+    }
     delete(&bundle);
 }
 

@@ -18,6 +18,7 @@ mod escape;
 mod hooks;
 mod library;
 mod namespaces;
+mod net_devices;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         command::TESTS,
         hooks::TESTS,
         namespaces::TESTS,
+        net_devices::TESTS,
         escape::TESTS,
     ]
     .concat()

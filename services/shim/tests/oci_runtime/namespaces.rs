@@ -20,6 +20,7 @@ pub const TESTS: &[crate::Test] = tests![
     a_link_can_be_bound_itself,
     propagation_is_what_the_specification_says,
     a_mount_on_the_root_takes_its_place,
+    mounts_in_the_hosts_mount_namespace_go_with_the_container,
     an_unknown_capability_is_passed_over_with_a_warning,
     scheduling_priority_and_personality_are_the_programs,
     exec_replaces_variables_and_enters_groups_below,
@@ -304,6 +305,30 @@ fn a_mount_on_the_root_takes_its_place() {
         json!({"destination": "/", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}),
     );
     assert!(bundle.failure().contains("tmpcopyup"));
+}
+
+fn mounts_in_the_hosts_mount_namespace_go_with_the_container() {
+    let mut bundle = Bundle::script(
+        "readlink /proc/self/ns/mnt; stat -f -c %T /dev /sys/firmware; ls /data; touch /x || echo sealed",
+    );
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|entry| entry["type"] != "mount");
+    bundle.config["root"]["readonly"] = json!(true);
+    let source = bundle.directory.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("seen"), "").unwrap();
+    mount(
+        &mut bundle,
+        json!({"destination": "/data", "source": source, "options": ["bind"]}),
+    );
+    let own = std::fs::read_link("/proc/self/ns/mnt").unwrap();
+    assert_eq!(
+        bundle.output(),
+        format!("{}\ntmpfs\ntmpfs\nseen\nsealed\n", own.display())
+    );
+    // And with a container that came to nothing; the audit of the bundle looks for either's.
+    bundle.config["process"]["args"] = json!(["no-such-program"]);
+    bundle.failure();
 }
 
 fn an_unknown_capability_is_passed_over_with_a_warning() {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,33 @@ use crate::container::error::{Error, Result};
 #[derive(Debug)]
 pub(in crate::container) struct Entrance {
     /// The v2 directory.
-    pub(in crate::container) unified: Option<PathBuf>,
+    unified: Option<PathBuf>,
     v1: Vec<PathBuf>,
 }
 
 impl Entrance {
+    /// The v2 directory, open for a process to be born in. `None`: there is no version 2, or it has no controllers here
+    /// and the container no group in it.
+    pub(in crate::container) fn open_unified(&self) -> Result<Option<OwnedFd>> {
+        let Some(directory) = &self.unified else {
+            return Ok(None);
+        };
+        match File::open(directory) {
+            Ok(opened) => Ok(Some(opened.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.v1.is_empty() => {
+                Ok(None)
+            }
+            // A process outside of it would have none of the container's limits.
+            Err(error) => Err(error).during(
+                "open cgroup",
+                format_args!(
+                    "{}, which the container's processes are to be in",
+                    directory.display()
+                ),
+            ),
+        }
+    }
+
     /// Moves the calling process, which must have one thread, into the v1 groups.
     pub(in crate::container) fn join(&self) -> Result<()> {
         for directory in &self.v1 {
@@ -85,6 +107,27 @@ impl Cgroup {
             }
         }
         Ok(entrance)
+    }
+
+    /// Where a further process goes in a container that hands out controllers of version 2 to groups below its own: the
+    /// kernel lets none into its own group any more (`EBUSY`), so it goes where the first process went.
+    pub(in crate::container) fn entrance_beside(&self, pid: i32) -> Result<Entrance> {
+        let file = format!("/proc/{pid}/cgroup");
+        let table = std::fs::read_to_string(&file).during("read", &file)?;
+        let Some(path) = group_below(&self.path, &table) else {
+            return Err(Error::Unsupported {
+                what: "a further process".to_owned(),
+                why: format!(
+                    "{} hands out controllers and so takes no process, and the container's first one is in no group \
+                     below it; name one (--cgroup)",
+                    self.path().display()
+                ),
+            });
+        };
+        Ok(Entrance {
+            unified: self.layout.unified.as_ref().map(|root| root.join(path)),
+            ..self.entrance(&[])?
+        })
     }
 
     /// Moves another process there: slower, but possible where that one has no right to.
@@ -192,6 +235,12 @@ impl Cgroup {
     }
 }
 
+/// The path of the v2 group in a /proc/PID/cgroup, if it is below `group`.
+fn group_below(group: &Path, table: &str) -> Option<PathBuf> {
+    let path = Path::new(table.lines().find_map(|line| line.strip_prefix("0::/"))?);
+    (path.starts_with(group) && path != group).then(|| path.to_owned())
+}
+
 fn is_populated(mut events: &File) -> bool {
     use std::io::{Read, Seek};
     let mut text = String::new();
@@ -277,4 +326,26 @@ fn send(pid: i32, signal: i32) -> Result<()> {
 /// Waits until a descriptor is readable, or for as long.
 pub(in crate::container) fn wait_readable(fd: impl AsFd, left: Duration) {
     wait(fd, PollFlags::IN, left);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_process_leads_to_a_group_below_the_containers_only() {
+        let below = |table: &str| group_below(Path::new("a/box"), table);
+        assert_eq!(
+            below("1:name=systemd:/x\n0::/a/box/init\n"),
+            Some("a/box/init".into())
+        );
+        for elsewhere in [
+            "0::/a/box\n",
+            "0::/a/boxes/init\n",
+            "0::/\n",
+            "4:cpu:/a/box/init\n",
+        ] {
+            assert_eq!(below(elsewhere), None, "{elsewhere}");
+        }
+    }
 }

@@ -279,7 +279,8 @@ impl Cgroup {
             return Ok(());
         };
         let writes = if self.layout.is_v2() {
-            limits::v2(resources)?
+            let directory = self.unified_directory().unwrap_or_default();
+            limits::v2(resources, |file| read(&directory.join(file)).ok())?
         } else {
             limits::v1(resources)?
         };

@@ -1,8 +1,8 @@
 //! System call filters: the spec's `linux.seccomp` as a program of classic BPF.
 //!
 //! Each architecture gets its own part. In it the rules become intervals of call numbers with the same outcome, and the
-//! intervals a binary tree: a call costs some seven comparisons whatever the profile's length, and the program for Docker's
-//! default profile is a tenth of a list of comparisons, which is what loading it costs.
+//! intervals a binary tree: a call costs some seven comparisons whatever the profile's length. The program for Docker's
+//! default profile has some 370 instructions for three architectures, and their number is what loading it costs.
 //!
 //! Rules for a call are tried in the spec's order, the first whose conditions hold decides. As runc does, two conditions on
 //! the same argument are alternatives; and where the default is "not permitted", a call newer than all that the

@@ -158,3 +158,68 @@ fn notifying_needs_a_listener() {
     let profile = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir"],"action":"SCMP_ACT_NOTIFY"}]}"#;
     assert!(Filter::compile(&serde_json::from_str(profile).unwrap()).is_err());
 }
+
+/// A profile with so many answers that no jump reaches over a part of it: each call has its own error, and every third one
+/// only for some arguments.
+#[test]
+fn every_call_gets_its_answer_however_far_away_that_is() {
+    let names: Vec<&str> = x86_64::X86_64.iter().map(|(name, _)| *name).collect();
+    let rules: Vec<String> = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| {
+            let arguments = if index % 3 == 0 {
+                r#","args":[{"index":0,"value":4294967297,"op":"SCMP_CMP_GT"},{"index":1,"value":3,"op":"SCMP_CMP_LE"}]"#
+            } else {
+                ""
+            };
+            format!(
+                r#"{{"names":["{name}"],"action":"SCMP_ACT_ERRNO","errnoRet":{}{arguments}}}"#,
+                index + 1
+            )
+        })
+        .collect();
+    let filter = compile(&format!(
+        r#"{{"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86","SCMP_ARCH_X32"],
+        "syscalls":[{}]}}"#,
+        rules.join(",")
+    ));
+    assert!(filter.program.len() > 4 * 256, "{}", filter.program.len());
+    for (index, name) in names.iter().enumerate() {
+        let error = ERRNO | (index as u32 + 1);
+        let other = if index % 3 == 0 { ALLOW } else { error };
+        for calls in [Calls::X86_64, Calls::X86, Calls::X32] {
+            let Some(number) = calls.number(name) else {
+                continue;
+            };
+            let answer =
+                |first, second| run(&filter, calls.audit(), number, [first, second, 0, 0, 0, 0]);
+            assert_eq!(answer(1 << 33, 3), error, "{name}");
+            assert_eq!(answer(1 << 33, 4), other, "{name}");
+            assert_eq!(answer(0x1_0000_0001, 3), other, "{name}");
+            assert_eq!(answer(2, 3), other, "{name}");
+        }
+    }
+    assert_eq!(run(&filter, AUDIT_X86_64, 100_000, [0; 6]), ALLOW);
+    assert_eq!(run(&filter, AUDIT_AARCH64, 0, [0; 6]), KILL_PROCESS);
+}
+
+#[test]
+fn calls_that_get_the_same_answer_share_it() {
+    // Every second one is allowed: as many comparisons as there are changes, and the answers as often as jumps need them.
+    let names: Vec<String> = x86_64::X86_64
+        .iter()
+        .filter(|(_, number)| number % 2 == 0)
+        .map(|(name, _)| format!("\"{name}\""))
+        .collect();
+    let filter = compile(&format!(
+        r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{{"names":[{}],"action":"SCMP_ACT_ALLOW"}}]}}"#,
+        names.join(",")
+    ));
+    let answers = filter
+        .program
+        .iter()
+        .filter(|instruction| instruction.code == 0x06)
+        .count();
+    assert!(answers <= 8, "{answers} of {}", filter.program.len());
+}
