@@ -27,6 +27,7 @@ pub mod config;
 mod disk;
 mod download;
 pub mod error;
+pub mod events;
 mod fetch;
 pub mod files;
 mod flight;
@@ -69,6 +70,7 @@ use catalogue::Catalogue;
 use config::Config;
 use disk::{Places, Syncer};
 use error::ImageError;
+use events::Events;
 use flight::Flights;
 use garbage::Leases;
 use image::{Image, ImageRecord};
@@ -100,6 +102,7 @@ struct Shared {
     client: Client,
     flights: Flights,
     leases: Arc<Leases>,
+    events: Events,
     changes: Mutex<()>,
     keep: Mutex<()>,
     /// Wakes the thread that empties the trash.
@@ -164,6 +167,7 @@ impl ImageStore {
                 syncer: syncer.clone(),
                 flights: Flights::default(),
                 leases: Arc::default(),
+                events: Events::default(),
                 changes: Mutex::default(),
                 keep: Mutex::default(),
                 cleaner: start_thread("trash", root, {
