@@ -17,6 +17,10 @@ use serde_json::Value;
 
 pub(crate) use evaluate::Template;
 
+/// The field that says what `json` makes of a row, where that has other names than
+/// templates have. It has none itself.
+pub(crate) const AS_JSON: &str = "";
+
 /// A template that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("template {template:?}: {what}")]

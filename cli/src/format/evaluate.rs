@@ -4,7 +4,11 @@ use serde_json::Value;
 
 use super::parser::{Command, Node, Pipeline, Term};
 use super::show::{is_true, show};
-use super::{TemplateError, functions, lexer, parser};
+use super::{AS_JSON, TemplateError, functions, lexer, parser};
+
+/// Fields whose own fields are people's. As with Go's maps, one that is not there
+/// is nothing, and no mistake.
+const MAPS: [&str; 2] = ["Attributes", "Labels"];
 
 /// A template that is parsed.
 #[derive(Clone, Debug)]
@@ -294,11 +298,13 @@ impl Run<'_> {
 
     fn walk(&self, from: &Value, names: &[String]) -> Result<Value, String> {
         let mut value = from;
+        let mut of_map = false;
         for name in names {
             value = match value {
                 Value::Object(fields) => match fields.get(name) {
                     Some(field) => field,
                     None if self.headings => return Ok(name.to_uppercase().into()),
+                    None if of_map => return Ok(Value::Null),
                     None => {
                         return Err(format!(
                             "there is no field {name:?}; there are {}",
@@ -311,13 +317,15 @@ impl Run<'_> {
                 Value::String(heading) if self.headings => return Ok(heading.as_str().into()),
                 other => return Err(format!("{} has no field {name:?}", show(other))),
             };
+            of_map = MAPS.contains(&name.as_str());
         }
         Ok(value.clone())
     }
 }
 
 fn names_of(fields: &serde_json::Map<String, Value>) -> String {
-    fields.keys().cloned().collect::<Vec<_>>().join(", ")
+    let names = fields.keys().filter(|name| *name != AS_JSON);
+    names.cloned().collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

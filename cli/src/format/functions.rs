@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
+use super::AS_JSON;
 use super::show::{is_true, show};
 
 /// Calls `name`; what was piped is the last argument.
@@ -22,7 +23,8 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
     match name {
         "json" => {
             count(1)?;
-            Ok(arguments[0].to_string().into())
+            let value = &arguments[0];
+            Ok(value.get(AS_JSON).unwrap_or(value).to_string().into())
         }
         "lower" => count(1).map(|()| text(0).to_lowercase().into()),
         "upper" => count(1).map(|()| text(0).to_uppercase().into()),

@@ -1,4 +1,4 @@
-//! What people see of containers: events, limits that change, sizes, processes,
+//! What people see of containers: limits that change, sizes, processes,
 //! templates.
 
 use std::fs;
@@ -13,83 +13,6 @@ fn shows(engine: &Engine, arguments: &[&str], wanted: &str) -> Result<()> {
         "{arguments:?} says {said:?}, not {wanted:?}"
     );
     Ok(())
-}
-
-#[test]
-fn events_tell_a_containers_life_in_dockers_words() -> Result<()> {
-    with_engine(|engine| {
-        let image = engine.busybox()?;
-        engine.ok(&["run", "--name", "one", "-l", "tier=front", &image, "true"])?;
-        engine.ok(&["run", "-d", "--name", "two", &image, "sleep", "600"])?;
-        engine.ok(&["exec", "two", "true"])?;
-        engine.ok(&["kill", "two"])?;
-        engine.ok(&["wait", "two"])?;
-        engine.ok(&["rm", "one", "two"])?;
-        let of = |engine: &Engine, filters: &[&str]| {
-            let asked = [
-                "events",
-                "--since",
-                "1h",
-                "--until",
-                "0s",
-                "--format",
-                "{{.Action}}",
-            ];
-            engine.ok(&[&asked[..], filters].concat())
-        };
-        let one = of(engine, &["--filter", "container=one"])?;
-        ensure!(one == "create\nstart\ndie\ndestroy", "{one}");
-        let two = of(
-            engine,
-            &["--filter", "container=two", "--filter", "type=container"],
-        )?;
-        ensure!(
-            two == "create\nstart\nexec_create: true\nexec_start: true\nexec_die\nkill\ndie\ndestroy",
-            "{two}"
-        );
-        ensure!(of(engine, &["--filter", "label=tier=front"])? == one);
-        let deaths = of(
-            engine,
-            &["--filter", "event=die", "--filter", "event=start"],
-        )?;
-        ensure!(deaths.lines().count() == 4, "{deaths}");
-        let line = engine.ok(&[
-            "events",
-            "--since",
-            "1h",
-            "--until",
-            "0s",
-            "--filter",
-            "event=die",
-            "--filter",
-            "container=two",
-        ])?;
-        let words: Vec<&str> = line.split(' ').collect();
-        ensure!(words[0].len() == 30 && words[0].ends_with('Z'), "{line}");
-        ensure!(
-            words[1..3] == ["container", "die"] && words[3].len() == 64,
-            "{line}"
-        );
-        ensure!(
-            line.contains("exitCode=137") && line.ends_with(')'),
-            "{line}"
-        );
-        let json = engine.ok(&[
-            "system",
-            "events",
-            "--since",
-            "1h",
-            "--until",
-            "0s",
-            "--filter",
-            "event=destroy",
-            "--format",
-            "json",
-        ])?;
-        let event: serde_json::Value = serde_json::from_str(json.lines().next().context("none")?)?;
-        ensure!(event["Actor"]["Attributes"]["name"] == "one", "{event}");
-        Ok(())
-    })
 }
 
 /// A file of the container's cgroup, by its names in v1 and v2.

@@ -10,6 +10,7 @@ mod commit;
 mod container;
 mod cp;
 mod debian;
+mod events;
 mod faults;
 mod foreign_engines;
 mod health;

@@ -98,7 +98,7 @@ pub fn has_deadline(service: &str, method: &str) -> bool {
         ) | ("ImageService", "Pull" | "Push" | "Import")
             | ("ArchiveService", "Save" | "Load")
             | ("RegistryService", "CollectGarbage")
-            | ("StoreService", "DiskUsage" | "Prune" | "Check")
+            | ("StoreService", "DiskUsage" | "Prune" | "Check" | "Events")
             | ("RuntimeService", "Attach" | "Wait" | "Logs" | "Events")
             | ("ShimService", "Attach" | "Wait")
             | ("Health", "Watch")

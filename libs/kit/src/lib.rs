@@ -14,6 +14,7 @@
 //! | [`telemetry`] | logs, OpenTelemetry export, and the trace context on calls |
 //! | [`client`] | channels to other services, with deadlines and trace context |
 //! | [`fault`] | errors as `google.rpc.Status` with typed details, and back |
+//! | [`journal`] | what happened, for those who follow and those who ask later |
 //! | [`store`] | the index each service keeps its records in |
 //! | [`times`] | points in time and durations as people write them |
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@
 pub mod client;
 pub mod config;
 pub mod fault;
+pub mod journal;
 pub mod paths;
 pub mod service;
 pub mod store;

@@ -16,6 +16,7 @@ use crate::settings::Settings;
 use crate::spec::Host;
 use crate::state::{Event, InvalidTransition};
 use crate::store::{Store, StoreError};
+use crate::watch_images::Followed;
 
 #[derive(Debug)]
 pub struct Engine {
@@ -25,6 +26,8 @@ pub struct Engine {
     pub store: Store,
     pub roster: Roster,
     pub journal: Journal,
+    /// Of the image service's events.
+    pub followed: Followed,
     pub host: Host,
     /// Something could not be released: [`crate::reconcile`] looks again.
     pub untidy: Notify,
@@ -64,6 +67,7 @@ impl Engine {
         Ok(Arc::new(Self {
             host: Host::of_this_machine(settings.pids_limit, &settings.cgroup_parent),
             journal: Journal::new(settings.events_kept),
+            followed: Followed::default(),
             peers: Peers::new(&paths),
             store,
             roster,

@@ -14,17 +14,18 @@
 //! | [`roster`], [`store`] | all containers: in memory, on disk |
 //! | [`spec`], [`etc_files`] | what a container is made of |
 //! | [`lifecycle`], [`steps`] | verbs, and how several steps are done whole or not at all |
-//! | [`watch`], [`reconcile`], [`restart`] | what goes on without being asked |
+//! | [`watch`], [`watch_images`], [`reconcile`], [`restart`] | what goes on without being asked |
 //! | [`window`] | attached streams |
 //! | [`health`] | health checks and how they went |
 //! | `image_removal` | which images must stay |
-//! | [`journal`], [`filter`] | events and filters |
+//! | [`journal`], [`event_filter`], [`filter`] | events and filters |
 #![forbid(unsafe_code)]
 
 pub mod container;
 pub mod engine;
 pub mod error;
 pub mod etc_files;
+pub mod event_filter;
 pub mod filter;
 pub mod grpc;
 pub mod health;
@@ -46,6 +47,7 @@ pub mod steps;
 pub mod store;
 pub mod wanted;
 pub mod watch;
+pub mod watch_images;
 pub mod window;
 mod wire;
 
@@ -75,6 +77,7 @@ pub async fn build(context: Context<Settings>) -> Result<Service, BoxError> {
     } = context;
     let engine = Engine::open(config, paths.clone(), stopping)?;
     tokio::spawn(watch::watch(Arc::clone(&engine)));
+    tokio::spawn(watch_images::watch(Arc::clone(&engine)));
     tokio::spawn(reconcile::tidy(Arc::clone(&engine)));
     let routes = proxy::forward(grpc::routes(&engine), &engine);
     let names: Vec<&'static str> = grpc::NAMES.iter().chain(proxy::NAMES).copied().collect();

@@ -57,7 +57,7 @@ async fn finish(engine: &Arc<Engine>, entry: &Arc<Entry>, live: Option<&Live>) {
             }
             Ok(())
         }
-        State::Removing => remove::go_on(engine, entry, true).await,
+        State::Removing => remove::go_on(engine, entry).await,
         State::Running | State::Paused if record.frozen_for_commit => {
             compare(engine, entry, live).await;
             commit::thaw(engine, entry).await

@@ -107,6 +107,7 @@ impl ImageStore {
             };
             let image = store.keep_image(config, vec![record], name.into_iter().collect(), None)?;
             drop(lease);
+            store.events().of_image("import", &image);
             Ok(image)
         })
         .await
@@ -178,6 +179,7 @@ impl ImageStore {
         let config_raw = serde_json::to_vec(&config).map_err(unwritable)?;
         let described = Descriptor::of(MediaType::OciConfig, &config_raw);
         let id = described.digest.clone();
+        let names = tags.clone();
         let descriptors = layers.iter().map(|layer| layer.descriptor.clone());
         let manifest = manifest_of(described, descriptors.collect())?;
         content.put_known(&id, &config_raw, Commit::Deferred)?;
@@ -199,7 +201,11 @@ impl ImageStore {
         };
         let recorded = self.record(image);
         self.settle_layers_behind();
-        recorded.map(|(image, _)| image)
+        let (image, _) = recorded?;
+        for name in &names {
+            self.events().tagged(&image, name);
+        }
+        Ok(image)
     }
 
     /// Packs and unpacks the stream. On an error nothing is left.

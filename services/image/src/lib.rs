@@ -27,6 +27,7 @@ pub mod config;
 mod disk;
 mod download;
 pub mod error;
+pub mod events;
 mod fetch;
 pub mod files;
 mod flight;
@@ -70,6 +71,7 @@ use catalogue::Catalogue;
 use config::Config;
 use disk::{Places, Syncer};
 use error::ImageError;
+use events::Events;
 use flight::Flights;
 use garbage::Leases;
 use image::{Image, ImageRecord};
@@ -103,6 +105,7 @@ struct Shared {
     client: Client,
     flights: Flights,
     leases: Arc<Leases>,
+    events: Events,
     changes: Mutex<()>,
     keep: Mutex<()>,
     /// Wakes the thread that empties the trash.
@@ -167,6 +170,7 @@ impl ImageStore {
                 syncer: syncer.clone(),
                 flights: Flights::default(),
                 leases: Arc::default(),
+                events: Events::default(),
                 changes: Mutex::default(),
                 keep: Mutex::default(),
                 cleaner: start_thread("trash", root, {

@@ -114,9 +114,10 @@ impl ImageStore {
     pub fn tag(&self, source: &str, target: &str) -> Result<Reference, ImageError> {
         let target = self.new_name(target)?;
         let image = self.resolve(source)?;
-        self.amend(image.id(), |record| {
+        let image = self.amend(image.id(), |record| {
             record.tags.insert(target.clone());
         })?;
+        self.events().tagged(&image, &target);
         Ok(target)
     }
 

@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use gantry_kit::journal::Kind;
 use gantry_oci::Digest;
 use gantry_oci::content::{ContentError, IngestKey};
 
@@ -84,6 +85,7 @@ impl ImageStore {
             outcome?;
         }
         self.shared.places.refill_reserve();
+        self.events().pruned(Kind::Image, pruned.reclaimed);
         Ok(pruned)
     }
 

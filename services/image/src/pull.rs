@@ -321,6 +321,7 @@ impl ImageStore {
             recorded
         })
         .await?;
+        self.events().moved("pull", &image, reference);
         Ok(Pulled {
             image,
             digest,

@@ -64,10 +64,12 @@ impl ImageStore {
         // From now on it is known to be there under its digest too.
         let name = reference.repository().with_digest(pushed.digest.clone());
         let store = self.clone();
+        let recorded = Arc::clone(&image);
         blocking("recording a push", move || {
-            store.adopt(&image, packed, name)
+            store.adopt(&recorded, packed, name)
         })
         .await?;
+        self.events().moved("push", &image, &reference);
         Ok(pushed)
     }
 

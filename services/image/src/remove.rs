@@ -81,6 +81,7 @@ impl ImageStore {
             return Ok(None);
         };
         self.write_changes(&[], &[&record.id])?;
+        self.events().deleted_id(&record.id);
         let collected = self.collect(&Candidates::of_record(&record))?;
         let deleted = std::iter::once(&record.id).chain(&collected.layers);
         Ok(Some(Removed {
@@ -129,7 +130,9 @@ impl ImageStore {
             config: image.config.clone(),
             config_raw: image.config_raw.clone(),
         };
-        self.write_changes(&[Arc::new(left)], &[])?;
+        let left = Arc::new(left);
+        self.write_changes(&[Arc::clone(&left)], &[])?;
+        self.events().untagged(image, &left.record);
         Ok(removed)
     }
 
@@ -235,6 +238,7 @@ impl ImageStore {
             self.change_catalogue(|catalogue| catalogue.insert(Arc::clone(image)));
             return Err(error);
         }
+        self.events().deleted(image);
         let collected = self.collect(&Candidates::of_image(image))?;
         Ok(Removed {
             untagged: image.record.names().map(Reference::familiar).collect(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gantry_kit::journal::Told;
 use gantry_proto::gateway::v1 as wire;
 use gantry_proto::network::v1 as network;
 use gantry_proto::shim::v1 as shim;
@@ -11,7 +12,6 @@ use super::config::{to_config, to_map, to_mount};
 use super::status::status;
 use crate::container::{Endpoint, Record, StepTime};
 use crate::health::{Check, Health, Probe};
-use crate::journal::Happening;
 use crate::lifecycle::attach::AttachEvent;
 use crate::lifecycle::exec::ExecEvent;
 use crate::lifecycle::inspect::Detail;
@@ -248,12 +248,13 @@ pub(super) fn exec(event: ExecEvent) -> Option<Result<wire::ExecResponse, Status
     }))
 }
 
-pub(super) fn happening(happening: Happening) -> wire::EventsResponse {
+pub(super) fn told(told: &Told) -> wire::EventsResponse {
+    let event = &told.event;
     wire::EventsResponse {
-        time: Some(common::to_timestamp(happening.at)),
-        r#type: "container".to_owned(),
-        action: happening.action.into_owned(),
-        id: happening.id,
-        attributes: to_map(&happening.attributes),
+        time: Some(common::to_timestamp(told.at)),
+        r#type: event.kind.name().to_owned(),
+        action: event.action.clone().into_owned(),
+        id: event.id.clone(),
+        attributes: to_map(&event.attributes),
     }
 }

@@ -357,16 +357,17 @@ impl ContainerService for Containers {
 
     async fn events(&self, request: Request<wire::EventsRequest>) -> Answer<Self::EventsStream> {
         let request = request.into_inner();
+        let filters = filters(request.filters);
         let listening = verbs::events::events(
             &self.engine,
             request.since.as_ref().map(common::timestamp),
             request.until.as_ref().map(common::timestamp),
-            filters(request.filters),
+            &filters,
         );
-        let listening = listening.map_err(status)?;
+        let listening = listening.await.map_err(status)?;
         let events = futures::stream::unfold(listening, |mut listening| async {
-            let happening = listening.next().await?;
-            Some((Ok(answer::happening(happening)), listening))
+            let told = listening.next().await?;
+            Some((Ok(answer::told(&told)), listening))
         });
         let events = events.take_until(self.engine.stopping.clone().cancelled_owned());
         Ok(Response::new(events.boxed()))

@@ -324,6 +324,7 @@ pub async fn attach(
             state: record.state,
         });
     }
+    engine.journal.note(&record, "attach", &[]);
     let (line, first) = Line::begin(&engine, &entry, open.clone(), inputs);
     let mut outputs = if runs {
         engine.peers.runtime.attach(&entry.id, &open, first).await?

@@ -40,6 +40,7 @@ pub async fn commit(
     wanted: CommitWanted,
 ) -> Result<Committed> {
     files::must_have_files(entry, "commit")?;
+    let (comment, name) = (wanted.message.clone(), wanted.reference.clone());
     let image = NewImage {
         config: ran_with(&entry.record()),
         reference: wanted.reference,
@@ -56,7 +57,11 @@ pub async fn commit(
     };
     let committed = committed?;
     thawed?;
-    let more = [("imageID", committed.image_id())];
+    let more = [
+        ("comment", comment),
+        ("imageID", committed.image_id()),
+        ("imageRef", name),
+    ];
     engine.journal.note(&entry.record(), "commit", &more);
     Ok(committed)
 }

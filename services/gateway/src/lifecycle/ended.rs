@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::future::join;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
+use super::remove::Holds;
 use crate::container::{Exit, Record};
 use crate::engine::Engine;
 use crate::error::Result;
@@ -62,7 +63,7 @@ pub async fn finish(engine: &Arc<Engine>, entry: &Arc<Entry>, record: &Arc<Recor
     if record.wanted.auto_remove {
         // What is removed now needs no note of its end first: should this
         // process end here, the next one finds it running, or gone.
-        if let Err(error) = super::remove::finish(engine, entry, false).await {
+        if let Err(error) = super::remove::finish(engine, entry, Holds::Resources).await {
             tracing::error!(container = %entry.id, %error, "cannot remove a container that ended");
             engine.untidy.notify_one();
         }
@@ -76,6 +77,7 @@ pub async fn finish(engine: &Arc<Engine>, entry: &Arc<Entry>, record: &Arc<Recor
         tracing::warn!(container = %entry.id, %error, "what a run held is released later");
         engine.untidy.notify_one();
     }
+    engine.journal.note_released(record);
     let verdict = restart::verdict(record, &engine.settings);
     let event = match verdict {
         Verdict::Stay => Event::Released,

@@ -1,120 +1,115 @@
-//! `events`: what happens to containers, filtered.
+//! `events`: what happens to containers, images, networks and volumes, filtered.
+//!
+//! Events come from this service and from the image service. Before any is handed
+//! on, the image service's are waited for ([`crate::watch_images`]), so that they
+//! come in the order of their times.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_kit::journal::{Follower, Told};
 use jiff::Timestamp;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::event_filter::EventFilters;
 use crate::filter::Filter;
-use crate::journal::Happening;
 
-const KEYS: [&str; 5] = ["container", "event", "image", "label", "type"];
+/// Events that are put in order at once.
+const BATCH_MAX: usize = 1024;
 
 /// Events that somebody listens to.
 #[derive(Debug)]
 pub struct Listening {
-    past: std::vec::IntoIter<Happening>,
-    live: Receiver<Happening>,
-    filters: Vec<Filter>,
+    engine: Arc<Engine>,
+    ready: std::vec::IntoIter<Arc<Told>>,
+    follower: Follower,
+    filters: EventFilters,
     until: Option<Timestamp>,
 }
 
 /// Begins to listen.
 ///
 /// # Errors
-/// A filter is unknown.
-pub fn events(
-    engine: &Engine,
+/// A filter is wrong, or the time ends before it begins.
+pub async fn events(
+    engine: &Arc<Engine>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
-    filters: Vec<Filter>,
+    filters: &[Filter],
 ) -> Result<Listening> {
-    if let Some(unknown) = filters
-        .iter()
-        .find(|filter| !KEYS.contains(&filter.key.as_str()))
+    let filters = EventFilters::read(filters)?;
+    if let (Some(since), Some(until)) = (since, until)
+        && since > until
     {
         return Err(Error::invalid(
-            "filter",
-            format!(
-                "{:?} is not known; there are {}",
-                unknown.key,
-                KEYS.join(", ")
-            ),
+            "since",
+            format!("{since} is after {until}, which `until` says"),
         ));
     }
-    let (past, live) = engine.journal.listen(since);
+    engine.followed.caught_up(&engine.peers.image).await;
+    let (past, follower) = engine.journal.look_back(since);
     Ok(Listening {
-        past: past.into_iter(),
-        live,
+        engine: Arc::clone(engine),
+        ready: past.into_iter(),
+        follower,
         filters,
         until,
     })
 }
 
 impl Listening {
-    /// The next event; None when the time is over or the service stops.
-    pub async fn next(&mut self) -> Option<Happening> {
+    /// The next event; None when the time is over.
+    pub async fn next(&mut self) -> Option<Arc<Told>> {
         loop {
-            let happening = match self.past.next() {
-                Some(happening) => happening,
-                None => self.live().await?,
+            let told = match self.ready.next() {
+                Some(told) => told,
+                None => {
+                    self.ready = self.batch().await?.into_iter();
+                    continue;
+                }
             };
-            if self.until.is_some_and(|until| happening.at >= until) {
-                return None;
-            }
-            if fits(&happening, &self.filters) {
-                return Some(happening);
+            let in_time = self.until.is_none_or(|until| told.at < until);
+            if in_time && self.filters.fit(&told.event) {
+                return Some(told);
             }
         }
     }
 
-    async fn live(&mut self) -> Option<Happening> {
-        loop {
-            let received = match self.until {
-                None => self.live.recv().await,
-                Some(until) => {
-                    let left = std::time::Duration::try_from(until - Timestamp::now()).ok()?;
-                    tokio::time::timeout(left, self.live.recv()).await.ok()?
-                }
-            };
-            match received {
-                Ok(happening) => return Some(happening),
-                Err(RecvError::Lagged(missed)) => {
-                    tracing::warn!(missed, "a slow listener missed events");
-                }
-                Err(RecvError::Closed) => return None,
+    /// What comes next, by the times. None: the time is over.
+    async fn batch(&mut self) -> Option<Vec<Arc<Told>>> {
+        let now = Timestamp::now();
+        let left = self
+            .until
+            .map(|until| Duration::try_from(until - now).unwrap_or(Duration::ZERO));
+        let next = self.follower.next();
+        let came = match left {
+            None => Some(next.await),
+            Some(left) => tokio::time::timeout(left, next).await.ok(),
+        };
+        let over = came.is_none();
+        let mut batch = came.unwrap_or_default();
+        // What happened before it elsewhere is here then.
+        self.engine
+            .followed
+            .caught_up(&self.engine.peers.image)
+            .await;
+        let mut missed = batch.missed;
+        while batch.events.len() < BATCH_MAX {
+            let more = self.follower.ready();
+            if more.events.is_empty() {
+                break;
             }
+            missed += more.missed;
+            batch.events.extend(more.events);
         }
+        if missed > 0 {
+            tracing::warn!(missed, "a slow listener missed events");
+        }
+        if over && batch.events.is_empty() {
+            return None;
+        }
+        batch.events.sort_by_key(|told| told.at);
+        Some(batch.events)
     }
-}
-
-/// Of several values for one key any may hold; all keys must.
-fn fits(happening: &Happening, filters: &[Filter]) -> bool {
-    let attribute = |key: &str| happening.attributes.get(key).map_or("", String::as_str);
-    KEYS.iter().all(|key| {
-        let mut values = filters
-            .iter()
-            .filter(|filter| filter.key == *key)
-            .peekable();
-        values.peek().is_none()
-            || values.any(|filter| {
-                let value = filter.value.as_str();
-                match *key {
-                    "container" => happening.id.starts_with(value) || attribute("name") == value,
-                    // "exec_start" is any of them, whatever is executed.
-                    "event" => {
-                        let action = &*happening.action;
-                        let kind = action.split_once(": ").map_or(action, |(kind, _)| kind);
-                        action == value || kind == value
-                    }
-                    "image" => attribute("image") == value,
-                    "type" => value == "container",
-                    _ => match value.split_once('=') {
-                        Some((label, wanted)) => attribute(label) == wanted,
-                        None => happening.attributes.contains_key(value),
-                    },
-                }
-            })
-    })
 }

@@ -100,5 +100,6 @@ pub async fn prune(engine: &Arc<Engine>, filters: &[Filter]) -> Result<Pruned> {
             }
         }
     }
+    engine.journal.note_pruned(pruned.reclaimed);
     Ok(pruned)
 }

@@ -7,6 +7,7 @@ use super::ended;
 use crate::engine::{Engine, change};
 use crate::error::{Error, Result};
 use crate::roster::Entry;
+use crate::signal::SIGKILL;
 use crate::state::{Event, State};
 use crate::wanted::NetworkMode;
 
@@ -58,23 +59,69 @@ async fn removal(
     if volumes {
         entry.update(|record| record.remove_volumes = true);
     }
-    finish(engine, entry, runs).await
+    let holds = if runs {
+        Holds::Processes
+    } else {
+        Holds::Nothing
+    };
+    finish(engine, entry, holds).await
 }
 
-/// Removes a container whatever it does. `runs`: its processes may live.
-pub(super) async fn finish(engine: &Arc<Engine>, entry: &Arc<Entry>, runs: bool) -> Result<()> {
+/// What a container that is to be removed holds of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    Nothing,
+    /// Its program has just ended; its network and volumes are to be released.
+    Resources,
+    /// All: its processes may live.
+    Processes,
+}
+
+/// Removes a container whatever it does.
+pub(super) async fn finish(engine: &Arc<Engine>, entry: &Arc<Entry>, holds: Holds) -> Result<()> {
     let record = change(entry, "remove", Event::Remove, |record| {
         record.error = String::new();
     })?;
     if !record.wanted.auto_remove {
         engine.note(&record)?;
     }
-    go_on(engine, entry, runs).await
+    // One that ended by itself meanwhile was told of by others.
+    let killed = holds == Holds::Processes && record.pid > 0;
+    if killed {
+        let more = [("signal", SIGKILL.to_string())];
+        engine.journal.note(&record, "kill", &more);
+    }
+    let ended = || {
+        if killed {
+            let more = [
+                ("exitCode", (128 + SIGKILL).to_string()),
+                ("oomKilled", false.to_string()),
+            ];
+            engine.journal.note(&record, "die", &more);
+        }
+        if killed || holds == Holds::Resources {
+            engine.journal.note_released(&record);
+        }
+    };
+    delete_or_fail(engine, entry, holds == Holds::Processes, ended).await?;
+    gone(engine, entry).await
 }
 
-/// Goes on from `Removing`: also where an earlier life of this service stopped.
-pub(crate) async fn go_on(engine: &Arc<Engine>, entry: &Arc<Entry>, runs: bool) -> Result<()> {
-    if let Err(error) = delete(engine, entry, runs).await {
+/// Goes on from `Removing` where an earlier life of this service stopped.
+pub(crate) async fn go_on(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
+    delete_or_fail(engine, entry, true, || {}).await?;
+    gone(engine, entry).await
+}
+
+/// Deletes what the services hold for a container, or says in its record why not.
+/// `ended` is called when its processes are gone, and its volumes not yet.
+async fn delete_or_fail(
+    engine: &Arc<Engine>,
+    entry: &Arc<Entry>,
+    runs: bool,
+    ended: impl FnOnce() + Send,
+) -> Result<()> {
+    if let Err(error) = delete(engine, entry, runs, ended).await {
         let changed = entry.change(Event::RemoveFailed, |record| {
             record.error = error.to_string();
         });
@@ -83,6 +130,11 @@ pub(crate) async fn go_on(engine: &Arc<Engine>, entry: &Arc<Entry>, runs: bool) 
         }
         return Err(error);
     }
+    Ok(())
+}
+
+/// Forgets a container of which nothing is left.
+async fn gone(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
     let record = entry.record();
     engine.discard(&record).await?;
     // The name is free before anybody hears that the container is gone.
@@ -96,7 +148,12 @@ pub(crate) async fn go_on(engine: &Arc<Engine>, entry: &Arc<Entry>, runs: bool) 
 }
 
 /// Deletes what the services hold for a container.
-async fn delete(engine: &Engine, entry: &Arc<Entry>, runs: bool) -> Result<()> {
+async fn delete(
+    engine: &Engine,
+    entry: &Arc<Entry>,
+    runs: bool,
+    ended: impl FnOnce() + Send,
+) -> Result<()> {
     let id = entry.id.as_str();
     let peers = &engine.peers;
     entry.end_views().await?;
@@ -106,6 +163,7 @@ async fn delete(engine: &Engine, entry: &Arc<Entry>, runs: bool) -> Result<()> {
         // Its processes must be gone before the files they write to are.
         peers.runtime.delete(id, true, true).await?;
     }
+    ended();
     let mut work: Vec<futures::future::BoxFuture<'_, Result<()>>> =
         vec![Box::pin(peers.image.delete(id, volumes))];
     if runs {

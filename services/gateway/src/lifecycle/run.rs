@@ -101,6 +101,9 @@ pub async fn run(
     };
     created(&engine, &entry, &start, &puller).await?;
     let record = entry.record();
+    if line.is_some() {
+        engine.journal.note(&record, "attach", &[]);
+    }
     let auto_remove = record.wanted.auto_remove;
     let told = async {
         // A record with --rm was noted before its first step: enough to clean

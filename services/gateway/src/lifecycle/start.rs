@@ -409,8 +409,10 @@ async fn succeeded(engine: &Arc<Engine>, entry: &Arc<Entry>, start: &Start<'_>) 
         record.endpoint = start.endpoint().cloned();
         record.steps.extend(steps);
         record.health = Check::of(record).map(|_check| Health::default());
+        // Before anybody sees that it runs: its end is told by others.
+        engine.journal.note_held(record);
+        engine.journal.note(record, "start", &[]);
     })?;
-    engine.journal.note(&record, "start", &[]);
     super::health::watch(engine, entry);
     engine.keep(&record).await
 }

@@ -87,6 +87,8 @@ pub async fn stop(engine: &Arc<Engine>, entry: &Arc<Entry>, wanted: &StopWanted)
         Some(timeout) => tokio::time::timeout(timeout, over).await.is_ok(),
     };
     if !in_time {
+        let more = [("signal", SIGKILL.to_string())];
+        engine.journal.note(&record, "kill", &more);
         send(engine, entry, SIGKILL, exits).await?;
         let over = entry.wait_until(|record| self::over(record.state, record.exits, exits));
         if tokio::time::timeout(KILL_LIMIT, over).await.is_err() {

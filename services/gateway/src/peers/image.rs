@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use futures::stream::{BoxStream, StreamExt as _};
 use gantry_kit::client::{Client, MESSAGE_LIMIT};
+use gantry_kit::journal::{Event, Kind};
 use gantry_oci::{ContainerConfig, ImageConfig};
 use gantry_proto::image::v1 as wire;
+use jiff::Timestamp;
 use wire::image_service_client::ImageServiceClient;
 use wire::snapshot_service_client::SnapshotServiceClient;
 use wire::store_service_client::StoreServiceClient;
@@ -83,6 +85,52 @@ pub struct RegistryAuth(pub wire::RegistryAuth);
 impl std::fmt::Debug for RegistryAuth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RegistryAuth({})", self.0.username)
+    }
+}
+
+/// A place in what the image service tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImagePosition {
+    /// Of the service: it begins anew when it is started.
+    pub life: String,
+    pub sequence: u64,
+}
+
+impl From<wire::EventPosition> for ImagePosition {
+    fn from(wire: wire::EventPosition) -> Self {
+        Self {
+            life: wire.life,
+            sequence: wire.sequence,
+        }
+    }
+}
+
+/// One thing that the image service tells.
+#[derive(Clone, Debug)]
+pub struct ImageTold {
+    /// Where the stream is, behind it.
+    pub position: ImagePosition,
+    /// None: it only says where the stream begins, or tells of something that is
+    /// not known here.
+    pub event: Option<(Timestamp, Event)>,
+}
+
+pub type ImageEvents = BoxStream<'static, Result<ImageTold>>;
+
+fn told(wire: wire::EventsResponse) -> ImageTold {
+    let event = wire.event.and_then(|event| {
+        let at = event.time.as_ref().map(common::timestamp)?;
+        let event = Event {
+            kind: Kind::parse(&event.r#type)?,
+            action: event.action.into(),
+            id: event.id,
+            attributes: event.attributes.into_iter().collect(),
+        };
+        Some((at, event))
+    });
+    ImageTold {
+        position: wire.position.unwrap_or_default().into(),
+        event,
     }
 }
 
@@ -307,6 +355,34 @@ impl Images {
                 (usage.container_id, sizes)
             })
             .collect())
+    }
+
+    /// What happens to images and volumes from a place on.
+    ///
+    /// # Errors
+    /// The service fails.
+    pub async fn events(&self, after: Option<ImagePosition>) -> Result<ImageEvents> {
+        let after = after.map(|after| wire::EventPosition {
+            life: after.life,
+            sequence: after.sequence,
+        });
+        let request = wire::EventsRequest { after };
+        let answer = self.store.clone().events(request).await;
+        let events = answer.map_err(|status| error(&status))?.into_inner();
+        Ok(events
+            .map(|message| message.map(told).map_err(|status| error(&status)))
+            .boxed())
+    }
+
+    /// Where the last event is.
+    ///
+    /// # Errors
+    /// The service fails.
+    pub async fn last_event(&self) -> Result<ImagePosition> {
+        let request = wire::LastEventRequest {};
+        let answer = self.store.clone().last_event(request).await;
+        let answer = answer.map_err(|status| error(&status))?;
+        Ok(answer.into_inner().position.unwrap_or_default().into())
     }
 
     /// Id of the image that a name stands for. None: there is none.

@@ -22,8 +22,8 @@ use crate::error::{Error, Peer, Result};
 
 pub use copies::{FoundPath, Place};
 pub use image::{
-    ChangeStream, Changes, Chunk, ChunkStream, Committed, Images, NewImage, Prepared, PullProgress,
-    RegistryAuth, Sizes,
+    ChangeStream, Changes, Chunk, ChunkStream, Committed, ImageEvents, ImagePosition, ImageTold,
+    Images, NewImage, Prepared, PullProgress, RegistryAuth, Sizes,
 };
 pub use network::{EndpointWanted, Networks};
 pub use runtime::{

@@ -22,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-type Answer<T> = Result<Response<T>, Status>;
-type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+use crate::events::Teller;
+
+pub(crate) type Answer<T> = Result<Response<T>, Status>;
+pub(crate) type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// What the services hold.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(crate) struct World {
     pub(crate) stuck: Mutex<Option<(&'static str, bool)>>,
     /// Told when a call got stuck.
     pub(crate) reached: Notify,
+    /// What happens to images.
+    pub(crate) teller: Teller,
     events: broadcast::Sender<runtime::EventsResponse>,
     exits: watch::Sender<BTreeMap<String, types::ExitStatus>>,
 }
@@ -62,6 +66,7 @@ impl Default for World {
             failing: Mutex::default(),
             stuck: Mutex::default(),
             reached: Notify::new(),
+            teller: Teller::default(),
             events: broadcast::Sender::new(256),
             exits: watch::Sender::default(),
         }
@@ -154,7 +159,8 @@ pub(crate) async fn serve(paths: &Paths, world: &Arc<World>, stopping: &Cancella
     let images = Routes::new(image::image_service_server::ImageServiceServer::new(fake()))
         .add_service(image::snapshot_service_server::SnapshotServiceServer::new(
             fake(),
-        ));
+        ))
+        .add_service(image::store_service_server::StoreServiceServer::new(fake()));
     let networks = Routes::new(network::network_service_server::NetworkServiceServer::new(
         fake(),
     ));
@@ -176,9 +182,9 @@ pub(crate) async fn serve(paths: &Paths, world: &Arc<World>, stopping: &Cancella
     }
 }
 
-struct Fake(Arc<World>);
+pub(crate) struct Fake(pub(crate) Arc<World>);
 
-fn unused<T>() -> Answer<T> {
+pub(crate) fn unused<T>() -> Answer<T> {
     Err(Status::unimplemented("no test calls this"))
 }
 

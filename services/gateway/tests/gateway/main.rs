@@ -6,6 +6,7 @@
 )]
 
 mod copies;
+mod events;
 mod fakes;
 mod faults;
 mod life;

@@ -134,7 +134,10 @@ impl Load {
         let mut outcome = Ok(());
         for image in images {
             match self.keep(image).await {
-                Ok(image) => loaded(image),
+                Ok(image) => {
+                    self.store.events().of_image("load", &image.image);
+                    loaded(image);
+                }
                 Err(error) => {
                     outcome = Err(error);
                     break;

@@ -193,7 +193,11 @@ impl Saving {
                 }
             }
         }
-        blobs.tar.finish().map_err(out)
+        blobs.tar.finish().map_err(out)?;
+        for saved in &self.images {
+            self.store.events().of_image("save", &saved.image);
+        }
+        Ok(())
     }
 
     fn layers_of(&self, saved: &Saved) -> Result<Vec<SavedLayer>, ImageError> {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::stream::{self, StreamExt as _};
+use gantry_kit::journal::{Follower, Told};
 use gantry_proto::image::v1 as proto;
 use gantry_proto::image::v1::store_service_server::StoreService;
 use tokio::sync::mpsc;
@@ -10,6 +12,7 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use super::{Answer, EventStream, ImageGrpc, volumes, wire};
+use crate::ImageStore;
 use crate::account::{Account, FreedBy, ImageUse, Owner, OwnerKind, SnapshotUse, VolumeUsage};
 use crate::check::{CheckEvent, CheckWatcher, Checked};
 use crate::prune::{PruneOptions, Pruned};
@@ -17,6 +20,7 @@ use crate::prune::{PruneOptions, Pruned};
 #[tonic::async_trait]
 impl StoreService for ImageGrpc {
     type CheckStream = EventStream<proto::CheckResponse>;
+    type EventsStream = EventStream<proto::EventsResponse>;
 
     async fn disk_usage(
         &self,
@@ -72,6 +76,84 @@ impl StoreService for ImageGrpc {
         );
         let events = UnboundedReceiverStream::new(receiver);
         Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn events(&self, request: Request<proto::EventsRequest>) -> Answer<Self::EventsStream> {
+        let events = self.store.events();
+        let after = request.into_inner().after;
+        let after = after.filter(|after| after.life == events.life);
+        // A place that is still to come was never given.
+        let after = after.map_or(0, |after| after.sequence.min(events.journal.last()));
+        let begin = proto::EventsResponse {
+            position: Some(position(&self.store, after)),
+            event: None,
+        };
+        let following = Following {
+            store: self.store.clone(),
+            follower: events.journal.follow(after),
+            ready: Vec::new().into_iter(),
+        };
+        let events = stream::unfold(following, |mut following| async {
+            let told = following.next().await;
+            Some((Ok(told), following))
+        });
+        let stopping = self.stopping.clone().cancelled_owned();
+        let events = stream::iter([Ok(begin)]).chain(events).take_until(stopping);
+        Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn last_event(
+        &self,
+        _request: Request<proto::LastEventRequest>,
+    ) -> Answer<proto::LastEventResponse> {
+        let last = self.store.events().journal.last();
+        Ok(Response::new(proto::LastEventResponse {
+            position: Some(position(&self.store, last)),
+        }))
+    }
+}
+
+fn position(store: &ImageStore, sequence: u64) -> proto::EventPosition {
+    proto::EventPosition {
+        life: store.events().life.clone(),
+        sequence,
+    }
+}
+
+/// Events on their way to one caller, at its pace.
+struct Following {
+    store: ImageStore,
+    follower: Follower,
+    ready: std::vec::IntoIter<Arc<Told>>,
+}
+
+impl Following {
+    async fn next(&mut self) -> proto::EventsResponse {
+        loop {
+            if let Some(told) = self.ready.next() {
+                return self.response(&told);
+            }
+            let batch = self.follower.next().await;
+            if batch.missed > 0 {
+                let missed = batch.missed;
+                tracing::warn!(missed, "a slow follower missed events");
+            }
+            self.ready = batch.events.into_iter();
+        }
+    }
+
+    fn response(&self, told: &Told) -> proto::EventsResponse {
+        let event = &told.event;
+        proto::EventsResponse {
+            position: Some(position(&self.store, told.sequence)),
+            event: Some(proto::StoreEvent {
+                time: Some(wire::timestamp(told.at)),
+                r#type: event.kind.name().to_owned(),
+                action: event.action.clone().into_owned(),
+                id: event.id.clone(),
+                attributes: event.attributes.clone().into_iter().collect(),
+            }),
+        }
     }
 }
 

@@ -360,9 +360,12 @@ impl ImageStore {
                 }
                 self.shared.volumes.write().remove(name);
             }
-            if let Err(error) = self.shared.places.discard(&self.volume_directory(name)) {
-                let error = gantry_kit::fault::chain(&error);
-                tracing::error!(volume = name, error, "a volume that nobody uses stays");
+            match self.shared.places.discard(&self.volume_directory(name)) {
+                Ok(_) => self.events().of_volume("destroy", name),
+                Err(error) => {
+                    let error = gantry_kit::fault::chain(&error);
+                    tracing::error!(volume = name, error, "a volume that nobody uses stays");
+                }
             }
         }
         self.empty_trash_behind();

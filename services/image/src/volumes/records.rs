@@ -171,6 +171,8 @@ impl ImageStore {
         }
         let mut volumes = self.shared.volumes.write();
         volumes.insert(record.name.clone(), Arc::clone(record));
+        drop(volumes);
+        self.events().of_volume("create", &record.name);
         Ok(())
     }
 

@@ -7,6 +7,8 @@
 
 use std::fs::File;
 
+use gantry_kit::journal::Kind;
+
 use super::{DATA, Test, Volume, passes};
 use crate::ImageStore;
 use crate::error::ImageError;
@@ -64,6 +66,7 @@ impl ImageStore {
             }
             return Err(error);
         }
+        self.events().of_volume("destroy", name);
         self.empty_trash_behind();
         Ok(())
     }
@@ -107,6 +110,7 @@ impl ImageStore {
             outcome?;
         }
         self.shared.places.refill_reserve();
+        self.events().pruned(Kind::Volume, pruned.reclaimed);
         Ok(pruned)
     }
 

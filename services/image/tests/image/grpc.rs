@@ -21,7 +21,7 @@ use crate::fixture::{Fixture, TestLayer, publish};
 use crate::registry::{Fault as Misbehaviour, Registry};
 
 /// Serves a fixture's store on a socket beside it.
-fn start(fixture: &Fixture) -> Client {
+pub(crate) fn start(fixture: &Fixture) -> Client {
     let socket = fixture.root.path().join("image.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let stopping = CancellationToken::new();

@@ -9,6 +9,7 @@ mod bad_archives;
 mod broken_loads;
 mod checking;
 mod commit;
+mod events;
 mod fixture;
 mod full_disk;
 mod grpc;

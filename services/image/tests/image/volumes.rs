@@ -34,7 +34,7 @@ fn at(name: &str, target: &str) -> VolumeWish {
     }
 }
 
-fn wishes(volumes: &[(&str, &str)]) -> Wishes {
+pub(crate) fn wishes(volumes: &[(&str, &str)]) -> Wishes {
     Wishes {
         volumes: volumes
             .iter()
