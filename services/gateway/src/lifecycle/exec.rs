@@ -93,7 +93,7 @@ pub async fn exec(
         ..open
     });
     let user = if wanted.user.is_empty() {
-        process::user(&record)
+        process::user_or_root(&record)
     } else {
         wanted.user
     };

@@ -228,7 +228,7 @@ impl ProcessStep<'_> {
         Ok(ContainerWanted {
             spec: spec.to_string().into_bytes(),
             rootfs: record.rootfs.clone().unwrap_or_default(),
-            user: process::user(record),
+            user: process::user_or_root(record),
             stdin: record.wanted.stdin_open,
             // A terminal outlives its windows: whoever leaves may come back.
             stdin_once: record.wanted.stdin_open

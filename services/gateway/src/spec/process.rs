@@ -155,6 +155,16 @@ pub fn user(record: &Record) -> String {
     }
 }
 
+/// The user to look up in the image's files: where none is named root, who has
+/// groups there too.
+#[must_use]
+pub fn user_or_root(record: &Record) -> String {
+    match user(record) {
+        nobody if nobody.is_empty() => "0".to_owned(),
+        user => user,
+    }
+}
+
 /// The spec's `rlimits`.
 ///
 /// # Errors
