@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 use gantry_proto::gateway::v1::{
-    ContainerConfig, Device, DeviceLimit, Entrypoint, Mount, MountType, PullPolicy, Resources,
-    RestartPolicy, Ulimit,
+    AttachedStreams, ContainerConfig, Device, DeviceLimit, Entrypoint, Mount, MountType,
+    PullPolicy, Resources, RestartPolicy, Ulimit,
 };
 use gantry_proto::network::v1::PortMapping;
 use gantry_proto::types::v1::Platform;
@@ -33,6 +33,9 @@ pub(crate) struct ContainerOptions {
     /// Remove the container when it ends
     #[arg(long)]
     pub(crate) rm: bool,
+    /// Attach to stdin, stdout or stderr
+    #[arg(short, long, value_name = "STREAM", value_parser = ["stdin", "stdout", "stderr"], ignore_case = true)]
+    pub(crate) attach: Vec<String>,
     /// Write the container's id to a file
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
@@ -245,7 +248,7 @@ pub(crate) struct ContainerOptions {
     /// Process namespace: host, container:NAME
     #[arg(long, value_name = "MODE")]
     pid: Option<String>,
-    /// IPC namespace: host, private, shareable, container:NAME
+    /// IPC namespace: none, private, shareable, host, container:NAME
     #[arg(long, value_name = "MODE")]
     ipc: Option<String>,
     /// User namespace: host, or auto[:size=COUNT] for users of its own, who are nobody on the host
@@ -254,6 +257,9 @@ pub(crate) struct ContainerOptions {
     /// UTS namespace: host, container:NAME
     #[arg(long, value_name = "MODE")]
     uts: Option<String>,
+    /// Cgroup that the container's is made in: a path from the root of each hierarchy
+    #[arg(long, value_name = "PATH")]
+    cgroup_parent: Option<String>,
     /// Cgroup namespace: host, private
     #[arg(long, value_name = "MODE")]
     cgroupns: Option<String>,
@@ -338,6 +344,8 @@ impl ContainerOptions {
             ipc_mode: text(&self.ipc),
             uts_mode: text(&self.uts),
             cgroupns_mode: text(&self.cgroupns),
+            cgroup_parent: text(&self.cgroup_parent),
+            attached: Some(self.attached()),
             groups: self.group_add.clone(),
             oom_score_adj: self.oom_score_adj.unwrap_or_default(),
             ip_address: self.ip.map(|ip| ip.to_string()).unwrap_or_default(),
@@ -350,6 +358,24 @@ impl ContainerOptions {
             runtime: text(&self.runtime),
             volumes_from: self.volumes_from.clone(),
         })
+    }
+
+    /// The streams that are listened to; without `-a` output, and input with `-i`.
+    fn attached(&self) -> AttachedStreams {
+        let named = |stream: &str| {
+            let mut all = self.attach.iter();
+            all.any(|name| name.eq_ignore_ascii_case(stream))
+        };
+        let none = self.attach.is_empty();
+        AttachedStreams {
+            stdin: if none {
+                self.interactive
+            } else {
+                named("stdin")
+            },
+            stdout: none || named("stdout"),
+            stderr: none || named("stderr"),
+        }
     }
 
     /// With Docker it is the engine that refuses a name, and the code is that of

@@ -8,8 +8,8 @@ use gantry_proto::types::v1 as types;
 
 use crate::error::Error;
 use crate::wanted::{
-    Device, DeviceLimit, HealthWanted, IdMap, IdRange, LogOptions, Mount, MountKind, OnUnhealthy,
-    Platform, PortMapping, Resources, RestartName, RestartPolicy, Ulimit, Wanted,
+    Attached, Device, DeviceLimit, HealthWanted, IdMap, IdRange, LogOptions, Mount, MountKind,
+    OnUnhealthy, Platform, PortMapping, Resources, RestartName, RestartPolicy, Ulimit, Wanted,
 };
 use crate::wire as common;
 
@@ -262,6 +262,22 @@ fn on_unhealthy(text: &str) -> Result<OnUnhealthy, Error> {
     })
 }
 
+fn attached(wire: wire::AttachedStreams) -> Attached {
+    Attached {
+        stdin: wire.stdin,
+        stdout: wire.stdout,
+        stderr: wire.stderr,
+    }
+}
+
+fn to_attached(attached: Attached) -> Option<wire::AttachedStreams> {
+    (attached != Attached::default()).then_some(wire::AttachedStreams {
+        stdin: attached.stdin,
+        stdout: attached.stdout,
+        stderr: attached.stderr,
+    })
+}
+
 fn platform(wire: types::Platform) -> Platform {
     Platform {
         os: wire.os,
@@ -358,6 +374,8 @@ impl TryFrom<wire::ContainerConfig> for Wanted {
             userns_mode: wire.userns_mode,
             runtime: wire.runtime,
             volumes_from: wire.volumes_from,
+            cgroup_parent: wire.cgroup_parent,
+            attached: attached(wire.attached.unwrap_or_default()),
         })
     }
 }
@@ -441,6 +459,8 @@ pub(super) fn to_config(wanted: &Wanted) -> wire::ContainerConfig {
         userns_mode: wanted.userns_mode.clone(),
         runtime: wanted.runtime.clone(),
         volumes_from: wanted.volumes_from.clone(),
+        cgroup_parent: wanted.cgroup_parent.clone(),
+        attached: to_attached(wanted.attached),
     }
 }
 

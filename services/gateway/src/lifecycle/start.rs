@@ -184,11 +184,12 @@ pub(crate) fn namespaces(
         }
         Ok(Namespace::Path(format!("/proc/{}/ns/{kind}", other.pid)))
     };
-    let shared = |mode: &str, kind: &str| match NamespaceMode::parse(mode) {
+    let shared = |mode: Option<NamespaceMode>, kind: &str| match mode {
         Some(NamespaceMode::Host) => Ok(Namespace::Host),
         Some(NamespaceMode::Container(other)) => of(&other, kind),
         Some(NamespaceMode::Private) | None => Ok(Namespace::New),
     };
+    let mode = NamespaceMode::parse;
     let network = match wanted.network() {
         NetworkMode::Network(_) => match own {
             Some(endpoint) => Namespace::Path(endpoint.netns.clone()),
@@ -203,10 +204,10 @@ pub(crate) fn namespaces(
             .map(|endpoint| endpoint.userns.clone())
             .filter(|path| !path.is_empty()),
         network,
-        pid: shared(&wanted.pid_mode, "pid")?,
-        ipc: shared(&wanted.ipc_mode, "ipc")?,
-        uts: shared(&wanted.uts_mode, "uts")?,
-        cgroup: shared(&wanted.cgroupns_mode, "cgroup")?,
+        pid: shared(mode(&wanted.pid_mode), "pid")?,
+        ipc: shared(wanted.ipc(), "ipc")?,
+        uts: shared(mode(&wanted.uts_mode), "uts")?,
+        cgroup: shared(mode(&wanted.cgroupns_mode), "cgroup")?,
     })
 }
 
