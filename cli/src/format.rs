@@ -7,6 +7,7 @@
 //! | `json` | an object per line |
 //! | anything else | the template, once per row |
 
+mod data;
 mod evaluate;
 mod functions;
 mod lexer;
@@ -15,6 +16,7 @@ mod show;
 
 use serde_json::Value;
 
+pub(crate) use data::{Data, Field, Nil};
 pub(crate) use evaluate::Template;
 
 /// A template that cannot be used.
@@ -70,7 +72,7 @@ impl Format {
             }
             Self::Each(template) => {
                 for row in rows {
-                    text.push_str(&template.render(row)?);
+                    text.push_str(&template.render(&row.clone().into())?);
                     text.push('\n');
                 }
             }
@@ -89,9 +91,9 @@ fn columns(
         .map(|(field, heading)| ((*field).to_owned(), Value::from(*heading)))
         .collect();
     let cells = |line: String| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
-    let mut table = vec![cells(template.headings(&Value::Object(names))?)];
+    let mut table = vec![cells(template.headings(&names.into())?)];
     for row in rows {
-        table.push(cells(template.render(row)?));
+        table.push(cells(template.render(&row.clone().into())?));
     }
     Ok(crate::table::lines(&table))
 }

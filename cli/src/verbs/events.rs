@@ -3,12 +3,11 @@
 use clap::Args;
 use gantry_proto::gateway::v1::{EventsRequest, EventsResponse};
 use gantry_proto::image::v1::Filter;
-use serde_json::{Map, Value, json};
 
 use crate::display;
 use crate::exit::Failure;
 use crate::filters;
-use crate::format::Format;
+use crate::format::{Data, Field, Format};
 use crate::parse::times;
 use crate::session::Session;
 use crate::terminal;
@@ -44,7 +43,7 @@ impl Events {
         let mut events = client.events(request).await?.into_inner();
         while let Some(event) = events.message().await? {
             let line = match &format {
-                Format::Json => data(&event).to_string(),
+                Format::Json => data(&event).json(),
                 Format::Each(template) => template
                     .render(&data(&event))
                     .map_err(|e| Failure::of(&e))?,
@@ -79,28 +78,33 @@ fn line(event: &EventsResponse) -> String {
 }
 
 /// In the shape of Docker's events.
-fn data(event: &EventsResponse) -> Value {
+fn data(event: &EventsResponse) -> Data {
     let time = event.time.unwrap_or_default();
-    let attributes: Map<String, Value> = event
-        .attributes
-        .iter()
-        .map(|(key, value)| (key.clone(), value.as_str().into()))
-        .collect();
-    json!({
-        "status": event.action,
-        "Status": event.action,
-        "id": event.id,
-        "ID": event.id,
-        "from": event.attributes.get("image"),
-        "From": event.attributes.get("image"),
-        "Type": event.r#type,
-        "Action": event.action,
-        "Actor": {"ID": event.id, "Attributes": attributes},
-        "scope": "local",
-        "Scope": "local",
-        "time": time.seconds,
-        "Time": time.seconds,
-        "timeNano": time.seconds * 1_000_000_000 + i64::from(time.nanos),
-        "TimeNano": time.seconds * 1_000_000_000 + i64::from(time.nanos),
-    })
+    let attributes = event.attributes.clone();
+    let image = event.attributes.get("image");
+    let nanos = time.seconds * 1_000_000_000 + i64::from(time.nanos);
+    Data::fields([
+        ("status", event.action.as_str().into()).into(),
+        Field::for_templates("Status", event.action.as_str()),
+        ("id", event.id.as_str().into()).into(),
+        Field::for_templates("ID", event.id.as_str()),
+        ("from", image.map_or("", String::as_str).into()).into(),
+        Field::for_templates("From", image.map_or("", String::as_str)),
+        ("Type", event.r#type.as_str().into()).into(),
+        ("Action", event.action.as_str().into()).into(),
+        (
+            "Actor",
+            Data::fields([
+                ("ID", event.id.as_str().into()),
+                ("Attributes", Data::map(attributes)),
+            ]),
+        )
+            .into(),
+        ("scope", "local".into()).into(),
+        Field::for_templates("Scope", "local"),
+        ("time", time.seconds.into()).into(),
+        Field::for_templates("Time", time.seconds),
+        ("timeNano", nanos.into()).into(),
+        Field::for_templates("TimeNano", nanos),
+    ])
 }

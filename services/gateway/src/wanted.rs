@@ -140,6 +140,8 @@ pub struct Mount {
     pub anonymous: bool,
     /// A volume that was another container's: it is not made anew.
     pub volume_must_exist: bool,
+    /// As it was written, where that was short: for `inspect`.
+    pub short_form: Option<String>,
     /// What the image service has for a volume or an image. None: not asked yet.
     pub found: Option<Found>,
 }

@@ -50,6 +50,7 @@ fn mount(wire: wire::Mount) -> Result<Mount, Error> {
         read_only_non_recursive: wire.read_only_non_recursive,
         anonymous: false,
         volume_must_exist: false,
+        short_form: wire.short_form,
         found: None,
     })
 }
@@ -108,6 +109,7 @@ pub(super) fn to_mount(mount: &Mount) -> wire::Mount {
         read_only_non_recursive: mount.read_only_non_recursive,
         name: volume.map(|found| found.volume.clone()).unwrap_or_default(),
         anonymous: mount.anonymous,
+        short_form: mount.short_form.clone(),
     }
 }
 
