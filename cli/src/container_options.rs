@@ -10,9 +10,11 @@ use gantry_proto::gateway::v1::{
 use gantry_proto::network::v1::PortMapping;
 use gantry_proto::types::v1::Platform;
 
+use crate::content_trust::ContentTrust;
 use crate::exit::Failure;
 use crate::health_options::HealthOptions;
 use crate::parse::{ParseError, environment, limits, mounts, ports, sizes};
+use crate::refused_options::RefusedOptions;
 
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
@@ -265,6 +267,10 @@ pub(crate) struct ContainerOptions {
     cgroupns: Option<String>,
 
     #[command(flatten)]
+    trust: ContentTrust,
+    #[command(flatten)]
+    refused: RefusedOptions,
+    #[command(flatten)]
     health: HealthOptions,
 }
 
@@ -295,6 +301,8 @@ impl ContainerOptions {
             );
         }
         self.check_name()?;
+        self.trust.check()?;
+        self.refused.check()?;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let addresses = |list: &[std::net::IpAddr]| list.iter().map(ToString::to_string).collect();
         Ok(ContainerConfig {
