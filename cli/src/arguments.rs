@@ -1,10 +1,11 @@
 //! The command line: global options and one verb.
 
 use std::ffi::OsString;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::exit::REFUSED;
@@ -51,7 +52,11 @@ pub(crate) struct Options {
 
 /// A command line that cannot be understood, or that asks for help.
 #[derive(Debug)]
-pub(crate) struct Refusal(Box<clap::Error>);
+pub(crate) struct Refusal {
+    error: Box<clap::Error>,
+    /// What is said of operands that are missing or too many.
+    operands: Option<String>,
+}
 
 /// A command line that was understood.
 #[derive(Debug)]
@@ -68,8 +73,20 @@ pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<Request,
     // millisecond.
     let command = Arguments::command();
     let arguments = operands::normalized(&command, arguments.collect());
-    let refused = |error| Refusal(Box::new(error));
-    let matches = command.try_get_matches_from(arguments).map_err(refused)?;
+    let refused = |error: clap::Error| Refusal {
+        operands: is_of_operands(&error).then(|| {
+            let root = Arguments::command();
+            let lineage = operands::verb(&root, &arguments);
+            let words: Vec<&str> = lineage.iter().map(|command| command.get_name()).collect();
+            let (verb, count) = (
+                words.join(" "),
+                operands::count_of(&lineage[words.len() - 1]),
+            );
+            format!("'{verb}' {count}; see `{verb} --help`")
+        }),
+        error: Box::new(error),
+    };
+    let matches = command.try_get_matches_from(&arguments).map_err(refused)?;
     let mut words = Vec::new();
     let mut rest = &matches;
     while let Some((word, below)) = rest.subcommand() {
@@ -85,11 +102,29 @@ pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<Request,
     })
 }
 
+/// Whether operands are missing or too many, and no flag is wrong.
+fn is_of_operands(error: &clap::Error) -> bool {
+    let named = |is: fn(&str) -> bool| match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(name)) => is(name),
+        Some(ContextValue::Strings(names)) => names.iter().all(|name| is(name)),
+        _ => false,
+    };
+    match error.kind() {
+        ErrorKind::UnknownArgument => named(|name| !name.starts_with('-')),
+        ErrorKind::MissingRequiredArgument => named(|name| name.starts_with(['<', '['])),
+        _ => false,
+    }
+}
+
 impl Refusal {
     /// Help goes out as it is; an error is one line. Codes as Docker's: 125 for
-    /// a wrong flag, 1 for missing operands.
+    /// a wrong flag, 1 for operands that are missing or too many.
     pub(crate) fn report(&self) -> ExitCode {
-        let Self(error) = self;
+        let error = &self.error;
+        if let Some(line) = &self.operands {
+            eprintln!("gantry: {line}");
+            return ExitCode::FAILURE;
+        }
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 let _nobody_reads = error.print();
@@ -113,7 +148,7 @@ impl Refusal {
 
     /// Clap's error without its usage and colours.
     fn line(&self) -> String {
-        let text = self.0.render().to_string();
+        let text = self.error.render().to_string();
         let mut parts = Vec::new();
         for line in text.lines().map(str::trim) {
             if line.starts_with("Usage:") || line.starts_with("For more information") {

@@ -4,15 +4,17 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 use gantry_proto::gateway::v1::{
-    ContainerConfig, Device, DeviceLimit, Entrypoint, Mount, MountType, PullPolicy, Resources,
-    RestartPolicy, Ulimit,
+    AttachedStreams, ContainerConfig, Device, DeviceLimit, Entrypoint, Mount, MountType,
+    PullPolicy, Resources, RestartPolicy, Ulimit,
 };
 use gantry_proto::network::v1::PortMapping;
 use gantry_proto::types::v1::Platform;
 
+use crate::content_trust::ContentTrust;
 use crate::exit::Failure;
 use crate::health_options::HealthOptions;
 use crate::parse::{ParseError, environment, limits, mounts, ports, sizes};
+use crate::refused_options::RefusedOptions;
 
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
@@ -33,6 +35,9 @@ pub(crate) struct ContainerOptions {
     /// Remove the container when it ends
     #[arg(long)]
     pub(crate) rm: bool,
+    /// Attach to stdin, stdout or stderr
+    #[arg(short, long, value_name = "STREAM", value_parser = ["stdin", "stdout", "stderr"], ignore_case = true)]
+    pub(crate) attach: Vec<String>,
     /// Write the container's id to a file
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
@@ -245,7 +250,7 @@ pub(crate) struct ContainerOptions {
     /// Process namespace: host, container:NAME
     #[arg(long, value_name = "MODE")]
     pid: Option<String>,
-    /// IPC namespace: host, private, shareable, container:NAME
+    /// IPC namespace: none, private, shareable, host, container:NAME
     #[arg(long, value_name = "MODE")]
     ipc: Option<String>,
     /// User namespace: host, or auto[:size=COUNT] for users of its own, who are nobody on the host
@@ -254,10 +259,17 @@ pub(crate) struct ContainerOptions {
     /// UTS namespace: host, container:NAME
     #[arg(long, value_name = "MODE")]
     uts: Option<String>,
+    /// Cgroup that the container's is made in: a path from the root of each hierarchy
+    #[arg(long, value_name = "PATH")]
+    cgroup_parent: Option<String>,
     /// Cgroup namespace: host, private
     #[arg(long, value_name = "MODE")]
     cgroupns: Option<String>,
 
+    #[command(flatten)]
+    trust: ContentTrust,
+    #[command(flatten)]
+    refused: RefusedOptions,
     #[command(flatten)]
     health: HealthOptions,
 }
@@ -289,6 +301,8 @@ impl ContainerOptions {
             );
         }
         self.check_name()?;
+        self.trust.check()?;
+        self.refused.check()?;
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let addresses = |list: &[std::net::IpAddr]| list.iter().map(ToString::to_string).collect();
         Ok(ContainerConfig {
@@ -338,6 +352,8 @@ impl ContainerOptions {
             ipc_mode: text(&self.ipc),
             uts_mode: text(&self.uts),
             cgroupns_mode: text(&self.cgroupns),
+            cgroup_parent: text(&self.cgroup_parent),
+            attached: Some(self.attached()),
             groups: self.group_add.clone(),
             oom_score_adj: self.oom_score_adj.unwrap_or_default(),
             ip_address: self.ip.map(|ip| ip.to_string()).unwrap_or_default(),
@@ -350,6 +366,24 @@ impl ContainerOptions {
             runtime: text(&self.runtime),
             volumes_from: self.volumes_from.clone(),
         })
+    }
+
+    /// The streams that are listened to; without `-a` output, and input with `-i`.
+    fn attached(&self) -> AttachedStreams {
+        let named = |stream: &str| {
+            let mut all = self.attach.iter();
+            all.any(|name| name.eq_ignore_ascii_case(stream))
+        };
+        let none = self.attach.is_empty();
+        AttachedStreams {
+            stdin: if none {
+                self.interactive
+            } else {
+                named("stdin")
+            },
+            stdout: none || named("stdout"),
+            stderr: none || named("stderr"),
+        }
     }
 
     /// With Docker it is the engine that refuses a name, and the code is that of

@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 
 /// The engine could not do what `run` asked, or a flag is wrong.
 pub(crate) const REFUSED: u8 = 125;
-const NOT_EXECUTABLE: u8 = 126;
+pub(crate) const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 /// As a shell shows a program that SIGPIPE ended.
 const BROKEN_PIPE: u8 = 128 + 13;

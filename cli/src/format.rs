@@ -7,6 +7,7 @@
 //! | `json` | an object per line |
 //! | anything else | the template, once per row |
 
+mod data;
 mod evaluate;
 mod functions;
 mod lexer;
@@ -15,11 +16,8 @@ mod show;
 
 use serde_json::Value;
 
+pub(crate) use data::{Data, Field, Nil};
 pub(crate) use evaluate::Template;
-
-/// The field that says what `json` makes of a row, where that has other names than
-/// templates have. It has none itself.
-pub(crate) const AS_JSON: &str = "";
 
 /// A template that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,7 +72,7 @@ impl Format {
             }
             Self::Each(template) => {
                 for row in rows {
-                    text.push_str(&template.render(row)?);
+                    text.push_str(&template.render(&row.clone().into())?);
                     text.push('\n');
                 }
             }
@@ -93,9 +91,9 @@ fn columns(
         .map(|(field, heading)| ((*field).to_owned(), Value::from(*heading)))
         .collect();
     let cells = |line: String| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
-    let mut table = vec![cells(template.headings(&Value::Object(names))?)];
+    let mut table = vec![cells(template.headings(&names.into())?)];
     for row in rows {
-        table.push(cells(template.render(row)?));
+        table.push(cells(template.render(&row.clone().into())?));
     }
     Ok(crate::table::lines(&table))
 }

@@ -1,63 +1,18 @@
 //! What `inspect` shows, in Docker's shape: scripts and templates read it.
 
 pub(crate) mod container;
+mod container_config;
 mod host_config;
 pub(crate) mod image;
+mod network_settings;
 pub(crate) mod volume;
 
-use serde::ser::{Serialize, SerializeMap as _, Serializer};
-use serde_json::Value;
+use serde::ser::Serialize as _;
 
-/// A document whose fields keep their order.
-#[derive(Clone, Debug)]
-pub(crate) enum Document {
-    Fields(Vec<(&'static str, Document)>),
-    Value(Value),
-}
-
-/// A document of fields.
-pub(crate) fn fields(fields: Vec<(&'static str, Document)>) -> Document {
-    Document::Fields(fields)
-}
-
-impl<T: Into<Value>> From<T> for Document {
-    fn from(value: T) -> Self {
-        Self::Value(value.into())
-    }
-}
-
-impl Serialize for Document {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Value(value) => value.serialize(serializer),
-            Self::Fields(fields) => {
-                let mut map = serializer.serialize_map(Some(fields.len()))?;
-                for (name, value) in fields {
-                    map.serialize_entry(name, value)?;
-                }
-                map.end()
-            }
-        }
-    }
-}
-
-impl Document {
-    /// For templates.
-    pub(crate) fn value(&self) -> Value {
-        match self {
-            Self::Value(value) => value.clone(),
-            Self::Fields(fields) => Value::Object(
-                fields
-                    .iter()
-                    .map(|(name, value)| ((*name).to_owned(), value.value()))
-                    .collect(),
-            ),
-        }
-    }
-}
+use crate::format::Data;
 
 /// `documents` as an array with Docker's indent of four.
-pub(crate) fn pretty(documents: &[Document]) -> String {
+pub(crate) fn pretty(documents: &[Data]) -> String {
     let mut text = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
@@ -68,14 +23,16 @@ pub(crate) fn pretty(documents: &[Document]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
     fn fields_keep_their_order() {
-        let document = fields(vec![
+        let document = Data::fields([
             ("Id", "x".into()),
             ("Args", Vec::<Value>::new().into()),
-            ("State", fields(vec![("Pid", 1.into())])),
+            ("State", Data::fields([("Pid", 1.into())])),
         ]);
         assert_eq!(
             pretty(&[document]),

@@ -24,10 +24,12 @@ fn takes_a_command(lineage: &[Cow<'_, Command>]) -> bool {
 
 /// `arguments` (the program's name first) as clap is to see them: with `--`
 /// after the first operand of a verb in [`VERBS`], and without the values that
-/// Docker's switches may have (`--rm=false`).
+/// Docker's switches may have (`--rm=false`). Of one switch the last counts.
 pub(crate) fn normalized(root: &Command, arguments: Vec<OsString>) -> Vec<OsString> {
     let mut lineage = vec![Cow::Borrowed(root)];
     let mut seen = Vec::with_capacity(arguments.len() + 1);
+    // Where in `seen` switches are: values of flags look like them, and are none.
+    let mut flags = Vec::new();
     let mut rest = arguments.into_iter();
     seen.extend(rest.next());
     while let Some(argument) = rest.next() {
@@ -36,10 +38,27 @@ pub(crate) fn normalized(root: &Command, arguments: Vec<OsString>) -> Vec<OsStri
                 seen.push(argument);
                 break;
             }
-            Token::Switch { on: true, name } => seen.push(name),
-            Token::Switch { on: false, .. } => {}
-            Token::Flag => seen.push(argument),
+            Token::Switch { on: true, name, .. } => {
+                flags.push(seen.len());
+                seen.push(name);
+            }
+            Token::Switch {
+                on: false,
+                name,
+                arg,
+            } => {
+                flags.push(seen.len());
+                seen.push(name);
+                for &place in &flags {
+                    seen[place] = without(&lineage, arg, &seen[place]);
+                }
+            }
+            Token::Flag => {
+                flags.push(seen.len());
+                seen.push(argument);
+            }
             Token::FlagAndValue => {
+                flags.push(seen.len());
                 seen.push(argument);
                 seen.extend(rest.next());
             }
@@ -56,6 +75,7 @@ pub(crate) fn normalized(root: &Command, arguments: Vec<OsString>) -> Vec<OsStri
         }
     }
     seen.extend(rest);
+    seen.retain(|argument| !is_taken_away(argument));
     seen
 }
 
@@ -67,7 +87,82 @@ fn below(lineage: &[Cow<'_, Command>], name: &str) -> Option<Command> {
     Some(found)
 }
 
-enum Token {
+/// Every switch of a verb's that was there is off: no argument is left of it.
+const TAKEN_AWAY: &str = "-\0";
+
+fn is_taken_away(argument: &OsStr) -> bool {
+    argument == TAKEN_AWAY
+}
+
+/// `argument` without the switch `arg`, alone or among others ("-it").
+fn without(lineage: &[Cow<'_, Command>], arg: &Arg, argument: &OsStr) -> OsString {
+    let Some(text) = argument.to_str() else {
+        return argument.to_owned();
+    };
+    if let Some(long) = text.strip_prefix("--") {
+        let gone = names(arg).any(|name| name == long);
+        return OsString::from(if gone { TAKEN_AWAY } else { text });
+    }
+    let mut left = String::from("-");
+    let mut shorts = text.chars().skip(1);
+    for short in shorts.by_ref() {
+        if arg.get_short() != Some(short) {
+            left.push(short);
+        }
+        // What follows is a value.
+        if find(lineage, |arg| arg.get_short() == Some(short)).is_none_or(takes_next) {
+            break;
+        }
+    }
+    left.extend(shorts);
+    OsString::from(if left == "-" { TAKEN_AWAY } else { &left })
+}
+
+fn names(arg: &Arg) -> impl Iterator<Item = &str> {
+    let aliases = arg.get_all_aliases().unwrap_or_default();
+    arg.get_long().into_iter().chain(aliases)
+}
+
+/// The verb that `arguments` are for, with what leads to it.
+pub(crate) fn verb<'a>(root: &'a Command, arguments: &[OsString]) -> Vec<Cow<'a, Command>> {
+    let mut lineage = vec![Cow::Borrowed(root)];
+    let mut rest = arguments.iter().skip(1);
+    while let Some(argument) = rest.next() {
+        match kind(&lineage, argument) {
+            Token::FlagAndValue => {
+                let _value = rest.next();
+            }
+            Token::Flag | Token::Switch { .. } => {}
+            Token::End => break,
+            Token::Operand => {
+                match argument.to_str().and_then(|word| below(&lineage, word)) {
+                    Some(next) => lineage.push(Cow::Owned(next)),
+                    None => break,
+                }
+            }
+        }
+    }
+    lineage
+}
+
+/// What a verb says to too few or too many operands, in Docker's words.
+pub(crate) fn count_of(verb: &Command) -> String {
+    let positionals = || verb.get_arguments().filter(|arg| arg.is_positional());
+    let least = positionals().filter(|arg| arg.is_required_set()).count();
+    let most = positionals().count();
+    let many = positionals().any(|arg| matches!(arg.get_action(), ArgAction::Append));
+    let arguments = |count: usize| format!("{count} argument{}", if count == 1 { "" } else { "s" });
+    match (least, most) {
+        (_, 0) => "accepts no arguments".to_owned(),
+        (0, _) if many => "accepts any number of arguments".to_owned(),
+        (least, _) if many => format!("requires at least {}", arguments(least)),
+        (least, most) if least == most => format!("requires {}", arguments(most)),
+        (0, most) => format!("requires at most {}", arguments(most)),
+        (least, most) => format!("requires at least {least} and at most {}", arguments(most)),
+    }
+}
+
+enum Token<'a> {
     /// A flag that is one argument, whatever its value.
     Flag,
     /// A flag whose value is the next argument.
@@ -76,6 +171,7 @@ enum Token {
     Switch {
         on: bool,
         name: OsString,
+        arg: &'a Arg,
     },
     Operand,
     /// `--`
@@ -83,7 +179,7 @@ enum Token {
 }
 
 /// What `argument` is to the verb that `lineage` leads to.
-fn kind(lineage: &[Cow<'_, Command>], argument: &OsStr) -> Token {
+fn kind<'a>(lineage: &'a [Cow<'_, Command>], argument: &OsStr) -> Token<'a> {
     let Some(text) = argument.to_str() else {
         return Token::Operand;
     };
@@ -95,12 +191,7 @@ fn kind(lineage: &[Cow<'_, Command>], argument: &OsStr) -> Token {
             Some((name, value)) => (name, Some(value)),
             None => (long, None),
         };
-        let arg = find(lineage, |arg| {
-            arg.get_long() == Some(name)
-                || arg
-                    .get_all_aliases()
-                    .is_some_and(|aliases| aliases.contains(&name))
-        });
+        let arg = find(lineage, |arg| names(arg).any(|known| known == name));
         return match (arg, value) {
             (Some(arg), Some(value)) => switch(arg, value, &format!("--{name}")),
             (Some(arg), None) if takes_next(arg) => Token::FlagAndValue,
@@ -131,10 +222,10 @@ fn kind(lineage: &[Cow<'_, Command>], argument: &OsStr) -> Token {
 }
 
 /// `--switch=VALUE`, where it is a switch and the value is true or false.
-fn switch(arg: &Arg, value: &str, name: &str) -> Token {
+fn switch<'a>(arg: &'a Arg, value: &str, name: &str) -> Token<'a> {
     let on = match value {
-        "true" | "1" | "t" | "TRUE" | "True" => true,
-        "false" | "0" | "f" | "FALSE" | "False" => false,
+        "true" | "1" | "t" | "T" | "TRUE" | "True" => true,
+        "false" | "0" | "f" | "F" | "FALSE" | "False" => false,
         _ => return Token::Flag,
     };
     if !matches!(arg.get_action(), ArgAction::SetTrue) {
@@ -143,6 +234,7 @@ fn switch(arg: &Arg, value: &str, name: &str) -> Token {
     Token::Switch {
         on,
         name: OsString::from(name),
+        arg,
     }
 }
 
@@ -200,7 +292,19 @@ mod tests {
             ),
             (
                 "gantry run -it=false --init=true debian",
-                "gantry run --init debian --",
+                "gantry run -i --init debian --",
+            ),
+            (
+                "gantry run --rm --rm=false -dit -t=0 --name --rm debian --rm",
+                "gantry run -di --name --rm debian -- --rm",
+            ),
+            (
+                "gantry run --rm=false --rm debian",
+                "gantry run --rm debian --",
+            ),
+            (
+                "gantry run -t -eit -m 5t -t=false debian",
+                "gantry run -eit -m 5t debian --",
             ),
             (
                 "gantry run --rm=maybe debian",
@@ -213,6 +317,28 @@ mod tests {
             ),
         ] {
             assert_eq!(marked(line), expected);
+        }
+    }
+
+    #[test]
+    fn a_verb_says_how_many_operands_it_has() {
+        let root = Arguments::command();
+        for (line, expected) in [
+            ("gantry ps x", "accepts no arguments"),
+            (
+                "gantry --root /r container ls -f a=b x",
+                "accepts no arguments",
+            ),
+            ("gantry rename a", "requires 2 arguments"),
+            ("gantry history", "requires 1 argument"),
+            ("gantry images a b", "requires at most 1 argument"),
+            ("gantry port", "requires at least 1 and at most 2 arguments"),
+            ("gantry container rm", "requires at least 1 argument"),
+            ("gantry exec a", "requires at least 2 arguments"),
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let lineage = verb(&root, &words);
+            assert_eq!(count_of(&lineage[lineage.len() - 1]), expected, "{line}");
         }
     }
 }

@@ -1,14 +1,9 @@
 //! A template over a value.
 
-use serde_json::Value;
-
+use super::data::{Data, Field, Nil};
 use super::parser::{Command, Node, Pipeline, Term};
-use super::show::{is_true, show};
-use super::{AS_JSON, TemplateError, functions, lexer, parser};
-
-/// Fields whose own fields are people's. As with Go's maps, one that is not there
-/// is nothing, and no mistake.
-const MAPS: [&str; 2] = ["Attributes", "Labels"];
+use super::show::show;
+use super::{TemplateError, functions, lexer, parser};
 
 /// A template that is parsed.
 #[derive(Clone, Debug)]
@@ -36,17 +31,17 @@ impl Template {
     /// # Errors
     /// The template names a field that is not there, or calls a function
     /// wrongly.
-    pub(crate) fn render(&self, data: &Value) -> Result<String, TemplateError> {
+    pub(crate) fn render(&self, data: &Data) -> Result<String, TemplateError> {
         self.run(data, false)
     }
 
     /// The template with the names of columns for their values: what is done
     /// with a value is not done with its name.
-    pub(super) fn headings(&self, names: &Value) -> Result<String, TemplateError> {
+    pub(super) fn headings(&self, names: &Data) -> Result<String, TemplateError> {
         self.run(names, true)
     }
 
-    fn run(&self, data: &Value, headings: bool) -> Result<String, TemplateError> {
+    fn run(&self, data: &Data, headings: bool) -> Result<String, TemplateError> {
         let mut run = Run {
             root: data,
             variables: Vec::new(),
@@ -66,8 +61,8 @@ impl Template {
 }
 
 struct Run<'a> {
-    root: &'a Value,
-    variables: Vec<(String, Value)>,
+    root: &'a Data,
+    variables: Vec<(String, Data)>,
     headings: bool,
     text: String,
 }
@@ -81,7 +76,7 @@ enum Flow {
 }
 
 impl Run<'_> {
-    fn nodes(&mut self, nodes: &[Node], dot: &Value) -> Result<Flow, String> {
+    fn nodes(&mut self, nodes: &[Node], dot: &Data) -> Result<Flow, String> {
         for node in nodes {
             match self.node(node, dot)? {
                 Flow::On => {}
@@ -92,14 +87,14 @@ impl Run<'_> {
     }
 
     /// A block, whose variables end with it.
-    fn block(&mut self, nodes: &[Node], dot: &Value) -> Result<Flow, String> {
+    fn block(&mut self, nodes: &[Node], dot: &Data) -> Result<Flow, String> {
         let depth = self.variables.len();
         let flow = self.nodes(nodes, dot)?;
         self.variables.truncate(depth);
         Ok(flow)
     }
 
-    fn node(&mut self, node: &Node, dot: &Value) -> Result<Flow, String> {
+    fn node(&mut self, node: &Node, dot: &Data) -> Result<Flow, String> {
         match node {
             Node::Break => return Ok(Flow::Break),
             Node::Continue => return Ok(Flow::Continue),
@@ -126,7 +121,7 @@ impl Run<'_> {
                 otherwise,
             } => {
                 let value = self.pipeline(condition, dot)?;
-                return self.block(if is_true(&value) { then } else { otherwise }, dot);
+                return self.block(if value.is_true() { then } else { otherwise }, dot);
             }
             Node::With {
                 value,
@@ -134,7 +129,7 @@ impl Run<'_> {
                 otherwise,
             } => {
                 let value = self.pipeline(value, dot)?;
-                return if is_true(&value) {
+                return if value.is_true() {
                     self.block(then, &value)
                 } else {
                     self.block(otherwise, dot)
@@ -156,19 +151,19 @@ impl Run<'_> {
         over: &Pipeline,
         each: &[Node],
         otherwise: &[Node],
-        dot: &Value,
+        dot: &Data,
     ) -> Result<Flow, String> {
-        let items: Vec<(Value, Value)> = match self.pipeline(over, dot)? {
-            Value::Array(items) => items
+        let items: Vec<(Data, Data)> = match self.pipeline(over, dot)? {
+            Data::List(items) => items
                 .into_iter()
                 .enumerate()
                 .map(|(index, item)| (index.into(), item))
                 .collect(),
-            Value::Object(fields) => fields
+            Data::Map(entries) => entries
                 .into_iter()
                 .map(|(key, value)| (key.into(), value))
                 .collect(),
-            Value::Null => Vec::new(),
+            Data::Nil(_) => Vec::new(),
             other => return Err(format!("range cannot go over {}", show(&other))),
         };
         if items.is_empty() {
@@ -193,20 +188,15 @@ impl Run<'_> {
         Ok(Flow::On)
     }
 
-    fn pipeline(&self, pipeline: &Pipeline, dot: &Value) -> Result<Value, String> {
+    fn pipeline(&self, pipeline: &Pipeline, dot: &Data) -> Result<Data, String> {
         let mut piped = None;
         for command in pipeline {
             piped = Some(self.command(command, piped, dot)?);
         }
-        Ok(piped.unwrap_or(Value::Null))
+        Ok(piped.unwrap_or(Data::Nil(Nil::Value)))
     }
 
-    fn command(
-        &self,
-        command: &Command,
-        piped: Option<Value>,
-        dot: &Value,
-    ) -> Result<Value, String> {
+    fn command(&self, command: &Command, piped: Option<Data>, dot: &Data) -> Result<Data, String> {
         if let Term::Function(name) = &command.head {
             if let "and" | "or" = name.as_str() {
                 return self.junction(name == "and", &command.arguments, piped, dot);
@@ -218,8 +208,8 @@ impl Run<'_> {
                 .collect::<Result<Vec<_>, _>>()?;
             arguments.extend(piped);
             // A heading goes through functions as it is.
-            if self.headings && arguments.iter().any(Value::is_string) {
-                let last = arguments.pop().unwrap_or(Value::Null);
+            if self.headings && arguments.iter().any(|data| matches!(data, Data::Text(_))) {
+                let last = arguments.pop().unwrap_or(Data::Nil(Nil::Value));
                 return Ok(last);
             }
             return functions::call(name, &arguments);
@@ -241,7 +231,12 @@ impl Run<'_> {
         {
             let key = show(&argument?);
             value = match value {
-                Value::Object(mut fields) => fields.remove(&key).unwrap_or_else(|| "".into()),
+                Data::Map(mut entries) => entries.remove(&key).unwrap_or_else(|| "".into()),
+                // A row's labels: what is not there is empty.
+                Data::Struct(fields) => fields
+                    .into_iter()
+                    .find(|field| field.name == key.as_str())
+                    .map_or_else(|| "".into(), |field| field.value),
                 other => return Err(format!("{} takes no argument", show(&other))),
             };
         }
@@ -253,9 +248,9 @@ impl Run<'_> {
         &self,
         all: bool,
         arguments: &[Term],
-        piped: Option<Value>,
-        dot: &Value,
-    ) -> Result<Value, String> {
+        piped: Option<Data>,
+        dot: &Data,
+    ) -> Result<Data, String> {
         let mut last = None;
         for value in arguments
             .iter()
@@ -263,7 +258,7 @@ impl Run<'_> {
             .chain(piped.map(Ok))
         {
             let value = value?;
-            if is_true(&value) != all {
+            if value.is_true() != all {
                 return Ok(value);
             }
             last = Some(value);
@@ -271,7 +266,7 @@ impl Run<'_> {
         last.ok_or_else(|| "and, or: an argument is missing".to_owned())
     }
 
-    fn term(&self, term: &Term, dot: &Value) -> Result<Value, String> {
+    fn term(&self, term: &Term, dot: &Data) -> Result<Data, String> {
         match term {
             Term::Field(names) => self.walk(dot, names),
             Term::Variable(name, fields) => {
@@ -291,41 +286,43 @@ impl Run<'_> {
             Term::Text(text) => Ok(text.as_str().into()),
             Term::Number(number) => Ok(functions::number(*number)),
             Term::Bool(value) => Ok((*value).into()),
-            Term::Nil => Ok(Value::Null),
+            Term::Nil => Ok(Data::Nil(Nil::Value)),
             Term::Group(inside, fields) => self.walk(&self.pipeline(inside, dot)?, fields),
         }
     }
 
-    fn walk(&self, from: &Value, names: &[String]) -> Result<Value, String> {
-        let mut value = from;
-        let mut of_map = false;
+    fn walk(&self, from: &Data, names: &[String]) -> Result<Data, String> {
+        let mut data = from.clone();
         for name in names {
-            value = match value {
-                Value::Object(fields) => match fields.get(name) {
-                    Some(field) => field,
-                    None if self.headings => return Ok(name.to_uppercase().into()),
-                    None if of_map => return Ok(Value::Null),
-                    None => {
-                        return Err(format!(
-                            "there is no field {name:?}; there are {}",
-                            names_of(fields)
-                        ));
+            data = match data {
+                Data::Struct(fields) => {
+                    let place = fields.iter().position(|field| field.name == name.as_str());
+                    match place {
+                        Some(place) => fields.into_iter().nth(place).map(|field| field.value),
+                        None if self.headings => return Ok(name.to_uppercase().into()),
+                        None => {
+                            return Err(format!(
+                                "there is no field {name:?}; there are {}",
+                                names_of(&fields)
+                            ));
+                        }
                     }
-                },
-                // As Go: a field of nothing is nothing.
-                Value::Null => return Ok(Value::Null),
-                Value::String(heading) if self.headings => return Ok(heading.as_str().into()),
-                other => return Err(format!("{} has no field {name:?}", show(other))),
+                    .unwrap_or(Data::Nil(Nil::Value))
+                }
+                Data::Map(mut entries) => entries.remove(name).unwrap_or(Data::Nil(Nil::Value)),
+                Data::Nil(Nil::Map) => Data::Nil(Nil::Value),
+                Data::Nil(_) => return Err(format!("there is nothing that has a field {name:?}")),
+                Data::Text(heading) if self.headings => return Ok(heading.into()),
+                other => return Err(format!("{} has no field {name:?}", show(&other))),
             };
-            of_map = MAPS.contains(&name.as_str());
         }
-        Ok(value.clone())
+        Ok(data)
     }
 }
 
-fn names_of(fields: &serde_json::Map<String, Value>) -> String {
-    let names = fields.keys().filter(|name| *name != AS_JSON);
-    names.cloned().collect::<Vec<_>>().join(", ")
+fn names_of(fields: &[Field]) -> String {
+    let names: Vec<&str> = fields.iter().map(|field| &*field.name).collect();
+    names.join(", ")
 }
 
 #[cfg(test)]
@@ -335,14 +332,31 @@ mod tests {
     use super::*;
 
     fn render(template: &str) -> Result<String, TemplateError> {
-        let data = json!({
-            "Name": "/web",
-            "State": {"Status": "running", "Pid": 42, "Running": true, "Error": ""},
-            "Args": ["-c", "x y"],
-            "Labels": {"b": "2", "a": "1", "with-dash": "3"},
-            "None": null,
-            "Ports": {"80/tcp": [{"HostPort": "8080"}], "53/udp": null},
-        });
+        let labels = [("b", "2"), ("a", "1"), ("with-dash", "3")];
+        let ports = [
+            (
+                "80/tcp".to_owned(),
+                Data::from(json!([{"HostPort": "8080"}])),
+            ),
+            ("53/udp".to_owned(), Data::Nil(Nil::List)),
+        ];
+        let data = Data::fields([
+            ("Name", "/web".into()),
+            (
+                "State",
+                json!({"Status": "running", "Pid": 42, "Running": true, "Error": ""}).into(),
+            ),
+            ("Args", json!(["-c", "x y"]).into()),
+            (
+                "Labels",
+                Data::map(labels.map(|(key, value)| (key.to_owned(), value))),
+            ),
+            ("None", json!(null).into()),
+            ("Health", Data::POINTER),
+            ("Volumes", Data::Nil(Nil::Map)),
+            ("Entrypoint", Data::Nil(Nil::List)),
+            ("Ports", Data::map(ports)),
+        ]);
         Template::parse(template)?.render(&data)
     }
 
@@ -385,7 +399,19 @@ mod tests {
             ("{{if and .State.Running (gt .State.Pid 1)}}y{{end}}", "y"),
             ("{{slice .Name 1}}", "web"),
             ("{{split .Name \"w\"}}", "[/ eb]"),
-            ("{{.None}}", "<no value>"),
+            ("{{.None}} {{.Labels.none}}", "<no value> <no value>"),
+            (
+                "{{.Health}} {{.Volumes}} {{.Entrypoint}} {{.Volumes.x}}",
+                "<nil> map[] [] <no value>",
+            ),
+            (
+                "{{if .Health}}y{{else}}n{{end}}{{with .State}}y{{end}}",
+                "ny",
+            ),
+            ("{{len .Volumes}}{{range .Entrypoint}}x{{end}}", "0"),
+            ("{{index .Labels \"none\"}}{{index .Volumes \"x\"}}", ""),
+            ("{{json .Health}} {{json .Entrypoint}}", "null null"),
+            ("{{.State}}", "{ 42 true running}"),
             ("{{println .Name}}", "/web\n"),
             ("{{$n := .Name}}{{$n}}", "/web"),
             ("{{range .None}}x{{else}}none{{end}}", "none"),
@@ -415,6 +441,10 @@ mod tests {
     fn a_wrong_template_says_what_is_wrong() {
         for (template, part) in [
             ("{{.Nome}}", "no field \"Nome\""),
+            ("{{.State.Nome}}", "no field \"Nome\""),
+            ("{{.Health.Status}}", "nothing that has a field \"Status\""),
+            ("{{.Labels.none.more}}", "nothing that has"),
+            ("{{len .Health}}", "no length"),
             ("{{.Name", "}} is missing"),
             ("{{if .Name}}x", "has no {{end}}"),
             ("{{end}}", "no beginning"),

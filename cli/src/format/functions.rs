@@ -2,13 +2,11 @@
 
 use std::cmp::Ordering;
 
-use serde_json::Value;
-
-use super::AS_JSON;
-use super::show::{is_true, show};
+use super::data::{Data, Nil};
+use super::show::show;
 
 /// Calls `name`; what was piped is the last argument.
-pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
+pub(super) fn call(name: &str, arguments: &[Data]) -> Result<Data, String> {
     let count = |wanted: usize| {
         if arguments.len() == wanted {
             Ok(())
@@ -23,8 +21,7 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
     match name {
         "json" => {
             count(1)?;
-            let value = &arguments[0];
-            Ok(value.get(AS_JSON).unwrap_or(value).to_string().into())
+            Ok(arguments[0].json().into())
         }
         "lower" => count(1).map(|()| text(0).to_lowercase().into()),
         "upper" => count(1).map(|()| text(0).to_uppercase().into()),
@@ -33,10 +30,12 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             count(2)?;
             // Docker's `join LIST SEPARATOR`; piped, the list comes last.
             let (list, separator) = match (&arguments[0], &arguments[1]) {
-                (Value::Array(list), separator) | (separator, Value::Array(list)) => {
+                (Data::List(list), separator) | (separator, Data::List(list)) => {
                     (list.as_slice(), separator)
                 }
-                (Value::Null, separator) | (separator, Value::Null) => (&[][..], separator),
+                (Data::Nil(Nil::List), separator) | (separator, Data::Nil(Nil::List)) => {
+                    (&[][..], separator)
+                }
                 (other, _) => return Err(format!("join takes a list, not {}", show(other))),
             };
             let items: Vec<String> = list.iter().map(show).collect();
@@ -45,7 +44,7 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
         "split" => {
             count(2)?;
             let separator = text(1);
-            Ok(text(0).split(&separator).map(Value::from).collect())
+            Ok(Data::list(text(0).split(&separator)))
         }
         "replace" => count(3).map(|()| text(0).replace(&text(1), &text(2)).into()),
         "html" => count(1).map(|()| html(&text(0)).into()),
@@ -55,14 +54,14 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             let words: Vec<String> = arguments.iter().map(show).collect();
             Ok(format!("{}\n", words.join(" ")).into())
         }
-        "printf" => printf(&text(0), arguments.get(1..).unwrap_or_default()).map(Value::from),
+        "printf" => printf(&text(0), arguments.get(1..).unwrap_or_default()).map(Data::from),
         "len" => {
             count(1)?;
             match &arguments[0] {
-                Value::String(text) => Ok(text.len().into()),
-                Value::Array(items) => Ok(items.len().into()),
-                Value::Object(fields) => Ok(fields.len().into()),
-                Value::Null => Ok(0.into()),
+                Data::Text(text) => Ok(text.len().into()),
+                Data::List(items) => Ok(items.len().into()),
+                Data::Map(entries) => Ok(entries.len().into()),
+                Data::Nil(Nil::List | Nil::Map) => Ok(0.into()),
                 other => Err(format!("{} has no length", show(other))),
             }
         }
@@ -78,7 +77,7 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             let blanks = |index: usize| " ".repeat(arguments[index].as_u64().unwrap_or(0) as usize);
             Ok(format!("{}{}{}", blanks(1), text(0), blanks(2)).into())
         }
-        "not" => count(1).map(|()| (!is_true(&arguments[0])).into()),
+        "not" => count(1).map(|()| (!arguments[0].is_true()).into()),
         "eq" => match arguments {
             [first, rest @ ..] if !rest.is_empty() => {
                 Ok(rest.iter().any(|other| same(first, other)).into())
@@ -102,7 +101,7 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
 }
 
 /// A number without a fraction is an integer.
-pub(super) fn number(number: f64) -> Value {
+pub(super) fn number(number: f64) -> Data {
     if number.fract() == 0.0 && number.abs() < 9e15 {
         (number as i64).into()
     } else {
@@ -110,20 +109,21 @@ pub(super) fn number(number: f64) -> Value {
     }
 }
 
-fn same(one: &Value, other: &Value) -> bool {
+fn same(one: &Data, other: &Data) -> bool {
     match (one.as_f64(), other.as_f64()) {
         (Some(one), Some(other)) => one == other,
+        _ if matches!((one, other), (Data::Nil(_), Data::Nil(_))) => true,
         _ => one == other,
     }
 }
 
-fn compare(one: &Value, other: &Value) -> Result<Ordering, String> {
+fn compare(one: &Data, other: &Data) -> Result<Ordering, String> {
     match (one, other) {
-        (Value::Number(one), Value::Number(other)) => one
+        (Data::Number(one), Data::Number(other)) => one
             .as_f64()
             .partial_cmp(&other.as_f64())
             .ok_or_else(|| "numbers that have no order".to_owned()),
-        (Value::String(one), Value::String(other)) => Ok(one.cmp(other)),
+        (Data::Text(one), Data::Text(other)) => Ok(one.cmp(other)),
         _ => Err(format!("{} and {} have no order", show(one), show(other))),
     }
 }
@@ -175,14 +175,14 @@ fn title(text: &str) -> String {
 }
 
 /// `index VALUE KEY…`; what is not there is nothing.
-fn index(arguments: &[Value]) -> Result<Value, String> {
+fn index(arguments: &[Data]) -> Result<Data, String> {
     let (first, keys) = arguments
         .split_first()
         .ok_or_else(|| "index takes a list or a map, and keys".to_owned())?;
     let mut value = first.clone();
     for key in keys {
         value = match value {
-            Value::Array(mut items) => {
+            Data::List(mut items) => {
                 let position = key
                     .as_u64()
                     .ok_or_else(|| format!("{} is not a position in a list", show(key)))?
@@ -195,8 +195,8 @@ fn index(arguments: &[Value]) -> Result<Value, String> {
                 }
                 items.swap_remove(position)
             }
-            Value::Object(mut fields) => fields.remove(&show(key)).unwrap_or_else(|| "".into()),
-            Value::Null => Value::Null,
+            Data::Map(mut entries) => entries.remove(&show(key)).unwrap_or_else(|| "".into()),
+            Data::Nil(Nil::Map) => "".into(),
             other => return Err(format!("{} is neither a list nor a map", show(&other))),
         };
     }
@@ -204,7 +204,7 @@ fn index(arguments: &[Value]) -> Result<Value, String> {
 }
 
 /// `slice VALUE [FROM [TO]]`
-fn slice(arguments: &[Value]) -> Result<Value, String> {
+fn slice(arguments: &[Data]) -> Result<Data, String> {
     let bound = |index: usize, otherwise: usize| match arguments.get(index) {
         None => Ok(otherwise),
         Some(value) => value
@@ -214,15 +214,15 @@ fn slice(arguments: &[Value]) -> Result<Value, String> {
     };
     let outside = || "slice: a position is outside of the value".to_owned();
     match arguments.first() {
-        Some(Value::String(text)) => {
+        Some(Data::Text(text)) => {
             let (from, to) = (bound(1, 0)?, bound(2, text.len())?);
-            text.get(from..to).map(Value::from).ok_or_else(outside)
+            text.get(from..to).map(Data::from).ok_or_else(outside)
         }
-        Some(Value::Array(items)) => {
+        Some(Data::List(items)) => {
             let (from, to) = (bound(1, 0)?, bound(2, items.len())?);
             items
                 .get(from..to)
-                .map(|items| Value::Array(items.to_vec()))
+                .map(|items| Data::List(items.to_vec()))
                 .ok_or_else(outside)
         }
         _ => Err("slice takes a text or a list".to_owned()),
@@ -230,7 +230,7 @@ fn slice(arguments: &[Value]) -> Result<Value, String> {
 }
 
 /// %s %v %d %q %x %t %f and %%, with a width.
-fn printf(format: &str, arguments: &[Value]) -> Result<String, String> {
+fn printf(format: &str, arguments: &[Data]) -> Result<String, String> {
     let mut text = String::new();
     let mut arguments = arguments.iter();
     let mut characters = format.chars();
@@ -257,7 +257,7 @@ fn printf(format: &str, arguments: &[Value]) -> Result<String, String> {
         let (width, precision) = flags.split_once('.').unwrap_or((&flags, ""));
         let shown = match verb {
             's' | 'v' | 'd' | 't' => show(value),
-            'q' => Value::from(show(value)).to_string(),
+            'q' => Data::from(show(value)).json(),
             'x' => value
                 .as_u64()
                 .map_or_else(|| show(value), |n| format!("{n:x}")),

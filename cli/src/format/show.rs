@@ -1,41 +1,37 @@
-//! Values as Go prints them (`%v`), and what counts as true.
+//! Values as Go prints them (`%v`).
 
-use serde_json::Value;
+use super::data::{Data, Nil};
 
-pub(super) fn show(value: &Value) -> String {
+pub(super) fn show(value: &Data) -> String {
     match value {
-        Value::Null => "<no value>".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Bool(_) | Value::Number(_) => value.to_string(),
-        Value::Array(items) => {
+        Data::Nil(Nil::Value) => "<no value>".to_owned(),
+        Data::Nil(Nil::Pointer) => "<nil>".to_owned(),
+        Data::Nil(Nil::List) => "[]".to_owned(),
+        Data::Nil(Nil::Map) => "map[]".to_owned(),
+        Data::Text(text) => text.clone(),
+        Data::Bool(value) => value.to_string(),
+        Data::Number(number) => number.to_string(),
+        Data::List(items) => {
             let items: Vec<String> = items.iter().map(nested).collect();
             format!("[{}]", items.join(" "))
         }
-        Value::Object(fields) => {
-            let fields: Vec<String> = fields
+        Data::Map(entries) => {
+            let entries: Vec<String> = entries
                 .iter()
                 .map(|(key, value)| format!("{key}:{}", nested(value)))
                 .collect();
-            format!("map[{}]", fields.join(" "))
+            format!("map[{}]", entries.join(" "))
+        }
+        Data::Struct(fields) => {
+            let fields: Vec<String> = fields.iter().map(|field| nested(&field.value)).collect();
+            format!("{{{}}}", fields.join(" "))
         }
     }
 }
 
-fn nested(value: &Value) -> String {
+fn nested(value: &Data) -> String {
     match value {
-        Value::Null => "<nil>".to_owned(),
+        Data::Nil(Nil::Value) => "<nil>".to_owned(),
         other => show(other),
-    }
-}
-
-/// All but zero, false, nothing and what is empty.
-pub(super) fn is_true(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Bool(value) => *value,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
     }
 }

@@ -1,35 +1,23 @@
 //! A volume in the shape of Docker's `VolumeInspect`.
 
-use std::collections::HashMap;
-
 use gantry_proto::image::v1::Volume;
-use serde_json::{Map, Value};
 
-use super::{Document, fields};
 use crate::display;
+use crate::format::{Data, Field, Nil};
 
-pub(crate) fn document(volume: &Volume) -> Document {
-    fields(vec![
-        (
+pub(crate) fn document(volume: &Volume) -> Data {
+    Data::fields([
+        Field::from((
             "CreatedAt",
             display::rfc3339_seconds(volume.created.as_ref()).into(),
-        ),
-        ("Driver", volume.driver.clone().into()),
-        ("Labels", or_null(&volume.labels)),
-        ("Mountpoint", volume.mountpoint.clone().into()),
-        ("Name", volume.name.clone().into()),
-        ("Options", or_null(&volume.options)),
-        ("Scope", "local".into()),
+        )),
+        ("Driver", volume.driver.clone().into()).into(),
+        ("Labels", Data::map_or_nil(volume.labels.clone())).into(),
+        ("Mountpoint", volume.mountpoint.clone().into()).into(),
+        ("Name", volume.name.clone().into()).into(),
+        ("Options", Data::map_or_nil(volume.options.clone())).into(),
+        ("Scope", "local".into()).into(),
+        Field::unless_empty("Status", Data::Nil(Nil::Map)),
+        Field::unless_empty("UsageData", Data::POINTER),
     ])
-}
-
-fn or_null(map: &HashMap<String, String>) -> Document {
-    if map.is_empty() {
-        return Value::Null.into();
-    }
-    let map: Map<String, Value> = map
-        .iter()
-        .map(|(key, value)| (key.clone(), value.as_str().into()))
-        .collect();
-    map.into()
 }

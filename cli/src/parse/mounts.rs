@@ -33,11 +33,15 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
         target: target_path(target).map_err(|what| wrong(&what))?,
         ..Mount::default()
     };
+    mount.short_form = Some(text.to_owned());
     if source.starts_with(['/', '.', '~']) {
         let source = std::path::absolute(source)
             .map_err(|error| wrong(&format!("the source cannot be used: {error}")))?;
         mount.set_type(MountType::Bind);
         mount.source = source.to_string_lossy().into_owned();
+        let parts = [mount.source.as_str(), target, options];
+        let parts = &parts[..if options.is_empty() { 2 } else { 3 }];
+        mount.short_form = Some(parts.join(":"));
         mount.create_source = true;
     } else {
         if !source.is_empty() && !is_volume_name(source) {
@@ -81,6 +85,7 @@ pub(crate) fn tmpfs(text: &str) -> Parsed<Mount> {
         ..Mount::default()
     };
     mount.set_type(MountType::Tmpfs);
+    mount.short_form = Some(options.to_owned());
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
             Some(("size", value)) => mount.tmpfs_size_bytes = size(value)?,

@@ -3,12 +3,11 @@
 use clap::Args;
 use gantry_proto::gateway::v1::{EventsRequest, EventsResponse};
 use gantry_proto::image::v1::Filter;
-use serde_json::{Map, Value, json};
 
 use crate::display;
 use crate::exit::Failure;
 use crate::filters;
-use crate::format::{AS_JSON, Format};
+use crate::format::{Data, Field, Format};
 use crate::parse::times;
 use crate::session::Session;
 use crate::terminal;
@@ -46,9 +45,9 @@ impl Events {
         let mut events = client.events(request).await?.into_inner();
         while let Some(event) = events.message().await? {
             let line = match &format {
-                Format::Json => as_json(&event).to_string(),
+                Format::Json => data(&event).json(),
                 Format::Each(template) => template
-                    .render(&fields(&event))
+                    .render(&data(&event))
                     .map_err(|e| Failure::of(&e))?,
                 Format::Table | Format::Columns(_) => line(&event),
             };
@@ -80,69 +79,39 @@ fn line(event: &EventsResponse) -> String {
     line
 }
 
-fn actor(event: &EventsResponse) -> Value {
-    let attributes = event.attributes.iter();
-    let attributes: Map<String, Value> = attributes
-        .map(|(key, value)| (key.clone(), value.as_str().into()))
-        .collect();
-    json!({"ID": event.id, "Attributes": attributes})
-}
-
-/// Whether Docker has an event's words at its top, too, as its first events had.
-fn is_of_old_kind(event: &EventsResponse) -> bool {
-    matches!(event.r#type.as_str(), "container" | "image")
-}
-
-fn image_of(event: &EventsResponse) -> &str {
-    let image = event.attributes.get("image").map(String::as_str);
-    image.filter(|_| is_of_old_kind(event)).unwrap_or_default()
-}
-
-fn nanos(event: &EventsResponse) -> (i64, i64) {
+/// In the shape of Docker's events, whose JSON leaves out what is empty. Those of
+/// containers and images have their words at the top, too, as the first had.
+fn data(event: &EventsResponse) -> Data {
+    let is_of_old_kind = matches!(event.r#type.as_str(), "container" | "image");
+    let if_old = |text: &str| if is_of_old_kind { text } else { "" }.to_owned();
+    let image = event.attributes.get("image").map_or("", String::as_str);
     let time = event.time.unwrap_or_default();
     let nanos = time.seconds.saturating_mul(1_000_000_000);
-    (time.seconds, nanos.saturating_add(time.nanos.into()))
-}
-
-/// Docker's JSON: what is empty is left out.
-fn as_json(event: &EventsResponse) -> Value {
-    let (time, time_nano) = nanos(event);
-    let mut data = json!({
-        "Type": event.r#type,
-        "Action": event.action,
-        "Actor": actor(event),
-        "scope": "local",
-        "time": time,
-        "timeNano": time_nano,
-    });
-    if is_of_old_kind(event) {
-        data["status"] = event.action.as_str().into();
-        for (key, value) in [("id", event.id.as_str()), ("from", image_of(event))] {
-            if !value.is_empty() {
-                data[key] = value.into();
-            }
-        }
-    }
-    data
-}
-
-/// Docker's names in templates.
-fn fields(event: &EventsResponse) -> Value {
-    let (time, time_nano) = nanos(event);
-    let old = is_of_old_kind(event);
-    let if_old = |text: &str| if old { text } else { "" }.to_owned();
-    json!({
-        "Status": if_old(&event.action),
-        "ID": if_old(&event.id),
-        "From": image_of(event),
-        "Type": event.r#type,
-        "Action": event.action,
-        "Actor": actor(event),
-        "Scope": "local",
-        "Time": time,
-        "TimeNano": time_nano,
-        AS_JSON: as_json(event),
-    })
+    let nanos = nanos.saturating_add(time.nanos.into());
+    Data::fields([
+        Field::unless_empty("status", if_old(&event.action)),
+        Field::for_templates("Status", if_old(&event.action)),
+        Field::unless_empty("id", if_old(&event.id)),
+        Field::for_templates("ID", if_old(&event.id)),
+        Field::unless_empty("from", if_old(image)),
+        Field::for_templates("From", if_old(image)),
+        ("Type", event.r#type.as_str().into()).into(),
+        ("Action", event.action.as_str().into()).into(),
+        (
+            "Actor",
+            Data::fields([
+                ("ID", event.id.as_str().into()),
+                ("Attributes", Data::map(event.attributes.clone())),
+            ]),
+        )
+            .into(),
+        ("scope", "local".into()).into(),
+        Field::for_templates("Scope", "local"),
+        ("time", time.seconds.into()).into(),
+        Field::for_templates("Time", time.seconds),
+        ("timeNano", nanos.into()).into(),
+        Field::for_templates("TimeNano", nanos),
+    ])
 }
 
 #[cfg(test)]
@@ -170,7 +139,7 @@ mod tests {
         let Format::Each(template) = Format::parse(Some(template)).unwrap() else {
             panic!("{template} is no template");
         };
-        template.render(&fields(event)).unwrap()
+        template.render(&data(event)).unwrap()
     }
 
     #[test]
@@ -181,12 +150,11 @@ mod tests {
             line(&container),
             "2020-01-02T00:00:00.000000005Z container create c1 (image=debian, name=web)"
         );
-        let both = "{\"Action\":\"create\",\"Actor\":{\"Attributes\":{\"driver\":\"local\"},\"ID\":\"data\"},\"Type\":\"volume\",\"scope\":\"local\",\"time\":1577923200,\"timeNano\":1577923200000000005}";
+        let both = r#"{"Type":"volume","Action":"create","Actor":{"ID":"data","Attributes":{"driver":"local"}},"scope":"local","time":1577923200,"timeNano":1577923200000000005}"#;
         assert_eq!(rendered("{{json .}}", &volume), both);
-        assert_eq!(as_json(&volume).to_string(), both);
-        let json = as_json(&container);
-        let words = [&json["status"], &json["id"], &json["from"]];
-        assert_eq!(words, ["create", "c1", "debian"]);
+        assert_eq!(data(&volume).json(), both);
+        let begin = r#"{"status":"create","id":"c1","from":"debian","Type":"container","#;
+        assert!(data(&container).json().starts_with(begin));
         let all =
             "{{.ID}} {{.Status}} {{.From}} {{.Actor.Attributes.name}} {{.TimeNano}} {{.Scope}}";
         assert_eq!(

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::run::DetachKeys;
-use crate::exit::Failure;
+use crate::exit::{Failure, NOT_EXECUTABLE};
 use crate::parse::environment;
 use crate::session::Session;
 use crate::stream::{Window, Wishes};
@@ -61,6 +61,26 @@ pub(crate) struct Exec {
 
 impl Exec {
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
+        let (detach, socket) = (self.detach, session.engine.socket().to_owned());
+        let of_the_process = ["UNKNOWN_USER", "WORKING_DIRECTORY"];
+        self.execute(session).await.map_err(|failure| {
+            let code = match () {
+                // Who does not wait for the program hears of it as of any refused call.
+                () if detach => 1,
+                () if of_the_process.iter().any(|reason| failure.is(reason)) => NOT_EXECUTABLE,
+                () => return failure,
+            };
+            match failure {
+                Failure::Call(_) => Failure::Here {
+                    code,
+                    message: failure.message(&socket),
+                },
+                other => other,
+            }
+        })
+    }
+
+    async fn execute(self, session: &Session) -> Result<u8, Failure> {
         let wishes = Wishes {
             tty: self.tty,
             stdin: self.interactive && !self.detach,
@@ -68,6 +88,12 @@ impl Exec {
             detach_keys: DetachKeys::or_default(self.detach_keys),
         };
         wishes.check()?;
+        if !self.workdir.is_empty() && !self.workdir.starts_with('/') {
+            return Err(Failure::Here {
+                code: if self.detach { 1 } else { NOT_EXECUTABLE },
+                message: format!("--workdir {:?} is not an absolute path", self.workdir),
+            });
+        }
         let open = ExecOpen {
             container: self.container,
             command: self.command,

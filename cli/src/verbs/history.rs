@@ -2,11 +2,13 @@
 
 use clap::Args;
 use gantry_proto::image::v1::{InspectRequest, InspectResponse};
+use gantry_proto::types::v1::Platform;
 use serde_json::{Value, json};
 
 use crate::display;
 use crate::exit::Failure;
 use crate::format::Format;
+use crate::parse::limits;
 use crate::session::Session;
 use crate::terminal;
 
@@ -35,6 +37,9 @@ pub(crate) struct History {
     /// Sizes and ages for people; false for bytes and times
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     human: bool,
+    /// Refuse an image of another platform: OS/ARCHITECTURE[/VARIANT]
+    #[arg(long, value_parser = limits::platform)]
+    platform: Option<Platform>,
     /// table, json, or a template
     #[arg(long)]
     format: Option<String>,
@@ -47,7 +52,7 @@ impl History {
         let format = Format::parse(self.format.as_deref()).map_err(|e| Failure::of(&e))?;
         let request = InspectRequest {
             reference: self.image.clone(),
-            platform: None,
+            platform: self.platform.clone(),
         };
         let image = session.engine.images().inspect(request).await?.into_inner();
         let rows = self.rows(&image)?;

@@ -29,7 +29,9 @@ impl Info {
         match format {
             Format::Json => terminal::println(&data(&info).to_string())?,
             Format::Each(template) | Format::Columns(template) => {
-                let text = template.render(&data(&info)).map_err(|e| Failure::of(&e))?;
+                let text = template
+                    .render(&data(&info).into())
+                    .map_err(|e| Failure::of(&e))?;
                 terminal::println(&text)?;
             }
             Format::Table => terminal::print(&text(&info))?,

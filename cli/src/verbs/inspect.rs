@@ -6,8 +6,8 @@ use gantry_proto::image::v1::{InspectRequest as ImageInspectRequest, InspectVolu
 use tonic::Code;
 
 use crate::exit::Failure;
-use crate::format::Template;
-use crate::inspect::{self, Document};
+use crate::format::{Data, Template};
+use crate::inspect;
 use crate::session::Session;
 use crate::terminal;
 
@@ -50,15 +50,12 @@ impl Inspect {
         match (&template, &self.format) {
             (Some(template), _) => {
                 for document in &documents {
-                    let line = template
-                        .render(&document.value())
-                        .map_err(|e| Failure::of(&e))?;
+                    let line = template.render(document).map_err(|e| Failure::of(&e))?;
                     terminal::println(&line)?;
                 }
             }
             (None, Some(_)) => {
-                let values: Vec<_> = documents.iter().map(Document::value).collect();
-                terminal::println(&serde_json::Value::from(values).to_string())?;
+                terminal::println(&Data::list(documents).json())?;
             }
             (None, None) => terminal::println(&inspect::pretty(&documents))?,
         }
@@ -68,7 +65,7 @@ impl Inspect {
         Ok(u8::from(!failures.is_empty()))
     }
 
-    async fn find(&self, session: &Session, object: &str) -> Result<Document, Failure> {
+    async fn find(&self, session: &Session, object: &str) -> Result<Data, Failure> {
         if self.kind.as_deref() == Some("volume") {
             return volume(session, object).await.map_err(Failure::from);
         }
@@ -111,7 +108,7 @@ impl Inspect {
     }
 }
 
-async fn volume(session: &Session, name: &str) -> Result<Document, tonic::Status> {
+async fn volume(session: &Session, name: &str) -> Result<Data, tonic::Status> {
     let request = InspectVolumeRequest {
         name: name.to_owned(),
     };

@@ -4,6 +4,7 @@ use clap::Args;
 use gantry_proto::image::v1::PullRequest;
 use gantry_proto::types::v1::Platform;
 
+use crate::content_trust::ContentTrust;
 use crate::exit::Failure;
 use crate::parse::limits;
 use crate::progress::{self, Channel, Progress};
@@ -22,12 +23,15 @@ pub(crate) struct Pull {
     /// Platform of the image: OS/ARCHITECTURE[/VARIANT]
     #[arg(long, value_parser = limits::platform)]
     platform: Option<Platform>,
+    #[command(flatten)]
+    trust: ContentTrust,
     /// Image: [REGISTRY/]NAME[:TAG|@DIGEST]
     image: String,
 }
 
 impl Pull {
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
+        self.trust.check()?;
         progress::check_reference(&self.image).map_err(Failure::new)?;
         let is_repository = progress::has_no_tag(&self.image);
         if self.all_tags && !is_repository {

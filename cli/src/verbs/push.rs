@@ -2,8 +2,11 @@
 
 use clap::Args;
 use gantry_proto::image::v1::PushRequest;
+use gantry_proto::types::v1::Platform;
 
+use crate::content_trust::ContentTrust;
 use crate::exit::Failure;
+use crate::parse::limits;
 use crate::progress::{self, Progress};
 use crate::registry_auth;
 use crate::session::Session;
@@ -17,12 +20,18 @@ pub(crate) struct Push {
     /// Say nothing but the image's name
     #[arg(short, long)]
     quiet: bool,
+    /// Refuse an image of another platform: OS/ARCHITECTURE[/VARIANT]
+    #[arg(long, value_parser = limits::platform)]
+    platform: Option<Platform>,
+    #[command(flatten)]
+    trust: ContentTrust,
     /// Image: [REGISTRY/]NAME[:TAG]
     image: String,
 }
 
 impl Push {
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
+        self.trust.check()?;
         progress::check_reference(&self.image).map_err(Failure::new)?;
         let is_repository = progress::has_no_tag(&self.image);
         if self.all_tags && !is_repository {
@@ -35,6 +44,7 @@ impl Push {
             reference: self.image.clone(),
             auth: registry_auth::for_image(&self.image).await,
             all_tags: self.all_tags,
+            platform: self.platform,
         };
         let mut progress = Progress::of_push(&self.image, self.quiet);
         let mut steps = session.engine.images().push(request).await?.into_inner();

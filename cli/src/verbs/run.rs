@@ -6,7 +6,9 @@ use std::path::Path;
 
 use clap::Args;
 use gantry_proto::gateway::v1::run_response::Message as Answer;
-use gantry_proto::gateway::v1::{PullPolicy, RunOpen, RunRequest, RunResponse, run_request};
+use gantry_proto::gateway::v1::{
+    AttachedStreams, PullPolicy, RunOpen, RunRequest, RunResponse, run_request,
+};
 use gantry_proto::image::v1::{InspectRequest, RegistryAuth};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,9 +35,6 @@ pub(crate) struct Run {
     /// Run in the background, and print the container's id
     #[arg(short, long)]
     detach: bool,
-    /// Attach to stdin, stdout or stderr
-    #[arg(short, long, value_name = "STREAM", value_parser = ["stdin", "stdout", "stderr"], ignore_case = true)]
-    attach: Vec<String>,
     /// Pass signals on to the program
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     sig_proxy: bool,
@@ -93,26 +92,18 @@ impl Run {
     }
 
     async fn start(self, session: &Session) -> Result<u8, Failure> {
-        if self.detach && !self.attach.is_empty() {
+        if self.detach && !self.options.attach.is_empty() {
             return Err(Failure::usage(
                 "--detach and --attach contradict each other; give one of them",
             ));
         }
         let mut config = self.options.config(&self.image, &self.command)?;
-        let attached = |stream: &str| {
-            !self.detach
-                && (self.attach.is_empty()
-                    || self
-                        .attach
-                        .iter()
-                        .any(|name| name.eq_ignore_ascii_case(stream)))
+        let attached = match self.detach {
+            true => AttachedStreams::default(),
+            false => config.attached.unwrap_or_default(),
         };
-        let types = attached("stdin")
-            && (self.options.interactive
-                || self
-                    .attach
-                    .iter()
-                    .any(|name| name.eq_ignore_ascii_case("stdin")));
+        config.attached = Some(attached);
+        let types = attached.stdin;
         config.stdin_open |= types;
         let wishes = Wishes {
             tty: self.options.tty,
@@ -134,8 +125,8 @@ impl Run {
             pull: self.options.pull().into(),
             detach: self.detach,
             attach_stdin: types,
-            attach_stdout: attached("stdout"),
-            attach_stderr: attached("stderr"),
+            attach_stdout: attached.stdout,
+            attach_stderr: attached.stderr,
             terminal_size: wishes.terminal_size(),
             auth: self.auth(session).await,
         };

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use clap::Args;
 use gantry_proto::image::v1::SaveRequest;
+use gantry_proto::types::v1::Platform;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::exit::Failure;
 use crate::new_file::NewFile;
+use crate::parse::limits;
 use crate::session::Session;
 
 /// Pieces between the connection and the file.
@@ -21,6 +23,9 @@ pub(crate) struct Save {
     /// File to write; standard output where it is left out
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Refuse images of another platform: OS/ARCHITECTURE[/VARIANT]
+    #[arg(long, value_parser = limits::platform)]
+    platform: Option<Platform>,
     /// Images: names, ids or digests; a name without a tag means all its tags
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -39,6 +44,7 @@ impl Save {
         };
         let request = SaveRequest {
             references: self.images.clone(),
+            platform: self.platform.clone(),
         };
         let mut pieces = session.engine.archives().save(request).await?.into_inner();
         let (sender, waiting) = mpsc::channel(QUEUE);

@@ -21,6 +21,12 @@ pub(crate) struct Start {
     /// Keys that leave the container's terminal
     #[arg(long, value_name = "KEYS", value_parser = DetachKeys::parse)]
     detach_keys: Option<DetachKeys>,
+    /// Begin where a checkpoint ended: refused, since none can be made
+    #[arg(long, value_name = "NAME")]
+    checkpoint: Option<String>,
+    /// Where the checkpoint is: refused, as --checkpoint
+    #[arg(long, value_name = "DIR")]
+    checkpoint_dir: Option<String>,
     /// Containers
     #[arg(value_name = "CONTAINER", required = true)]
     containers: Vec<String>,
@@ -28,6 +34,11 @@ pub(crate) struct Start {
 
 impl Start {
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
+        if self.checkpoint.is_some() || self.checkpoint_dir.is_some() {
+            return Err(Failure::new(
+                "checkpoints are not supported: a container begins anew; leave out --checkpoint and --checkpoint-dir",
+            ));
+        }
         let mut client = session.engine.containers();
         if !self.attach && !self.interactive {
             let mut each = Each::new(session);

@@ -1,9 +1,9 @@
 //! `gantry system prune`: removes what nobody uses.
 
 use clap::Args;
-use gantry_proto::image::v1::Filter;
+use gantry_proto::image::v1::{Filter, PruneVolumesResponse};
 
-use super::{container_prune, image_prune};
+use super::{container_prune, image_prune, volume_prune};
 use crate::agreement::agreed;
 use crate::display;
 use crate::exit::Failure;
@@ -19,6 +19,9 @@ pub(crate) struct SystemPrune {
     /// Do not ask
     #[arg(short, long)]
     force: bool,
+    /// Also anonymous volumes that no container uses
+    #[arg(long)]
+    volumes: bool,
     /// Only those that match: until, label, label!
     #[arg(long, value_name = "KEY=VALUE", value_parser = filters::filter)]
     filter: Vec<Filter>,
@@ -31,18 +34,36 @@ impl SystemPrune {
         } else {
             "all dangling images"
         };
-        let warning =
-            format!("WARNING! This will remove:\n  - all stopped containers\n  - {images}\n");
+        if self.volumes && self.filter.iter().any(|filter| filter.key == "until") {
+            return Err(Failure::new(
+                "the \"until\" filter is not supported with \"--volumes\": leave out one of the two",
+            ));
+        }
+        let volumes = if self.volumes {
+            "  - all anonymous volumes not used by at least one container\n"
+        } else {
+            ""
+        };
+        let warning = format!(
+            "WARNING! This will remove:\n  - all stopped containers\n{volumes}  - {images}\n"
+        );
         if !self.force && !agreed(&warning)? {
             return Ok(0);
         }
         let containers = container_prune::prune(session, self.filter.clone()).await?;
+        // Containers first: what they used nobody uses then.
+        let volumes = match self.volumes {
+            true => volume_prune::prune(session, false, self.filter.clone()).await?,
+            false => PruneVolumesResponse::default(),
+        };
         let images = image_prune::prune(session, self.all, self.filter).await?;
-        let reclaimed = display::exact_size(containers.reclaimed_bytes + images.reclaimed);
+        let reclaimed = containers.reclaimed_bytes + volumes.reclaimed + images.reclaimed;
         let text = format!(
-            "{}{}Total reclaimed space: {reclaimed}\n",
+            "{}{}{}Total reclaimed space: {}\n",
             container_prune::deleted(&containers),
-            image_prune::deleted(&images)
+            volume_prune::deleted(&volumes),
+            image_prune::deleted(&images),
+            display::exact_size(reclaimed)
         );
         terminal::print(&text)?;
         Ok(0)

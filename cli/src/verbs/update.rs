@@ -31,6 +31,12 @@ pub(crate) struct Update {
     /// CPU time per period, in microseconds; -1 for no limit
     #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
     cpu_quota: Option<i64>,
+    /// Time of each period that its real-time processes may use, in microseconds (cgroup v1)
+    #[arg(long, value_name = "MICROSECONDS", allow_negative_numbers = true)]
+    cpu_rt_runtime: Option<i64>,
+    /// Period of real-time CPU time, in microseconds (cgroup v1)
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_rt_period: Option<u64>,
     /// CPUs it may run on: 0-3,5
     #[arg(long, value_name = "CPUS")]
     cpuset_cpus: Option<String>,
@@ -65,6 +71,8 @@ impl Update {
             cpu_period_micros: self.cpu_period,
             cpu_quota_micros: self.cpu_quota,
             blkio_weight: self.blkio_weight,
+            cpu_realtime_runtime_micros: self.cpu_rt_runtime,
+            cpu_realtime_period_micros: self.cpu_rt_period,
         };
         if resources == ResourceUpdate::default() && self.restart.is_none() {
             return Err(Failure::new(

@@ -59,11 +59,11 @@ impl Version {
         match format {
             Format::Json => terminal::println(&data.to_string())?,
             Format::Each(template) | Format::Columns(template) => {
-                terminal::println(&template.render(&data).map_err(|e| Failure::of(&e))?)?;
+                terminal::println(&template.render(&data.into()).map_err(|e| Failure::of(&e))?)?;
             }
             Format::Table => {
                 let template = Template::parse(TEXT).map_err(|e| Failure::of(&e))?;
-                terminal::print(&template.render(&data).map_err(|e| Failure::of(&e))?)?;
+                terminal::print(&template.render(&data.into()).map_err(|e| Failure::of(&e))?)?;
             }
         }
         // The command's own version is known without an engine; that there is

@@ -1,7 +1,7 @@
 //! `gantry volume prune`: removes volumes that no container uses.
 
 use clap::Args;
-use gantry_proto::image::v1::{Filter, PruneVolumesRequest};
+use gantry_proto::image::v1::{Filter, PruneVolumesRequest, PruneVolumesResponse};
 
 use crate::agreement::agreed;
 use crate::display;
@@ -33,23 +33,29 @@ impl VolumePrune {
         if !self.force && !agreed(warning)? {
             return Ok(0);
         }
-        let request = PruneVolumesRequest {
-            all: self.all,
-            filters: self.filter,
-        };
-        let answer = session.engine.volumes().prune_volumes(request).await?;
-        let pruned = answer.into_inner();
-        let mut text = String::new();
-        if !pruned.deleted.is_empty() {
-            text.push_str("Deleted Volumes:\n");
-            for name in &pruned.deleted {
-                text.push_str(&format!("{name}\n"));
-            }
-            text.push('\n');
-        }
+        let pruned = prune(session, self.all, self.filter).await?;
+        let mut text = deleted(&pruned);
         let reclaimed = display::exact_size(pruned.reclaimed);
         text.push_str(&format!("Total reclaimed space: {reclaimed}\n"));
         terminal::print(&text)?;
         Ok(0)
     }
+}
+
+pub(super) async fn prune(
+    session: &Session,
+    all: bool,
+    filters: Vec<Filter>,
+) -> Result<PruneVolumesResponse, Failure> {
+    let request = PruneVolumesRequest { all, filters };
+    let answer = session.engine.volumes().prune_volumes(request).await?;
+    Ok(answer.into_inner())
+}
+
+/// What was removed, as Docker lists it.
+pub(super) fn deleted(pruned: &PruneVolumesResponse) -> String {
+    if pruned.deleted.is_empty() {
+        return String::new();
+    }
+    format!("Deleted Volumes:\n{}\n\n", pruned.deleted.join("\n"))
 }

@@ -243,6 +243,8 @@ impl ContainerService for Fake {
             }),
             pid: 42,
             args: [&["/init".to_owned()][..], &web().command].concat(),
+            entrypoint: vec!["/init".to_owned()],
+            cmd: web().command,
             env: vec!["A=1".to_owned()],
             endpoint: Some(Endpoint {
                 address: "10.66.0.5/16".to_owned(),

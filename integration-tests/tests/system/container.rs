@@ -212,8 +212,19 @@ fn capabilities_privileges_and_security_options_are_as_asked_for() -> Result<()>
             ),
             (
                 &["--init"],
-                "cat /proc/1/comm | grep -v '^sh$' | wc -l",
-                "1",
+                "cat /proc/1/comm; head -c 17 /proc/1/cmdline | tr '\\0' ' '",
+                "gantry-init\ngantry-init -- sh",
+            ),
+            // A user's own group is one of its supplementary ones.
+            (
+                &["-u", "77:78"],
+                "id -G; grep -c '^Groups:.*78' /proc/self/status",
+                "78\n1",
+            ),
+            (
+                &["--ipc", "none"],
+                "ls -d /dev/shm 2>/dev/null || echo none",
+                "none",
             ),
         ] {
             let said = shell(engine, flags, script)?;

@@ -11,11 +11,13 @@
 //! * [`fd`]: closing and marking ranges of descriptors, adopting inherited ones.
 //! * [`spawn`]: descriptors at fixed numbers for a child, and its end with its parent's.
 //! * [`process`]: signals at rest, leaving at once, keyrings, scheduling, i/o priority, memory policy.
+//! * [`command_line`]: what others are shown of the calling process' arguments.
 //! * [`user_namespace`]: a user namespace that nobody is in.
 
 pub mod bpf;
 pub mod caps;
 pub mod clone;
+pub mod command_line;
 pub mod fd;
 pub mod mount;
 pub mod process;

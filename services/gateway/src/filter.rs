@@ -2,6 +2,7 @@
 //! key any may (of several labels, all).
 
 use jiff::Timestamp;
+use regex_lite::Regex;
 
 use crate::container::Record;
 use crate::error::{Error, Result};
@@ -18,8 +19,8 @@ pub struct Filter {
 
 #[derive(Debug)]
 enum Test {
-    Id(String),
-    Name(String),
+    Id(Regex),
+    Name(Regex),
     Label(String, Option<String>),
     Status(String),
     Exited(i32),
@@ -31,6 +32,7 @@ enum Test {
     Network(String),
     Health(String),
     Volume(String),
+    IsTask(bool),
 }
 
 /// Filters that can be asked.
@@ -76,8 +78,8 @@ fn test(filter: &Filter, roster: &Roster) -> Result<Test> {
         )
     };
     Ok(match filter.key.as_str() {
-        "id" => Test::Id(value),
-        "name" => Test::Name(value),
+        "id" => Test::Id(pattern(&value).map_err(|problem| wrong(&problem))?),
+        "name" => Test::Name(pattern(&value).map_err(|problem| wrong(&problem))?),
         "label" => match value.split_once('=') {
             Some((label, value)) => Test::Label(label.to_owned(), Some(value.to_owned())),
             None => Test::Label(value, None),
@@ -94,8 +96,18 @@ fn test(filter: &Filter, roster: &Roster) -> Result<Test> {
         "health" if HEALTH.contains(&value.as_str()) => Test::Health(value),
         "health" => return Err(wrong("give starting, healthy, unhealthy or none")),
         "volume" => Test::Volume(value),
+        "is-task" => match value.as_str() {
+            "true" | "True" | "1" => Test::IsTask(true),
+            "false" | "False" | "0" => Test::IsTask(false),
+            _ => return Err(wrong("give true or false")),
+        },
         _ => return Err(wrong("there is no such filter")),
     })
+}
+
+/// A regular expression, that may be of any part of the text.
+fn pattern(text: &str) -> std::result::Result<Regex, String> {
+    Regex::new(text).map_err(|error| format!("it is not a regular expression: {error}"))
 }
 
 /// A port filter, "80", "80/tcp" or "8000-8080/udp", against one port.
@@ -135,26 +147,17 @@ impl Test {
             Self::Network(_) => 10,
             Self::Health(_) => 11,
             Self::Volume(_) => 12,
+            Self::IsTask(_) => 13,
         }
     }
 
     fn holds(&self, record: &Record, ancestors: &[String]) -> bool {
         let wanted = &record.wanted;
         match self {
-            Self::Id(prefix) => record.id.as_str().starts_with(prefix.as_str()),
-            // Docker takes a regular expression; a part of the name is what
-            // people give.
-            Self::Name(part) => {
-                let begins = part.strip_prefix('^');
-                let text = begins.unwrap_or(part);
-                let ends = text.strip_suffix('$');
-                let text = ends.unwrap_or(text).trim_start_matches('/');
-                match (begins, ends) {
-                    (Some(_), Some(_)) => record.name == text,
-                    (Some(_), None) => record.name.starts_with(text),
-                    (None, Some(_)) => record.name.ends_with(text),
-                    (None, None) => record.name.contains(text),
-                }
+            Self::Id(pattern) => pattern.is_match(record.id.as_str()),
+            // `inspect` shows a name with a slash, and scripts give it back so.
+            Self::Name(pattern) => {
+                pattern.is_match(&record.name) || pattern.is_match(&format!("/{}", record.name))
             }
             Self::Label(label, value) => {
                 let image = record.image.as_ref();
@@ -204,6 +207,8 @@ impl Test {
                 mount.kind != MountKind::Tmpfs
                     && (mount.source == *text || mount.target == *text || volume == Some(text))
             }),
+            // Tasks are of Swarm, and nothing here is.
+            Self::IsTask(is) => !is,
         }
     }
 }
@@ -263,9 +268,11 @@ mod tests {
     #[test]
     fn each_filter_tells_what_fits_from_what_does_not() {
         for (key, yes, no) in [
-            ("id", "abab", "ba"),
+            ("id", "abab", "abba"),
             ("name", "eb_", "db"),
             ("name", "^web_1$", "^web$"),
+            ("name", "^/web_1$", "^/eb"),
+            ("name", "w.b_[0-9]|db", "^db|^eb"),
             ("label", "tier", "role"),
             ("label", "tier=front", "tier=back"),
             ("status", "exited", "running"),
@@ -274,6 +281,7 @@ mod tests {
             ("expose", "79-81/tcp", "80/udp"),
             ("network", "bridge", "host"),
             ("health", "none", "healthy"),
+            ("is-task", "false", "true"),
         ] {
             assert!(fits(&[(key, yes)]).unwrap(), "{key}={yes}");
             assert!(!fits(&[(key, no)]).unwrap(), "{key}={no}");
@@ -295,6 +303,8 @@ mod tests {
             ("status", "asleep"),
             ("exited", "x"),
             ("before", "nobody"),
+            ("name", "web["),
+            ("is-task", "x"),
         ] {
             assert!(fits(&[(key, value)]).is_err(), "{key}={value}");
         }

@@ -35,6 +35,8 @@ pub struct Entry {
     views_end: Mutex<CancellationToken>,
     /// The run whose health checks are under way.
     checked: Mutex<Option<Timestamp>>,
+    /// Ids of the processes that `exec` started and that run.
+    execs: Mutex<Vec<String>>,
 }
 
 impl Entry {
@@ -46,6 +48,7 @@ impl Entry {
             views: watch::Sender::new(0),
             views_end: Mutex::default(),
             checked: Mutex::default(),
+            execs: Mutex::default(),
         }
     }
 
@@ -158,6 +161,24 @@ impl Entry {
         checked.replace(run) != Some(run)
     }
 
+    /// Notes that a process of `exec` runs until the guard is dropped.
+    #[must_use]
+    pub fn begin_exec(self: &Arc<Self>, id: &str) -> RunningExec {
+        let mut execs = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
+        execs.push(id.to_owned());
+        RunningExec {
+            entry: Arc::clone(self),
+            id: id.to_owned(),
+        }
+    }
+
+    /// Ids of the processes that `exec` started and that run, the oldest first.
+    #[must_use]
+    pub fn execs(&self) -> Vec<String> {
+        let execs = self.execs.lock();
+        execs.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Waits until no window carries output.
     pub async fn windows_closed(&self) {
         let mut windows = self.windows.subscribe();
@@ -190,6 +211,28 @@ impl Drop for OpenView {
         self.entry
             .views
             .send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+/// A process of `exec` that runs.
+#[derive(Debug)]
+pub struct RunningExec {
+    entry: Arc<Entry>,
+    id: String,
+}
+
+impl RunningExec {
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Drop for RunningExec {
+    fn drop(&mut self) {
+        let execs = self.entry.execs.lock();
+        let mut execs = execs.unwrap_or_else(PoisonError::into_inner);
+        execs.retain(|id| *id != self.id);
     }
 }
 

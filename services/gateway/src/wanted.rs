@@ -58,6 +58,7 @@ pub struct Wanted {
     pub shm_size_bytes: u64,
     /// "host", "private" or "container:ID". Empty: private.
     pub pid_mode: String,
+    /// Also "shareable", and "none": private, and without /dev/shm.
     pub ipc_mode: String,
     pub uts_mode: String,
     pub cgroupns_mode: String,
@@ -76,6 +77,18 @@ pub struct Wanted {
     pub volumes_from: Vec<String>,
     /// Empty, "gantry": the engine's own.
     pub runtime: String,
+    /// Empty: the engine's own.
+    pub cgroup_parent: String,
+    /// Which streams whoever created it listens to.
+    pub attached: Attached,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attached {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +140,8 @@ pub struct Mount {
     pub anonymous: bool,
     /// A volume that was another container's: it is not made anew.
     pub volume_must_exist: bool,
+    /// As it was written, where that was short: for `inspect`.
+    pub short_form: Option<String>,
     /// What the image service has for a volume or an image. None: not asked yet.
     pub found: Option<Found>,
 }
@@ -355,7 +370,7 @@ impl NamespaceMode {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {
-            "" | "private" | "shareable" => Some(Self::Private),
+            "" | "private" => Some(Self::Private),
             "host" => Some(Self::Host),
             other => other
                 .strip_prefix("container:")
@@ -366,6 +381,16 @@ impl NamespaceMode {
 }
 
 impl Wanted {
+    /// The IPC namespace, which has two more words for one of its own. None: the
+    /// mode is unknown.
+    #[must_use]
+    pub fn ipc(&self) -> Option<NamespaceMode> {
+        match self.ipc_mode.as_str() {
+            "none" | "shareable" => Some(NamespaceMode::Private),
+            mode => NamespaceMode::parse(mode),
+        }
+    }
+
     #[must_use]
     pub fn network(&self) -> NetworkMode {
         NetworkMode::parse(&self.network_mode)

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use gantry_oci::{Descriptor, Digest, ImageConfig, MediaType, Platform, Reference};
 use serde::{Deserialize, Serialize};
 
+use crate::error::ImageError;
 use crate::unpack::RootAttributes;
 
 /// What the index keeps of an image. All else is in its blobs.
@@ -114,6 +115,22 @@ impl Image {
             &self.config.architecture,
             self.config.variant.as_deref(),
         )
+    }
+
+    /// Refuses a platform that is not its own; `reference` is what it was called.
+    ///
+    /// # Errors
+    /// It was built for another one.
+    pub fn check_platform(&self, wanted: &Platform, reference: &str) -> Result<(), ImageError> {
+        let found = self.platform();
+        match wanted.distance(&found) {
+            Some(_) => Ok(()),
+            None => Err(ImageError::OtherPlatform {
+                reference: reference.to_owned(),
+                wanted: wanted.to_string(),
+                found: found.to_string(),
+            }),
+        }
     }
 
     /// Names with a tag, as a person writes them.

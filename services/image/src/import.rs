@@ -36,6 +36,7 @@ pub struct ImportOptions {
     /// Dockerfile instructions for its configuration.
     pub changes: Vec<String>,
     /// A remark for its history.
+    /// Empty: where it came from.
     pub message: String,
     /// Absent: this machine's.
     pub platform: Option<Platform>,
@@ -55,6 +56,17 @@ impl ImageStore {
     pub async fn import(
         &self,
         options: &ImportOptions,
+        pieces: Pieces,
+    ) -> Result<Arc<Image>, ImageError> {
+        // A file of the client's has no name here.
+        self.import_named(options, "-", pieces).await
+    }
+
+    /// The same with what the archive's source is called.
+    async fn import_named(
+        &self,
+        options: &ImportOptions,
+        source: &str,
         pieces: Pieces,
     ) -> Result<Arc<Image>, ImageError> {
         let name = match &options.reference {
@@ -81,7 +93,7 @@ impl ImageStore {
             history: vec![History {
                 created: Some(created),
                 comment: Some(if options.message.is_empty() {
-                    "Imported".to_owned()
+                    format!("Imported from {source}")
                 } else {
                     options.message.clone()
                 }),
@@ -151,7 +163,8 @@ impl ImageStore {
                 next?;
             }
         };
-        let (imported, forwarded) = tokio::join!(self.import(options, pieces), forward);
+        let (imported, forwarded) =
+            tokio::join!(self.import_named(options, public(url), pieces), forward);
         forwarded.and(imported)
     }
 
@@ -429,4 +442,9 @@ fn any_such_host() -> Platform {
         },
         _ => host,
     }
+}
+
+/// A URL without what often is a secret of whoever gave it.
+fn public(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use gantry_oci::{Descriptor, Digest, Reference};
+use gantry_oci::{Descriptor, Digest, Platform, Reference};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +71,30 @@ impl ImageStore {
         .await?;
         self.events().moved("push", &image, &reference);
         Ok(pushed)
+    }
+
+    /// Refuses to push what was built for another platform: the image of that
+    /// name, or all that have a tag in the repository.
+    ///
+    /// # Errors
+    /// There is no such image, or one is of another platform.
+    pub fn check_push(
+        &self,
+        reference: &str,
+        all_tags: bool,
+        platform: &Platform,
+    ) -> Result<(), ImageError> {
+        if !all_tags {
+            return self.resolve(reference)?.check_platform(platform, reference);
+        }
+        let repository = repository_name(reference)?;
+        for image in &*self.images() {
+            let mut tags = image.record.tags.iter();
+            if let Some(tag) = tags.find(|tag| tag.repository() == repository) {
+                image.check_platform(platform, &tag.familiar())?;
+            }
+        }
+        Ok(())
     }
 
     /// Uploads every image that the store has a tag for in the repository, one

@@ -96,6 +96,7 @@ fn classify(error: &container::Error) -> (Code, &'static str) {
             failure: ExecFailure::NotExecutable,
             ..
         } => (Code::FailedPrecondition, "COMMAND_NOT_EXECUTABLE"),
+        E::Directory { .. } => (Code::FailedPrecondition, "WORKING_DIRECTORY"),
         E::UnknownUser { .. } => (Code::FailedPrecondition, "UNKNOWN_USER"),
         E::MissingSource { .. } => (Code::FailedPrecondition, "MISSING_MOUNT_SOURCE"),
         E::Hook { .. } => (Code::Aborted, "HOOK_FAILED"),

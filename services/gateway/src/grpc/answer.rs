@@ -147,7 +147,14 @@ fn step(step: &StepTime) -> types::Step {
 
 pub(super) fn detail(detail: Detail) -> wire::ContainerDetail {
     let record = &detail.record;
+    let (entrypoint, cmd) = process::entrypoint_and_command(record);
+    let image = record.image.as_ref();
+    let volumes = image.map(|image| image.config.volumes.keys().cloned());
     wire::ContainerDetail {
+        entrypoint,
+        cmd,
+        volumes: volumes.into_iter().flatten().collect(),
+        exec_ids: detail.exec_ids,
         summary: Some(summary(record)),
         config: Some(to_config(&record.wanted)),
         pid: record.pid,
@@ -160,7 +167,7 @@ pub(super) fn detail(detail: Detail) -> wire::ContainerDetail {
         spec: detail.spec.into(),
         args: process::args(record).unwrap_or_default(),
         env: process::configured_env(record),
-        working_dir: process::cwd(record).unwrap_or_default(),
+        working_dir: process::configured_cwd(record).to_owned(),
         user: process::user(record),
         stop_signal: record.stop_signal(),
         health: record.health.as_ref().map(health),

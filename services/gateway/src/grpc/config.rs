@@ -8,8 +8,8 @@ use gantry_proto::types::v1 as types;
 
 use crate::error::Error;
 use crate::wanted::{
-    Device, DeviceLimit, HealthWanted, IdMap, IdRange, LogOptions, Mount, MountKind, OnUnhealthy,
-    Platform, PortMapping, Resources, RestartName, RestartPolicy, Ulimit, Wanted,
+    Attached, Device, DeviceLimit, HealthWanted, IdMap, IdRange, LogOptions, Mount, MountKind,
+    OnUnhealthy, Platform, PortMapping, Resources, RestartName, RestartPolicy, Ulimit, Wanted,
 };
 use crate::wire as common;
 
@@ -50,6 +50,7 @@ fn mount(wire: wire::Mount) -> Result<Mount, Error> {
         read_only_non_recursive: wire.read_only_non_recursive,
         anonymous: false,
         volume_must_exist: false,
+        short_form: wire.short_form,
         found: None,
     })
 }
@@ -108,6 +109,7 @@ pub(super) fn to_mount(mount: &Mount) -> wire::Mount {
         read_only_non_recursive: mount.read_only_non_recursive,
         name: volume.map(|found| found.volume.clone()).unwrap_or_default(),
         anonymous: mount.anonymous,
+        short_form: mount.short_form.clone(),
     }
 }
 
@@ -262,6 +264,22 @@ fn on_unhealthy(text: &str) -> Result<OnUnhealthy, Error> {
     })
 }
 
+fn attached(wire: wire::AttachedStreams) -> Attached {
+    Attached {
+        stdin: wire.stdin,
+        stdout: wire.stdout,
+        stderr: wire.stderr,
+    }
+}
+
+fn to_attached(attached: Attached) -> Option<wire::AttachedStreams> {
+    (attached != Attached::default()).then_some(wire::AttachedStreams {
+        stdin: attached.stdin,
+        stdout: attached.stdout,
+        stderr: attached.stderr,
+    })
+}
+
 fn platform(wire: types::Platform) -> Platform {
     Platform {
         os: wire.os,
@@ -358,6 +376,8 @@ impl TryFrom<wire::ContainerConfig> for Wanted {
             userns_mode: wire.userns_mode,
             runtime: wire.runtime,
             volumes_from: wire.volumes_from,
+            cgroup_parent: wire.cgroup_parent,
+            attached: attached(wire.attached.unwrap_or_default()),
         })
     }
 }
@@ -441,6 +461,8 @@ pub(super) fn to_config(wanted: &Wanted) -> wire::ContainerConfig {
         userns_mode: wanted.userns_mode.clone(),
         runtime: wanted.runtime.clone(),
         volumes_from: wanted.volumes_from.clone(),
+        cgroup_parent: wanted.cgroup_parent.clone(),
+        attached: to_attached(wanted.attached),
     }
 }
 

@@ -106,6 +106,8 @@ pub(super) fn update(request: wire::UpdateRequest) -> Result<UpdateWanted, Statu
         cpu_period_micros: resources.cpu_period_micros,
         cpu_quota_micros: resources.cpu_quota_micros,
         blkio_weight: resources.blkio_weight,
+        cpu_realtime_runtime_micros: resources.cpu_realtime_runtime_micros,
+        cpu_realtime_period_micros: resources.cpu_realtime_period_micros,
         restart_policy: restart_policy.transpose().map_err(status)?,
     })
 }

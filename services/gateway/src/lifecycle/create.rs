@@ -221,9 +221,20 @@ fn check(engine: &Engine, wanted: &Wanted) -> Result<()> {
             ));
         }
     }
-    for mode in [&wanted.pid_mode, &wanted.ipc_mode, &wanted.uts_mode] {
-        if let Some(NamespaceMode::Container(other)) = NamespaceMode::parse(mode) {
+    let of = NamespaceMode::parse;
+    for mode in [of(&wanted.pid_mode), wanted.ipc(), of(&wanted.uts_mode)] {
+        if let Some(NamespaceMode::Container(other)) = mode {
             engine.roster.find(&other)?;
+        }
+    }
+    if let Some(NamespaceMode::Container(other)) = wanted.ipc() {
+        let other = engine.roster.find(&other)?.record();
+        if matches!(other.wanted.ipc_mode.as_str(), "" | "private" | "none") {
+            let problem = format!(
+                "the container {} has its IPC namespace for itself; create it with --ipc shareable",
+                other.name
+            );
+            return Err(Error::invalid("ipc", problem));
         }
     }
     etc_files::check(&wanted.extra_hosts)?;

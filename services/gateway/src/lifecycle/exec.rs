@@ -6,11 +6,11 @@ use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
 use super::attach::Line;
-use crate::container::{ContainerId, Exit};
+use crate::container::{ContainerId, Exit, Record};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::peers;
-use crate::roster::Entry;
+use crate::roster::{Entry, RunningExec};
 use crate::spec::{self, process};
 use crate::state::State;
 use crate::window::{WindowInput, WindowOpen, WindowOutput};
@@ -93,7 +93,7 @@ pub async fn exec(
         ..open
     });
     let user = if wanted.user.is_empty() {
-        process::user(&record)
+        process::user_or_root(&record)
     } else {
         wanted.user
     };
@@ -118,6 +118,8 @@ pub async fn exec(
             },
         )
         .await?;
+    // The checks of its health are the engine's own.
+    let running = told.then(|| entry.begin_exec(&exec_id));
     if told {
         journal.note(&record, format!("exec_start: {said}"), &more);
     }
@@ -127,6 +129,9 @@ pub async fn exec(
     };
     let listens = events.send(started).await.is_ok();
     let Some(open) = window.filter(|_| listens) else {
+        if let Some(running) = running {
+            tokio::spawn(until_ended(engine, record, running));
+        }
         return Ok(());
     };
     let (line, first) = Line::begin(&engine, &entry, open.clone(), inputs);
@@ -145,7 +150,24 @@ pub async fn exec(
         if told {
             engine.journal.note(&record, "exec_die", &more);
         }
+        drop(running);
         let _nobody_listens = events.send(ExecEvent::Exited(exit)).await;
+    } else if let Some(running) = running {
+        tokio::spawn(until_ended(engine, record, running));
     }
     Ok(())
+}
+
+/// What is left of a process that nobody has a window on: that it runs, and its
+/// end.
+async fn until_ended(engine: Arc<Engine>, record: Arc<Record>, running: RunningExec) {
+    let waited = engine.peers.runtime.wait(&record.id, running.id()).await;
+    // Where the runtime cannot say, nobody can.
+    if let Ok(exit) = waited {
+        let more = [
+            ("execID", running.id().to_owned()),
+            ("exitCode", exit.code.to_string()),
+        ];
+        engine.journal.note(&record, "exec_die", &more);
+    }
 }

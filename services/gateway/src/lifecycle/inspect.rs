@@ -17,6 +17,8 @@ pub struct Detail {
     pub spec: Vec<u8>,
     /// Directory of its log.
     pub log_path: String,
+    /// The processes of `exec` that run.
+    pub exec_ids: Vec<String>,
 }
 
 /// Looks at a container.
@@ -24,7 +26,8 @@ pub struct Detail {
 /// # Errors
 /// There is none of this name.
 pub fn inspect(engine: &Engine, query: &str) -> Result<Detail> {
-    let record = engine.roster.find(query)?.record();
+    let entry = engine.roster.find(query)?;
+    let record = entry.record();
     let namespaces = start::namespaces(engine, &record, record.endpoint.as_ref());
     let spec = spec::build(
         &record,
@@ -40,6 +43,7 @@ pub fn inspect(engine: &Engine, query: &str) -> Result<Detail> {
             .container_log(record.id.as_str())
             .display()
             .to_string(),
+        exec_ids: entry.execs(),
         record,
     })
 }

@@ -184,11 +184,12 @@ pub(crate) fn namespaces(
         }
         Ok(Namespace::Path(format!("/proc/{}/ns/{kind}", other.pid)))
     };
-    let shared = |mode: &str, kind: &str| match NamespaceMode::parse(mode) {
+    let shared = |mode: Option<NamespaceMode>, kind: &str| match mode {
         Some(NamespaceMode::Host) => Ok(Namespace::Host),
         Some(NamespaceMode::Container(other)) => of(&other, kind),
         Some(NamespaceMode::Private) | None => Ok(Namespace::New),
     };
+    let mode = NamespaceMode::parse;
     let network = match wanted.network() {
         NetworkMode::Network(_) => match own {
             Some(endpoint) => Namespace::Path(endpoint.netns.clone()),
@@ -203,10 +204,10 @@ pub(crate) fn namespaces(
             .map(|endpoint| endpoint.userns.clone())
             .filter(|path| !path.is_empty()),
         network,
-        pid: shared(&wanted.pid_mode, "pid")?,
-        ipc: shared(&wanted.ipc_mode, "ipc")?,
-        uts: shared(&wanted.uts_mode, "uts")?,
-        cgroup: shared(&wanted.cgroupns_mode, "cgroup")?,
+        pid: shared(mode(&wanted.pid_mode), "pid")?,
+        ipc: shared(wanted.ipc(), "ipc")?,
+        uts: shared(mode(&wanted.uts_mode), "uts")?,
+        cgroup: shared(mode(&wanted.cgroupns_mode), "cgroup")?,
     })
 }
 
@@ -228,7 +229,7 @@ impl ProcessStep<'_> {
         Ok(ContainerWanted {
             spec: spec.to_string().into_bytes(),
             rootfs: record.rootfs.clone().unwrap_or_default(),
-            user: process::user(record),
+            user: process::user_or_root(record),
             stdin: record.wanted.stdin_open,
             // A terminal outlives its windows: whoever leaves may come back.
             stdin_once: record.wanted.stdin_open

@@ -27,6 +27,8 @@ pub struct UpdateWanted {
     pub cpu_period_micros: Option<u64>,
     pub cpu_quota_micros: Option<i64>,
     pub blkio_weight: Option<u32>,
+    pub cpu_realtime_runtime_micros: Option<i64>,
+    pub cpu_realtime_period_micros: Option<u64>,
     pub restart_policy: Option<RestartPolicy>,
 }
 
@@ -71,6 +73,14 @@ impl UpdateWanted {
         );
         set(&mut after.cpu_quota_micros, self.cpu_quota_micros.as_ref());
         set(&mut after.blkio_weight, self.blkio_weight.as_ref());
+        set(
+            &mut after.cpu_realtime_runtime_micros,
+            self.cpu_realtime_runtime_micros.as_ref(),
+        );
+        set(
+            &mut after.cpu_realtime_period_micros,
+            self.cpu_realtime_period_micros.as_ref(),
+        );
         let lowered = self.memory_swap_bytes.is_none() && before.memory_swap_bytes > 0;
         if lowered
             && u64::try_from(before.memory_swap_bytes).is_ok_and(|swap| swap < after.memory_bytes)
@@ -96,6 +106,8 @@ impl UpdateWanted {
             || self.cpuset_mems.is_some()
             || self.cpu_period_micros.is_some()
             || self.cpu_quota_micros.is_some()
+            || self.cpu_realtime_runtime_micros.is_some()
+            || self.cpu_realtime_period_micros.is_some()
     }
 
     /// What the kernel is told: the parts in which something changes.

@@ -338,6 +338,20 @@ impl Runtimes {
         Ok(answer.map_err(|status| error(&status))?.into_inner().pid)
     }
 
+    /// Waits for a process that `exec` started to end.
+    ///
+    /// # Errors
+    /// There is no such process, or the service fails.
+    pub async fn wait(&self, id: &ContainerId, exec_id: &str) -> Result<Exit> {
+        let request = wire::WaitRequest {
+            container_id: id.to_string(),
+            exec_id: exec_id.to_owned(),
+        };
+        let answer = self.runtime.clone().wait(request).await;
+        let answer = answer.map_err(|status| error(&status))?.into_inner();
+        Ok(common::exit(answer.status.unwrap_or_default()))
+    }
+
     /// Sends a signal to a process; empty `exec_id`: the container's first.
     ///
     /// # Errors

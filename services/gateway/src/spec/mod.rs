@@ -300,7 +300,24 @@ pub fn build(record: &Record, namespaces: &Namespaces, host: &Host) -> Result<Va
 /// The cgroup of a container, below each hierarchy's root.
 #[must_use]
 pub fn cgroup(record: &Record, host: &Host) -> String {
-    format!("/{}/{}", host.cgroup_parent, record.id)
+    let parent = match record.wanted.cgroup_parent.trim_matches('/') {
+        "" => &host.cgroup_parent,
+        own => own,
+    };
+    format!("/{parent}/{}", record.id)
+}
+
+/// A parent is below the root, by plain names: as it is read it is made.
+fn check_cgroup_parent(parent: &str) -> Result<()> {
+    let path = parent.trim_matches('/');
+    let is_name = |name: &str| !matches!(name, "" | "." | "..") && !name.contains(['\0', '\n']);
+    if path.split('/').all(is_name) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "cgroup-parent",
+        format!("{parent:?} is not a path from the root of the cgroups; say one as /shop/web"),
+    ))
 }
 
 /// Refuses what [`build`] would, before an image is there.
@@ -330,17 +347,29 @@ pub fn check(wanted: &Wanted, host: &Host) -> Result<()> {
     if own_ids::wanted(&wanted.userns_mode)?.is_some() {
         check_own_ids(wanted)?;
     }
-    for (field, mode) in [
-        ("pid", &wanted.pid_mode),
-        ("ipc", &wanted.ipc_mode),
-        ("uts", &wanted.uts_mode),
-        ("cgroupns", &wanted.cgroupns_mode),
+    if !wanted.cgroup_parent.is_empty() {
+        check_cgroup_parent(&wanted.cgroup_parent)?;
+    }
+    let of = NamespaceMode::parse;
+    for (field, mode, known, modes) in [
+        ("pid", &wanted.pid_mode, of(&wanted.pid_mode), "private"),
+        (
+            "ipc",
+            &wanted.ipc_mode,
+            wanted.ipc(),
+            "none, private, shareable",
+        ),
+        ("uts", &wanted.uts_mode, of(&wanted.uts_mode), "private"),
+        (
+            "cgroupns",
+            &wanted.cgroupns_mode,
+            of(&wanted.cgroupns_mode),
+            "private",
+        ),
     ] {
-        if NamespaceMode::parse(mode).is_none() {
-            return Err(Error::invalid(
-                field,
-                format!("{mode:?} is not known; give host, private or container:NAME"),
-            ));
+        if known.is_none() {
+            let problem = format!("{mode:?} is not known; give {modes}, host or container:NAME");
+            return Err(Error::invalid(field, problem));
         }
     }
     Ok(())

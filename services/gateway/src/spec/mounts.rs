@@ -87,29 +87,29 @@ fn defaults(wanted: &Wanted) -> Vec<Value> {
             &["nosuid", "noexec", "nodev", "relatime", access],
         ),
     ];
-    if NamespaceMode::parse(&wanted.ipc_mode) == Some(NamespaceMode::Host) {
-        for target in ["/dev/mqueue", "/dev/shm"] {
-            all.push(mount(target, "bind", target, &["rbind", "rprivate"]));
-        }
-    } else {
-        all.push(mount(
-            "/dev/mqueue",
-            "mqueue",
-            "mqueue",
-            &["nosuid", "noexec", "nodev"],
-        ));
+    // That of the namespace it is in, also where that is the host's.
+    all.push(mount(
+        "/dev/mqueue",
+        "mqueue",
+        "mqueue",
+        &["nosuid", "noexec", "nodev"],
+    ));
+    if wanted.ipc() == Some(NamespaceMode::Host) {
         all.push(mount(
             "/dev/shm",
-            "tmpfs",
-            "shm",
-            &[
-                "nosuid",
-                "noexec",
-                "nodev",
-                "mode=1777",
-                &format!("size={shm}"),
-            ],
+            "bind",
+            "/dev/shm",
+            &["rbind", "rprivate"],
         ));
+    } else if wanted.ipc_mode != "none" {
+        let options = [
+            "nosuid",
+            "noexec",
+            "nodev",
+            "mode=1777",
+            &format!("size={shm}"),
+        ];
+        all.push(mount("/dev/shm", "tmpfs", "shm", &options));
     }
     all
 }

@@ -38,8 +38,20 @@ const ULIMITS: [&str; 16] = [
 /// # Errors
 /// Nobody says what to run.
 pub fn args(record: &Record) -> Result<Vec<String>> {
+    let (entrypoint, command) = entrypoint_and_command(record);
+    let args = [entrypoint, command].concat();
+    if args.first().is_none_or(String::is_empty) {
+        return Err(Error::NoCommand {
+            image: record.wanted.image.clone(),
+        });
+    }
+    Ok(args)
+}
+
+/// The two that [`args`] are made of.
+#[must_use]
+pub fn entrypoint_and_command(record: &Record) -> (Vec<String>, Vec<String>) {
     let wanted = &record.wanted;
-    let empty = Vec::new();
     let image = record.image.as_ref().map(|image| &image.config);
     let of_image = |list: Option<&Option<Vec<String>>>| list.cloned().flatten();
     let (entrypoint, command) = match &wanted.entrypoint {
@@ -55,22 +67,15 @@ pub fn args(record: &Record) -> Result<Vec<String>> {
         }
     };
     // An entry point of one empty word says: none.
-    let entrypoint = if entrypoint.len() == 1 && entrypoint[0].is_empty() {
-        empty
+    if entrypoint.len() == 1 && entrypoint[0].is_empty() {
+        (Vec::new(), command)
     } else {
-        entrypoint
-    };
-    let args = [entrypoint, command].concat();
-    if args.first().is_none_or(String::is_empty) {
-        return Err(Error::NoCommand {
-            image: wanted.image.clone(),
-        });
+        (entrypoint, command)
     }
-    Ok(args)
 }
 
-/// The environment: the engine's own variables, then the image's, then the
-/// person's; each name once, the last value in the first place.
+/// The environment: the engine's own variables, then the person's, then what of
+/// the image's is left; each name once, the last value in the first place.
 #[must_use]
 pub fn env(record: &Record) -> Vec<String> {
     let mut env = vec![
@@ -80,22 +85,22 @@ pub fn env(record: &Record) -> Vec<String> {
     if record.wanted.tty {
         env.push("TERM=xterm".to_owned());
     }
-    if let Some(image) = &record.image {
-        merge(&mut env, &image.config.env);
-    }
-    merge(&mut env, &record.wanted.env);
+    merge(&mut env, &configured_env(record));
     env
 }
 
-/// The image's variables and the person's, without the engine's own: what
-/// `inspect` shows.
+/// The person's variables, and those of the image's that have other names: what
+/// `inspect` shows. A name without a value takes the variable out.
 #[must_use]
 pub fn configured_env(record: &Record) -> Vec<String> {
+    let name = |variable: &str| variable.split('=').next().map(str::to_owned);
+    let mut env = record.wanted.env.clone();
     let image = record.image.as_ref();
-    let mut env = image
-        .map(|image| image.config.env.clone())
-        .unwrap_or_default();
-    merge(&mut env, &record.wanted.env);
+    for variable in image.into_iter().flat_map(|image| &image.config.env) {
+        if !env.iter().any(|own| name(own) == name(variable)) {
+            env.push(variable.clone());
+        }
+    }
     env
 }
 
@@ -127,19 +132,25 @@ pub fn merge(env: &mut Vec<String>, more: &[String]) {
 /// # Errors
 /// It is not absolute.
 pub fn cwd(record: &Record) -> Result<String> {
-    let image = record.image.as_ref().map(|image| &image.config.working_dir);
-    let directory = [Some(&record.wanted.working_dir), image]
-        .into_iter()
-        .flatten()
-        .find(|directory| !directory.is_empty());
-    match directory {
-        None => Ok("/".to_owned()),
-        Some(directory) if directory.starts_with('/') => Ok(directory.clone()),
-        Some(directory) => Err(Error::invalid(
+    match configured_cwd(record) {
+        "" => Ok("/".to_owned()),
+        directory if directory.starts_with('/') => Ok(directory.to_owned()),
+        directory => Err(Error::invalid(
             "workdir",
             format!("{directory:?} is not an absolute path; begin it with '/'"),
         )),
     }
+}
+
+/// The working directory, as the person or the image names it. Empty: the root.
+#[must_use]
+pub fn configured_cwd(record: &Record) -> &str {
+    let image = record.image.as_ref().map(|image| &image.config.working_dir);
+    [Some(&record.wanted.working_dir), image]
+        .into_iter()
+        .flatten()
+        .find(|directory| !directory.is_empty())
+        .map_or("", String::as_str)
 }
 
 /// The user, as the person or the image names it. Empty: root.
@@ -152,6 +163,16 @@ pub fn user(record: &Record) -> String {
             .unwrap_or_default()
     } else {
         record.wanted.user.clone()
+    }
+}
+
+/// The user to look up in the image's files: where none is named root, who has
+/// groups there too.
+#[must_use]
+pub fn user_or_root(record: &Record) -> String {
+    match user(record) {
+        nobody if nobody.is_empty() => "0".to_owned(),
+        user => user,
     }
 }
 

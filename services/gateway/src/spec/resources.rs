@@ -217,7 +217,7 @@ fn block(resources: &Resources) -> Result<Map<String, Value>> {
 pub fn sysctls(wanted: &Wanted) -> Result<BTreeMap<String, String>> {
     let network = wanted.network();
     let own_network = matches!(network, NetworkMode::Network(_) | NetworkMode::None);
-    let own_ipc = NamespaceMode::parse(&wanted.ipc_mode) == Some(NamespaceMode::Private);
+    let own_ipc = wanted.ipc() == Some(NamespaceMode::Private);
     let mut sysctls = BTreeMap::new();
     if own_network && !wanted.privileged {
         sysctls.insert(

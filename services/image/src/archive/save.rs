@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gantry_oci::{
     Algorithm, Compression, Descriptor, Digest, Document, DocumentKind, Hasher, Index, Manifest,
-    MediaType, Reference,
+    MediaType, Platform, Reference,
 };
 
 use super::docker::{Listed, Repositories};
@@ -47,7 +47,11 @@ struct Saved {
 impl ImageStore {
     /// Finds images and all they consist of. What is not there is said before a
     /// byte is written. Blocks.
-    pub fn saving(&self, references: &[String]) -> Result<Saving, ImageError> {
+    pub fn saving(
+        &self,
+        references: &[String],
+        platform: Option<&Platform>,
+    ) -> Result<Saving, ImageError> {
         if references.is_empty() {
             return Err(ImageError::Missing {
                 field: "the image's name",
@@ -56,6 +60,9 @@ impl ImageStore {
         let mut wanted: BTreeMap<Digest, (Arc<Image>, BTreeSet<Reference>)> = BTreeMap::new();
         for text in references {
             for (image, name) in self.meant(text)? {
+                if let Some(platform) = platform {
+                    image.check_platform(platform, text)?;
+                }
                 let (_, names) = wanted
                     .entry(image.id().clone())
                     .or_insert_with(|| (image, BTreeSet::new()));

@@ -29,9 +29,10 @@ impl ArchiveService for ImageGrpc {
     type LoadStream = EventStream<proto::LoadResponse>;
 
     async fn save(&self, request: Request<proto::SaveRequest>) -> Answer<Self::SaveStream> {
-        let references = request.into_inner().references;
+        let request = request.into_inner();
+        let platform = request.platform.map(wire::platform);
         let saving = self
-            .with_store(move |store| store.saving(&references))
+            .with_store(move |store| store.saving(&request.references, platform.as_ref()))
             .await?;
         let (sender, receiver) = mpsc::channel(PIECES);
         let stopping = self.stopping.clone();

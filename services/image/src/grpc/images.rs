@@ -53,6 +53,9 @@ impl ImageService for ImageGrpc {
         let request = request.into_inner();
         let store = self.store.clone();
         let credentials: Option<Credentials> = request.auth.and_then(wire::credentials);
+        if let Some(platform) = request.platform.map(wire::platform) {
+            store.check_push(&request.reference, request.all_tags, &platform)?;
+        }
         self.stream(wire::push_event, move |watcher, cancel| async move {
             let reference = &request.reference;
             let pushed = if request.all_tags {

@@ -25,17 +25,9 @@ pub(super) fn check_platform(
     wanted: Option<types::Platform>,
     reference: &str,
 ) -> Result<(), ImageError> {
-    let Some(wanted) = wanted.map(platform) else {
-        return Ok(());
-    };
-    let found = image.platform();
-    match wanted.distance(&found) {
-        Some(_) => Ok(()),
-        None => Err(ImageError::OtherPlatform {
-            reference: reference.to_owned(),
-            wanted: wanted.to_string(),
-            found: found.to_string(),
-        }),
+    match wanted.map(platform) {
+        Some(wanted) => image.check_platform(&wanted, reference),
+        None => Ok(()),
     }
 }
 

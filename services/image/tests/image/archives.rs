@@ -13,7 +13,7 @@ use gantry_image::archive::{ArchiveError, LoadOptions, Loaded};
 use gantry_image::error::ImageError;
 use gantry_image::image::Image;
 use gantry_image::pull::Watcher;
-use gantry_oci::Digest;
+use gantry_oci::{Digest, Platform};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -26,7 +26,7 @@ use crate::registry::Registry;
 pub(crate) fn save(fixture: &Fixture, references: &[&str]) -> Result<Vec<u8>, ImageError> {
     let references: Vec<String> = references.iter().map(ToString::to_string).collect();
     let mut archive = Vec::new();
-    fixture.store.saving(&references)?.write(|piece| {
+    fixture.store.saving(&references, None)?.write(|piece| {
         archive.extend_from_slice(&piece);
         Ok(())
     })?;
@@ -196,6 +196,27 @@ async fn stocked() -> (Registry, Fixture) {
         fixture.store.remove(&pulled, &gently()).unwrap();
     }
     (registry, fixture)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_of_another_platform_is_neither_saved_nor_pushed() {
+    let fixture = Fixture::new();
+    let image = crate::life::imported(&fixture, "one:1", crate::life::tar(1)).await;
+    let store = &fixture.store;
+    let own = image.platform();
+    let other = Platform::new("linux", "mips64le", None);
+    // A repository stands for all its tags, whether or not it has "latest".
+    for name in ["one:1", "one"] {
+        let names = [name.to_owned()];
+        assert!(store.saving(&names, Some(&own)).is_ok(), "{name}");
+        let refused = store.saving(&names, Some(&other)).map(drop).unwrap_err();
+        assert!(matches!(refused, ImageError::OtherPlatform { .. }));
+    }
+    for (name, all_tags) in [("one:1", false), ("one", true)] {
+        assert!(store.check_push(name, all_tags, &own).is_ok(), "{name}");
+        let refused = store.check_push(name, all_tags, &other).unwrap_err();
+        assert!(matches!(refused, ImageError::OtherPlatform { .. }));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,6 +132,7 @@ async fn the_service_saves_and_loads_without_anybody_else() {
     }
     let request = SaveRequest {
         references: vec!["x".into()],
+        ..Default::default()
     };
     let mut pieces = archives.save(request).await.unwrap().into_inner();
     let mut saved = Vec::new();
@@ -141,6 +142,7 @@ async fn the_service_saves_and_loads_without_anybody_else() {
     assert_eq!(saved, save(&fixture, &["x:1"]).unwrap());
     let request = SaveRequest {
         references: vec!["none".into()],
+        ..Default::default()
     };
     let status = archives.save(request).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
@@ -196,7 +198,12 @@ impl Process {
         let mut archives = ArchiveServiceClient::new(connect(&socket));
         // The socket is there before the store is open; an answer is not.
         let references = vec!["none".into()];
-        let answer = archives.save(SaveRequest { references }).await;
+        let answer = archives
+            .save(SaveRequest {
+                references,
+                ..Default::default()
+            })
+            .await;
         assert_eq!(answer.unwrap_err().code(), Code::NotFound);
         archives
     }

@@ -71,11 +71,14 @@ async fn import(fixture: &Fixture, url: &str) -> Result<Arc<Image>, ImageError> 
 async fn an_archive_is_fetched_packed_or_not_and_through_redirects() {
     let fixture = Fixture::new();
     let server = serve().await;
-    for path in ["/dir/x.tar", "/x.tgz", "/moved", "/dir/x.tar#part"] {
+    for path in ["/dir/x.tar", "/x.tgz", "/moved", "/dir/x.tar?key=1#part"] {
         let image = import(&fixture, &format!("{server}{path}")).await.unwrap();
         assert_eq!(image.size(), 500_000, "{path}");
         assert_eq!(image.config.config.cmd.as_ref().unwrap()[2], "/f");
         assert_eq!(fixture.store.resolve("fetched").unwrap().id(), image.id());
+        let shown = path.split('?').next().unwrap();
+        let comment = image.config.history[0].comment.as_deref();
+        assert_eq!(comment, Some(&*format!("Imported from {server}{shown}")));
     }
 }
 

@@ -243,6 +243,7 @@ impl World {
     async fn save(&self, client: &Client) -> Result<Vec<u8>, Status> {
         let request = proto::SaveRequest {
             references: vec![self.name("kept"), self.name("big")],
+            ..Default::default()
         };
         let mut stream = ArchiveServiceClient::new(client.clone())
             .save(request)

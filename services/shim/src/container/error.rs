@@ -59,6 +59,14 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// The program's working directory is not there, is none, or is closed to its user.
+    #[error("cannot enter the working directory {path:?}")]
+    Directory {
+        /// `cwd` as given.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// `user` names nobody in the container's /etc/passwd or /etc/group.
     #[error("unknown {kind} {name:?} in the container's /etc/{file}")]
     UnknownUser {

@@ -175,7 +175,9 @@ fn look_up(passwd: &str, group: &str, wanted: &str, additional: &[u32]) -> Resul
             }
         }
     }
-    for gid in additional {
+    // The user's own group is one of them, or a program could leave it by another's set-group-ID bit, and with it what
+    // is closed to the group (CVE-2022-36109).
+    for gid in additional.iter().chain([&identity.gid]) {
         if !identity.groups.contains(gid) {
             identity.groups.push(*gid);
         }
@@ -256,7 +258,7 @@ mod tests {
     use super::*;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n# comment\nbroken\nalice:x:1000:1001::/home/alice:/bin/sh\n42:x:7:8::/seven:\n";
-    const GROUP: &str = "root:x:0:\nstaff:x:50:alice,bob\naudio:x:29:alice\n";
+    const GROUP: &str = "root:x:0:\nstaff:x:50:alice,bob\naudio:x:29:alice\nadm:x:4:root\n";
 
     fn find(wanted: &str) -> Result<Identity> {
         look_up(PASSWD, GROUP, wanted, &[99])
@@ -266,8 +268,15 @@ mod tests {
     fn a_name_brings_its_groups_and_home() {
         let identity = find("alice").unwrap();
         assert_eq!((identity.uid, identity.gid), (1000, 1001));
-        assert_eq!(identity.groups, [50, 29, 99]);
+        assert_eq!(identity.groups, [50, 29, 99, 1001]);
         assert_eq!(identity.home, "/home/alice");
+    }
+
+    #[test]
+    fn root_by_number_has_the_groups_of_the_files() {
+        let identity = find("0").unwrap();
+        assert_eq!((identity.uid, identity.gid), (0, 0));
+        assert_eq!(identity.groups, [4, 99, 0]);
     }
 
     #[test]
@@ -276,7 +285,7 @@ mod tests {
         let names =
             |list: &[&str]| -> Vec<String> { list.iter().map(|name| (*name).to_owned()).collect() };
         add_groups(GROUP, &names(&["audio", "root"]), &mut identity).unwrap();
-        assert_eq!(identity.groups, [50, 29, 99, 0]);
+        assert_eq!(identity.groups, [50, 29, 99, 1001, 0]);
         assert!(add_groups(GROUP, &names(&["nobody"]), &mut identity).is_err());
         let asked = [(GROUPS_ANNOTATION.to_owned(), "audio,staff".to_owned())];
         assert_eq!(
@@ -288,6 +297,7 @@ mod tests {
     #[test]
     fn a_number_without_an_entry_is_taken_as_it_is() {
         let identity = find("4711:4712").unwrap();
+        assert_eq!(identity.groups, [99, 4712]);
         assert_eq!((identity.uid, identity.gid), (4711, 4712));
         assert_eq!(identity.home, "/");
     }
@@ -300,7 +310,7 @@ mod tests {
     #[test]
     fn a_chosen_group_replaces_the_supplementary_ones() {
         let identity = find("alice:staff").unwrap();
-        assert_eq!((identity.gid, identity.groups), (50, vec![99]));
+        assert_eq!((identity.gid, identity.groups), (50, vec![99, 50]));
     }
 
     #[test]

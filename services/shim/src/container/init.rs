@@ -50,6 +50,10 @@ fn live(
     starter: &mut Option<OwnedFd>,
 ) -> Result<Infallible> {
     let mut clock = Clock::start(zero);
+    if let Some(command_line) = setup.command_line {
+        stand_in::show_as_init(command_line, &setup.launch.arguments)
+            .during("show", "the command line of an init")?;
+    }
     let mut member = Membership {
         setup,
         parent: lines.parent,

@@ -264,7 +264,7 @@ pub(super) fn prepare<'a>(
     }
     // First as root: the user's own directory may be below one that only root may pass.
     let denied = match enter_cwd(process.cwd()) {
-        Err(Error::Step { source, .. }) if source.raw_os_error() == Some(libc::EACCES) => true,
+        Err(Error::Directory { source, .. }) if source.raw_os_error() == Some(libc::EACCES) => true,
         other => other.map(|()| false)?,
     };
     if process.no_new_privileges() == Some(true) {
@@ -341,10 +341,13 @@ pub(super) fn make_cwd(root: BorrowedFd<'_>, process: &Process, identity: &Ident
 }
 
 fn enter_cwd(cwd: &Path) -> Result<()> {
-    rustix::process::chdir(cwd).during("enter working directory", cwd.display())?;
+    let refused = |errno: rustix::io::Errno| Error::Directory {
+        path: cwd.to_owned(),
+        source: errno.into(),
+    };
+    rustix::process::chdir(cwd).map_err(refused)?;
     // A path through a leaked descriptor would lead out of the root (CVE-2024-21626).
-    let actual =
-        rustix::process::getcwd(Vec::new()).during("enter working directory", cwd.display())?;
+    let actual = rustix::process::getcwd(Vec::new()).map_err(refused)?;
     if !actual.as_bytes().starts_with(b"/") {
         return Err(Error::step(
             "enter working directory",

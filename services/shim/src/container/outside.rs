@@ -383,7 +383,8 @@ mod tests {
         assert_eq!(groups, ["staff"]);
         let process = spec.process().as_ref().unwrap();
         assert_eq!((process.user().uid(), process.user().gid()), (1000, 1001));
-        assert_eq!(process.user().additional_gids().as_deref(), Some(&[50][..]));
+        let groups = process.user().additional_gids().as_deref();
+        assert_eq!(groups, Some(&[1001, 50][..]));
         assert_eq!(
             process.env().as_deref().unwrap(),
             ["A=1", "HOME=/home/app"].map(str::to_owned)

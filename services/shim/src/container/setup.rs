@@ -4,9 +4,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gantry_sys::command_line::CommandLine;
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
 
 use super::cgroup::Cgroup;
+use super::context::During;
 use super::devices::{self, PlannedDevice};
 use super::error::{Error, Result};
 use super::launch::Plan;
@@ -16,7 +18,7 @@ use super::net_devices::{self, PlannedNetDevice};
 use super::options::{CreateOptions, Gate, Stdio};
 use super::record::Record;
 use super::seccomp::Filter;
-use super::{identity, rootfs, shifted, sysctl};
+use super::{identity, rootfs, shifted, stand_in, sysctl};
 
 /// The spec and the options, ready to be carried out.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(super) struct Setup<'a> {
     pub(super) read_only: bool,
     pub(super) propagation: Option<u64>,
     pub(super) launch: Plan<'a>,
+    /// Where this process shows its arguments, where they are to be those of an init.
+    pub(super) command_line: Option<CommandLine>,
 }
 
 /// crun's annotation, which Podman sets for `--group-add keep-groups`.
@@ -161,6 +165,10 @@ impl<'a> Setup<'a> {
             .enumerate()
             .map(|(index, mount)| PlannedMount::plan(mount, index, options.bundle, linux))
             .collect::<Result<Vec<_>>>()?;
+        let command_line = match stand_in::wanted(spec) {
+            true => Some(CommandLine::own().during("find", "the own command line")?),
+            false => None,
+        };
         let mut setup = Self {
             options,
             spec,
@@ -174,6 +182,7 @@ impl<'a> Setup<'a> {
             read_only,
             propagation,
             launch,
+            command_line,
         };
         setup.prepare()?;
         Ok(setup)

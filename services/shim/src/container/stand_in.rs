@@ -8,11 +8,12 @@
 //! The program has a process group of its own, in the foreground of the terminal if there is one: what a key sends reaches
 //! it once, and not again through here.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use gantry_sys::command_line::CommandLine;
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -22,6 +23,19 @@ use super::program;
 
 /// The annotation that asks for it, with the value "true".
 pub(super) const ANNOTATION: &str = "dev.gantry.init";
+
+/// What such a process is called.
+const NAME: &CStr = c"gantry-init";
+
+/// Shows the command line of an init, `gantry-init -- PROGRAM ARGUMENTS`, for that of the process that made the
+/// container, which tells of the host's files.
+pub(super) fn show_as_init(
+    command_line: CommandLine,
+    arguments: &[CString],
+) -> std::io::Result<()> {
+    let words = [NAME, c"--"].map(CStr::to_bytes).into_iter();
+    command_line.replace(words.chain(arguments.iter().map(|argument| argument.as_bytes())))
+}
 
 /// Starts the program and stays. Returns only with the failure.
 pub(super) fn stay(
@@ -61,7 +75,7 @@ fn start(path: &CString, arguments: &[CString], environment: &[CString]) -> std:
         }
     }
     let child = Pid::from_raw(command.spawn()?.id().cast_signed());
-    let _ = rustix::thread::set_name(c"gantry-init");
+    let _ = rustix::thread::set_name(NAME);
     // What the parent and `start` wait for is that nobody holds their sockets any more.
     let _ = gantry_sys::fd::close_all_but(3, &[]);
     if nix::unistd::tcsetpgrp(std::io::stdin(), child).is_ok() {

@@ -82,6 +82,7 @@ enum Kind {
     Step,
     NotFound,
     NotExecutable,
+    Directory,
     UnknownUser,
     UnknownGroup,
     MissingSource,
@@ -109,6 +110,12 @@ impl From<&Error> for Failure {
                     ExecFailure::NotExecutable => Kind::NotExecutable,
                 },
                 program.clone(),
+                String::new(),
+                errno(source),
+            ),
+            Error::Directory { path, source } => (
+                Kind::Directory,
+                path.to_string_lossy().into_owned(),
                 String::new(),
                 errno(source),
             ),
@@ -182,6 +189,10 @@ impl From<Failure> for Error {
             Kind::NotExecutable => Self::Exec {
                 program: first,
                 failure: ExecFailure::NotExecutable,
+                source,
+            },
+            Kind::Directory => Self::Directory {
+                path: first.into(),
                 source,
             },
             Kind::UnknownUser => Self::UnknownUser {

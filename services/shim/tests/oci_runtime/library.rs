@@ -91,7 +91,7 @@ fn a_missing_working_directory_is_made_if_asked_for() {
     bundle.config["process"]["cwd"] = json!("/not/there");
     let (refused, _reader) = bundle.create(|_| {});
     let error = refused.unwrap_err().to_string();
-    assert_eq!(error, "enter working directory: /not/there");
+    assert_eq!(error, "cannot enter the working directory \"/not/there\"");
     let (created, reader) = bundle.create(|options| options.create_cwd = true);
     let mut created = created.unwrap();
     created.container.start().unwrap();
