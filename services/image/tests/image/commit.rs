@@ -462,7 +462,7 @@ async fn an_image_says_what_the_commit_was_told() {
     let [.., base, last] = config.history.as_slice() else {
         panic!("{:?}", config.history)
     };
-    assert_eq!(base.comment.as_deref(), Some("Imported"));
+    assert_eq!(base.comment.as_deref(), Some("Imported from -"));
     assert_eq!(last.created_by.as_deref(), Some("sh -c echo"));
     assert_eq!(last.author.as_deref(), Some("A. U. Thor"));
     assert_eq!(last.comment.as_deref(), Some("why"));
