@@ -134,12 +134,10 @@ pub(crate) fn verb<'a>(root: &'a Command, arguments: &[OsString]) -> Vec<Cow<'a,
             }
             Token::Flag | Token::Switch { .. } => {}
             Token::End => break,
-            Token::Operand => {
-                match argument.to_str().and_then(|word| below(&lineage, word)) {
-                    Some(next) => lineage.push(Cow::Owned(next)),
-                    None => break,
-                }
-            }
+            Token::Operand => match argument.to_str().and_then(|word| below(&lineage, word)) {
+                Some(next) => lineage.push(Cow::Owned(next)),
+                None => break,
+            },
         }
     }
     lineage

@@ -219,7 +219,17 @@ fn files_are_copied_with_the_owners_that_are_seen_inside() -> Result<()> {
 fn what_needs_the_hosts_users_is_refused_before_anything_is_made() -> Result<()> {
     with_engine(|engine| {
         let image = engine.install("box", &furnished()?)?;
-        engine.ok(&["run", "-d", "--name", "other", &image, "sleep", "1000"])?;
+        engine.ok(&[
+            "run",
+            "-d",
+            "--name",
+            "other",
+            "--ipc",
+            "shareable",
+            &image,
+            "sleep",
+            "1000",
+        ])?;
         for (flags, word) in [
             (&["--privileged"][..], "--privileged"),
             (&["--network", "host"], "--network host"),
