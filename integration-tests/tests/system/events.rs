@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use gantry_integration_tests::engine::{Engine, send, with_engine};
+use gantry_integration_tests::pty::Pty;
 use gantry_integration_tests::tar::{Member, archive};
 use rustix::process::Signal;
 
@@ -104,6 +105,62 @@ fn a_containers_life_is_told_with_its_network_and_its_volumes() -> Result<()> {
         );
         let deaths = shown(engine, &["event=die"], "{{.Actor.Attributes.exitCode}}")?;
         check(&deaths, &["0", "0", "137"])?;
+        Ok(())
+    })
+}
+
+#[test]
+fn windows_are_told_of_and_processes_that_go_on_without_one() -> Result<()> {
+    with_engine(|engine| {
+        let image = engine.busybox()?;
+        let leave = |words: &[&str]| -> Result<()> {
+            let mut window = Pty::spawn(&engine.command(words), 81, 25)?;
+            window.wait_for_text("# ")?;
+            window.type_text("\u{10}\u{11}")?;
+            let (code, bytes) = window.finish()?;
+            let said = String::from_utf8_lossy(&bytes);
+            ensure!(code == 0, "{code}: {said}");
+            Ok(())
+        };
+        leave(&["run", "-it", "--name", "box", &image, "sh"])?;
+        leave(&["attach", "box"])?;
+        leave(&["exec", "-it", "box", "sh"])?;
+        let mut listening = engine
+            .command(&["events", "--filter", "event=exec_die", "--since", "1h"])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        engine.ok(&["exec", "-d", "box", "sh", "-c", "exit 3"])?;
+        // The end of a process that no window sees comes when it comes.
+        let mut end = String::new();
+        BufReader::new(listening.stdout.take().context("no output")?).read_line(&mut end)?;
+        ensure!(end.contains("exitCode=3"), "{end}");
+        listening.kill()?;
+        listening.wait()?;
+        check(
+            &shown(
+                engine,
+                &["container=box"],
+                "{{.Action}}{{with .Actor.Attributes.height}} {{.}}{{end}}",
+            )?,
+            &[
+                "create",
+                "attach",
+                "start",
+                "resize 25",
+                "detach",
+                "attach",
+                // So that what runs in it draws its screen anew.
+                "resize 26",
+                "resize 25",
+                "detach",
+                "exec_create: sh",
+                "exec_start: sh",
+                "exec_detach",
+                "exec_create: sh -c exit 3",
+                "exec_start: sh -c exit 3",
+                "exec_die",
+            ],
+        )?;
         Ok(())
     })
 }

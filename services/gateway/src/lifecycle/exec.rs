@@ -1,6 +1,7 @@
 //! `exec`: one more process in a running container, with a window on it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
@@ -17,6 +18,9 @@ use crate::window::{WindowInput, WindowOpen, WindowOutput};
 
 /// Digits of an exec's id that are enough within one container.
 const EXEC_ID_DIGITS: usize = 32;
+
+/// Time before a runtime that does not answer is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A process that is wanted.
 #[derive(Clone, Debug, Default)]
@@ -126,13 +130,21 @@ pub async fn exec(
         pid,
     };
     let listens = events.send(started).await.is_ok();
+    let end = End {
+        engine: Arc::clone(&engine),
+        entry: Arc::clone(&entry),
+        exec_id,
+        told,
+    };
     let Some(open) = window.filter(|_| listens) else {
+        end.tell_later();
         return Ok(());
     };
     let (line, first) = Line::begin(&engine, &entry, open.clone(), inputs);
     let mut outputs = runtime.attach(&entry.id, &open, first).await?;
     match outputs.next().await {
         Some(Ok(WindowOutput::Exited(exit))) => {
+            end.tell(&exit);
             let _nobody_listens = events.send(ExecEvent::Exited(exit)).await;
             return Ok(());
         }
@@ -140,12 +152,64 @@ pub async fn exec(
         // Attached: everything from here on is seen.
         Some(Ok(_)) | None => {}
     }
-    if let Some(exit) = line.follow(outputs, &events).await? {
-        let more = [("execID", exec_id), ("exitCode", exit.code.to_string())];
-        if told {
-            engine.journal.note(&record, "exec_die", &more);
+    match line.follow(outputs, &events).await? {
+        Some(exit) => {
+            end.tell(&exit);
+            let _nobody_listens = events.send(ExecEvent::Exited(exit)).await;
         }
-        let _nobody_listens = events.send(ExecEvent::Exited(exit)).await;
+        None => end.tell_later(),
     }
     Ok(())
+}
+
+/// The end of a process, which is to be told.
+struct End {
+    engine: Arc<Engine>,
+    entry: Arc<Entry>,
+    exec_id: String,
+    told: bool,
+}
+
+impl End {
+    fn tell(&self, exit: &Exit) {
+        if self.told {
+            let more = [
+                ("execID", self.exec_id.clone()),
+                ("exitCode", exit.code.to_string()),
+            ];
+            let record = self.entry.record();
+            self.engine.journal.note(&record, "exec_die", &more);
+        }
+    }
+
+    /// Tells it when it comes: no window sees it.
+    fn tell_later(self) {
+        if self.told {
+            tokio::spawn(self.wait());
+        }
+    }
+
+    async fn wait(self) {
+        loop {
+            let runtime = &self.engine.peers.runtime;
+            let outcome = tokio::select! {
+                outcome = runtime.wait(&self.entry.id, &self.exec_id) => outcome,
+                () = self.engine.stopping.cancelled() => return,
+            };
+            match outcome {
+                Ok(exit) => return self.tell(&exit),
+                // The runtime is being restarted; the process goes on.
+                Err(Error::Unanswered { .. }) => {}
+                Err(error) if error.is_reason("STOPPING") => {}
+                Err(error) => {
+                    tracing::debug!(container = %self.entry.id, %error, "the end of an exec is not told");
+                    return;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = self.engine.stopping.cancelled() => return,
+            }
+        }
+    }
 }

@@ -300,7 +300,7 @@ impl Runtimes {
                 WindowInput::StdinClose => Message::StdinClose(shim::StdinClose {}),
                 WindowInput::Resize(size) => Message::Resize(common::to_size(size)),
                 // Signals go by a call of their own.
-                WindowInput::Signal(_) => return None,
+                WindowInput::Signal(_) | WindowInput::Detach => return None,
             })
         });
         let requests = futures::stream::once(async { first })
@@ -370,6 +370,20 @@ impl Runtimes {
     async fn signal(&self, request: wire::KillRequest) -> Result<()> {
         let answer = self.runtime.clone().kill(request).await;
         answer.map(|_sent| ()).map_err(|status| error(&status))
+    }
+
+    /// Waits until a process that `exec` started has ended.
+    ///
+    /// # Errors
+    /// There is no such process, or the service fails.
+    pub async fn wait(&self, id: &ContainerId, exec_id: &str) -> Result<Exit> {
+        let request = wire::WaitRequest {
+            container_id: id.to_string(),
+            exec_id: exec_id.to_owned(),
+        };
+        let answer = self.runtime.clone().wait(request).await;
+        let answer = answer.map_err(|status| error(&status))?.into_inner();
+        Ok(common::exit(answer.status.unwrap_or_default()))
     }
 
     /// Freezes a container's processes.
