@@ -237,7 +237,7 @@ fn images_tell_what_happens_to_them() -> Result<()> {
         engine.ok(&["rmi", &other])?;
         engine.ok(&["load", "-i", file])?;
         engine.ok(&["rmi", &other])?;
-        engine.ok(&["create", "--name", "box", &image])?;
+        engine.ok(&["run", "-d", "--name", "box", &image, "sleep", "600"])?;
         engine.ok(&["commit", "-m", "why", "box", "made:1"])?;
         let made = engine.ok(&["inspect", "-f", "{{.Id}}", "made:1"])?;
         engine.ok(&["rmi", "made:1"])?;
@@ -279,8 +279,16 @@ fn images_tell_what_happens_to_them() -> Result<()> {
             &[&format!("why {made} made:1")],
         )?;
         // In order, though the two come from two services.
-        let both = told(engine, &["event=commit", "event=tag"])?;
-        check(&both, &["image tag", "image tag", "container commit"])?;
+        let of_commit = ["event=pause", "event=tag", "event=commit", "event=unpause"];
+        check(
+            &told(engine, &of_commit)?[1..],
+            &[
+                "container pause",
+                "image tag",
+                "container commit",
+                "container unpause",
+            ],
+        )?;
         check(
             &told(engine, &[&format!("image={}", name(&image)), "type=image"])?,
             &["image pull"],
