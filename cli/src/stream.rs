@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::thread;
 
 use bytes::Bytes;
-use gantry_proto::gateway::v1::{AttachRequest, ExecRequest, RunRequest};
+use gantry_proto::gateway::v1::{AttachRequest, Detach, ExecRequest, RunRequest};
 use gantry_proto::gateway::v1::{attach_request, exec_request, run_request};
 use gantry_proto::shim::v1::{Missed, Output, StdinClose};
 use gantry_proto::types::v1::{Stream, TerminalSize};
@@ -39,6 +39,8 @@ pub(crate) enum Input {
     StdinClose,
     Resize(TerminalSize),
     Signal(u32),
+    /// The person leaves, the process goes on.
+    Detach,
 }
 
 macro_rules! input_for {
@@ -51,6 +53,7 @@ macro_rules! input_for {
                     Input::StdinClose => Message::StdinClose(StdinClose {}),
                     Input::Resize(size) => Message::Resize(size),
                     Input::Signal(number) => Message::Signal(number),
+                    Input::Detach => Message::Detach(Detach {}),
                 };
                 Self {
                     message: Some(message),
@@ -242,6 +245,9 @@ fn read_input<R: From<Input> + Send + 'static>(
                 return;
             }
             if leave {
+                // Full or closed: the process does not read, or has ended. Whoever
+                // leaves waits for neither.
+                let _untold = requests.try_send(Input::Detach.into());
                 let _closed = detach.send(());
                 return;
             }

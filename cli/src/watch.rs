@@ -1,6 +1,8 @@
 //! Follows a window to its end: `run`, `start -a`, `attach` and `exec` differ in
 //! how they begin, and not in this.
 
+use std::time::Duration;
+
 use gantry_proto::gateway::v1::{ExecResponse, RunResponse, exec_response, run_response};
 use gantry_proto::shim::v1::{AttachResponse, Missed, Output, attach_response};
 use gantry_proto::types::v1::ExitStatus;
@@ -39,6 +41,9 @@ heard_from!(RunResponse, run_response::Message);
 heard_from!(ExecResponse, exec_response::Message);
 heard_from!(AttachResponse, attach_response::Message);
 
+/// How long the engine may take to let a person go.
+const LEAVE: Duration = Duration::from_secs(1);
+
 /// How a window ended.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -72,7 +77,12 @@ where
         let answer = tokio::select! {
             answer = answers.message() => answer?,
             happened = window.happens() => match happened {
-                Happened::Detached => return Ok(End::Detached),
+                Happened::Detached => {
+                    // So that the engine hears of it before the stream is gone.
+                    let over = async { while let Ok(Some(_)) = answers.message().await {} };
+                    let _late = tokio::time::timeout(LEAVE, over).await;
+                    return Ok(End::Detached);
+                }
                 Happened::Ended(signal) => {
                     return Err(Failure::Said(128u8.saturating_add(signal as u8)));
                 }

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use gantry_integration_tests::engine::{Engine, send, with_engine};
+use gantry_integration_tests::pty::Pty;
 use gantry_integration_tests::tar::{Member, archive};
 use rustix::process::Signal;
 
@@ -109,6 +110,62 @@ fn a_containers_life_is_told_with_its_network_and_its_volumes() -> Result<()> {
 }
 
 #[test]
+fn windows_are_told_of_and_processes_that_go_on_without_one() -> Result<()> {
+    with_engine(|engine| {
+        let image = engine.busybox()?;
+        let leave = |words: &[&str]| -> Result<()> {
+            let mut window = Pty::spawn(&engine.command(words), 81, 25)?;
+            window.wait_for_text("# ")?;
+            window.type_text("\u{10}\u{11}")?;
+            let (code, bytes) = window.finish()?;
+            let said = String::from_utf8_lossy(&bytes);
+            ensure!(code == 0, "{code}: {said}");
+            Ok(())
+        };
+        leave(&["run", "-it", "--name", "box", &image, "sh"])?;
+        leave(&["attach", "box"])?;
+        leave(&["exec", "-it", "box", "sh"])?;
+        let mut listening = engine
+            .command(&["events", "--filter", "event=exec_die", "--since", "1h"])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        engine.ok(&["exec", "-d", "box", "sh", "-c", "exit 3"])?;
+        // The end of a process that no window sees comes when it comes.
+        let mut end = String::new();
+        BufReader::new(listening.stdout.take().context("no output")?).read_line(&mut end)?;
+        ensure!(end.contains("exitCode=3"), "{end}");
+        listening.kill()?;
+        listening.wait()?;
+        check(
+            &shown(
+                engine,
+                &["container=box"],
+                "{{.Action}}{{with .Actor.Attributes.height}} {{.}}{{end}}",
+            )?,
+            &[
+                "create",
+                "attach",
+                "start",
+                "resize 25",
+                "detach",
+                "attach",
+                // So that what runs in it draws its screen anew.
+                "resize 26",
+                "resize 25",
+                "detach",
+                "exec_create: sh",
+                "exec_start: sh",
+                "exec_detach",
+                "exec_create: sh -c exit 3",
+                "exec_start: sh -c exit 3",
+                "exec_die",
+            ],
+        )?;
+        Ok(())
+    })
+}
+
+#[test]
 fn an_event_is_a_line_or_an_object_of_dockers() -> Result<()> {
     with_engine(|engine| {
         let image = engine.busybox()?;
@@ -180,7 +237,7 @@ fn images_tell_what_happens_to_them() -> Result<()> {
         engine.ok(&["rmi", &other])?;
         engine.ok(&["load", "-i", file])?;
         engine.ok(&["rmi", &other])?;
-        engine.ok(&["create", "--name", "box", &image])?;
+        engine.ok(&["run", "-d", "--name", "box", &image, "sleep", "600"])?;
         engine.ok(&["commit", "-m", "why", "box", "made:1"])?;
         let made = engine.ok(&["inspect", "-f", "{{.Id}}", "made:1"])?;
         engine.ok(&["rmi", "made:1"])?;
@@ -222,8 +279,16 @@ fn images_tell_what_happens_to_them() -> Result<()> {
             &[&format!("why {made} made:1")],
         )?;
         // In order, though the two come from two services.
-        let both = told(engine, &["event=commit", "event=tag"])?;
-        check(&both, &["image tag", "image tag", "container commit"])?;
+        let of_commit = ["event=pause", "event=tag", "event=commit", "event=unpause"];
+        check(
+            &told(engine, &of_commit)?[1..],
+            &[
+                "container pause",
+                "image tag",
+                "container commit",
+                "container unpause",
+            ],
+        )?;
         check(
             &told(engine, &[&format!("image={}", name(&image)), "type=image"])?,
             &["image pull"],

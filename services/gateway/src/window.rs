@@ -52,6 +52,8 @@ pub enum WindowInput {
     Resize(TerminalSize),
     /// A signal for the process, by number.
     Signal(u32),
+    /// Nobody reads any more, on purpose.
+    Detach,
 }
 
 /// What comes out of a window.

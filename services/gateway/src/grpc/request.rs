@@ -40,6 +40,7 @@ macro_rules! input_message {
                     Message::StdinClose(_) => WindowInput::StdinClose,
                     Message::Resize(wire) => WindowInput::Resize(size(wire)),
                     Message::Signal(number) => WindowInput::Signal(number),
+                    Message::Detach(_) => WindowInput::Detach,
                     _ => return None,
                 })
             }

@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::ended;
 use super::start::{self, FirstWindow, Starter};
 use super::stop::signal_running;
-use crate::container::Exit;
+use crate::container::{Exit, Record};
 use crate::engine::Engine;
 use crate::error::{Error, Peer, Result};
 use crate::roster::{Entry, OpenWindow};
 use crate::state::State;
-use crate::window::{Carried, Outputs, WindowInput, WindowOpen, WindowOutput, carry};
+use crate::window::{Carried, Outputs, TerminalSize, WindowInput, WindowOpen, WindowOutput, carry};
 
 /// Messages to a window that may be under way.
 pub const LINE: usize = 32;
@@ -41,6 +42,8 @@ pub(super) struct Line {
     entry: Arc<Entry>,
     open: WindowOpen,
     targets: mpsc::Sender<Target>,
+    /// Cancelled when the person has said that nobody reads any more.
+    left: CancellationToken,
     exits: u64,
     /// Holds the container's shim until its last output was taken. Only for the
     /// first process.
@@ -58,22 +61,23 @@ impl Line {
     ) -> (Self, mpsc::Receiver<WindowInput>) {
         let (target, first) = mpsc::channel(LINE);
         let (targets, changes) = mpsc::channel(1);
+        let left = CancellationToken::new();
         let line = Self {
             engine: Arc::clone(engine),
             entry: Arc::clone(entry),
             exits: entry.record().exits,
             held: open.exec_id.is_empty().then(|| entry.open_window()),
             targets,
+            left: left.clone(),
             open: open.clone(),
         };
-        tokio::spawn(take_input(
-            Arc::clone(engine),
-            Arc::clone(entry),
-            open.exec_id,
-            inputs,
-            target,
-            changes,
-        ));
+        let typing = Typing {
+            engine: Arc::clone(engine),
+            entry: Arc::clone(entry),
+            exec_id: open.exec_id,
+            left,
+        };
+        tokio::spawn(typing.take_input(inputs, target, changes));
         (line, first)
     }
 
@@ -94,6 +98,7 @@ impl Line {
             let changes = self.entry.watch();
             let carried = tokio::select! {
                 carried = carry(&mut outputs, reader, over, changes) => carried,
+                () = self.left.cancelled() => return Ok(None),
                 // The container goes on; whoever watches can attach again.
                 () = self.engine.stopping.cancelled() => return Err(Error::Stopping),
             };
@@ -176,6 +181,7 @@ impl Line {
                 () = tokio::time::sleep(wait) => {}
                 _ = self.entry.wait_until(|record| record.exits > exits), if first => {}
                 () = reader.closed() => return Ok(Reopened::Unread),
+                () = self.left.cancelled() => return Ok(Reopened::Unread),
                 () = self.engine.stopping.cancelled() => return Err(Error::Stopping),
             }
             wait = (wait * 2).min(REOPEN.1);
@@ -213,60 +219,107 @@ enum Reopened {
     Unread,
 }
 
-/// Takes a person's input until the window is over. What the process does not
-/// read waits, up to a limit; a signal overtakes it.
-async fn take_input(
+/// What a person types at.
+struct Typing {
     engine: Arc<Engine>,
     entry: Arc<Entry>,
+    /// Empty: the container's first process.
     exec_id: String,
-    mut inputs: mpsc::Receiver<WindowInput>,
-    first: Target,
-    mut targets: mpsc::Receiver<Target>,
-) {
-    let mut target = Some(first);
-    let mut waiting: VecDeque<WindowInput> = VecDeque::new();
-    let mut bytes = 0_usize;
-    let mut open = true;
-    loop {
-        let taker = target.clone().filter(|_| !waiting.is_empty());
-        let ready = async {
-            match taker {
-                Some(taker) => taker.reserve_owned().await,
-                None => std::future::pending().await,
+    left: CancellationToken,
+}
+
+impl Typing {
+    /// Takes a person's input until the window is over. What the process does not
+    /// read waits, up to a limit; a signal overtakes it.
+    async fn take_input(
+        self,
+        mut inputs: mpsc::Receiver<WindowInput>,
+        first: Target,
+        mut targets: mpsc::Receiver<Target>,
+    ) {
+        let mut leaving = false;
+        let mut target = Some(first);
+        let mut waiting: VecDeque<WindowInput> = VecDeque::new();
+        let mut bytes = 0_usize;
+        let mut open = true;
+        loop {
+            if leaving && waiting.is_empty() {
+                self.leave();
+                return;
             }
-        };
-        tokio::select! {
-            permit = ready => match permit {
-                Ok(permit) => {
-                    if let Some(input) = waiting.pop_front() {
-                        if let WindowInput::Stdin(data) = &input {
-                            bytes -= data.len();
+            let taker = target.clone().filter(|_| !waiting.is_empty());
+            let ready = async {
+                match taker {
+                    Some(taker) => taker.reserve_owned().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                permit = ready => match permit {
+                    Ok(permit) => {
+                        if let Some(input) = waiting.pop_front() {
+                            match &input {
+                                WindowInput::Stdin(data) => bytes -= data.len(),
+                                WindowInput::Resize(size) => self.resized(*size),
+                                _ => {}
+                            }
+                            permit.send(input);
                         }
-                        permit.send(input);
                     }
-                }
-                // The window broke off: what comes waits for the next.
-                Err(_) => target = None,
-            },
-            input = inputs.recv(), if open && bytes < INPUT_BYTES => match input {
-                None => open = false,
-                Some(WindowInput::Signal(number)) => {
-                    let (engine, entry) = (Arc::clone(&engine), Arc::clone(&entry));
-                    let exec_id = exec_id.clone();
-                    tokio::spawn(async move { send_signal(&engine, &entry, &exec_id, number).await });
-                }
-                Some(input) => {
-                    if let WindowInput::Stdin(data) = &input {
-                        bytes += data.len();
+                    // The window broke off: what comes waits for the next.
+                    Err(_) => target = None,
+                },
+                input = inputs.recv(), if open && bytes < INPUT_BYTES => match input {
+                    None => open = false,
+                    // What was typed before it comes first.
+                    Some(WindowInput::Detach) => (leaving, open) = (true, false),
+                    Some(WindowInput::Signal(number)) => {
+                        let (engine, entry) = (Arc::clone(&self.engine), Arc::clone(&self.entry));
+                        let exec_id = self.exec_id.clone();
+                        tokio::spawn(async move { send_signal(&engine, &entry, &exec_id, number).await });
                     }
-                    waiting.push_back(input);
-                }
-            },
-            next = targets.recv() => match next {
-                Some(next) => target = Some(next),
-                None => return,
-            },
+                    Some(input) => {
+                        if let WindowInput::Stdin(data) = &input {
+                            bytes += data.len();
+                        }
+                        waiting.push_back(input);
+                    }
+                },
+                next = targets.recv() => match next {
+                    Some(next) => target = Some(next),
+                    None => return,
+                },
+            }
         }
+    }
+
+    fn leave(&self) {
+        let record = self.entry.record();
+        let journal = &self.engine.journal;
+        if self.exec_id.is_empty() {
+            journal.note(&record, "detach", &[]);
+        } else {
+            let more = [("execID", self.exec_id.clone())];
+            journal.note(&record, "exec_detach", &more);
+        }
+        self.left.cancel();
+    }
+
+    fn resized(&self, size: TerminalSize) {
+        if self.exec_id.is_empty() {
+            note_resize(&self.engine, &self.entry.record(), size);
+        }
+    }
+}
+
+/// Notes that a container's terminal has another size.
+pub(super) fn note_resize(engine: &Engine, record: &Record, size: TerminalSize) {
+    if record.wanted.tty {
+        let more = [
+            ("height", size.rows.to_string()),
+            ("width", size.columns.to_string()),
+        ];
+        engine.journal.note(record, "resize", &more);
     }
 }
 
@@ -317,6 +370,7 @@ pub async fn attach(
         })
         .await;
     let runs = record.state.is_running();
+    let size = open.terminal_size;
     if !runs && !start {
         return Err(Error::WrongState {
             name: record.name.clone(),
@@ -325,6 +379,9 @@ pub async fn attach(
         });
     }
     engine.journal.note(&record, "attach", &[]);
+    if runs && let Some(size) = size {
+        note_resize(&engine, &record, size);
+    }
     let (line, first) = Line::begin(&engine, &entry, open.clone(), inputs);
     let mut outputs = if runs {
         engine.peers.runtime.attach(&entry.id, &open, first).await?
@@ -356,6 +413,9 @@ pub async fn attach(
             Some(Err(error)) => return Err(error),
             None => {}
         }
+    }
+    if !runs && let Some(size) = size {
+        note_resize(&engine, &record, size);
     }
     if let Some(exit) = line.follow(outputs, &events).await? {
         super::run::settled(&entry, start).await;

@@ -50,6 +50,14 @@ pub async fn commit(
     };
     let frozen = !wanted.no_pause && freeze(engine, entry).await?;
     let committed = engine.peers.image.commit(entry.id.as_str(), image).await;
+    if let Ok(committed) = &committed {
+        let more = [
+            ("comment", comment),
+            ("imageID", committed.image_id()),
+            ("imageRef", name),
+        ];
+        engine.journal.note(&entry.record(), "commit", &more);
+    }
     let thawed = if frozen {
         thaw(engine, entry).await
     } else {
@@ -57,12 +65,6 @@ pub async fn commit(
     };
     let committed = committed?;
     thawed?;
-    let more = [
-        ("comment", comment),
-        ("imageID", committed.image_id()),
-        ("imageRef", name),
-    ];
-    engine.journal.note(&entry.record(), "commit", &more);
     Ok(committed)
 }
 

@@ -4,6 +4,7 @@
 //! on, the image service's are waited for ([`crate::watch_images`]), so that they
 //! come in the order of their times.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ const BATCH_MAX: usize = 1024;
 pub struct Listening {
     engine: Arc<Engine>,
     ready: std::vec::IntoIter<Arc<Told>>,
+    /// What came already, and that something else may yet come before.
+    later: Vec<Arc<Told>>,
     follower: Follower,
     filters: EventFilters,
     until: Option<Timestamp>,
@@ -47,11 +50,14 @@ pub async fn events(
             format!("{since} is after {until}, which `until` says"),
         ));
     }
+    let complete_until = Timestamp::now();
     engine.followed.caught_up(&engine.peers.image).await;
     let (past, follower) = engine.journal.look_back(since);
+    let (past, later): (Vec<_>, Vec<_>) = past.into_iter().partition(|t| t.at <= complete_until);
     Ok(Listening {
         engine: Arc::clone(engine),
         ready: past.into_iter(),
+        later,
         follower,
         filters,
         until,
@@ -69,8 +75,10 @@ impl Listening {
                     continue;
                 }
             };
-            let in_time = self.until.is_none_or(|until| told.at < until);
-            if in_time && self.filters.fit(&told.event) {
+            if self.until.is_some_and(|until| told.at >= until) {
+                return None;
+            }
+            if self.filters.fit(&told.event) {
                 return Some(told);
             }
         }
@@ -78,6 +86,43 @@ impl Listening {
 
     /// What comes next, by the times. None: the time is over.
     async fn batch(&mut self) -> Option<Vec<Arc<Told>>> {
+        let mut events = mem::take(&mut self.later);
+        let over = events.is_empty() && !self.wait(&mut events).await;
+        // What happened elsewhere until now is here after this. Of what happens from
+        // now on a part may be missing: it waits for the next round, and no longer,
+        // should the clock have been set back.
+        let complete_until = Timestamp::now();
+        let waited = events.len();
+        self.engine
+            .followed
+            .caught_up(&self.engine.peers.image)
+            .await;
+        let mut missed = 0;
+        while events.len() < BATCH_MAX {
+            let more = self.follower.ready();
+            if more.events.is_empty() {
+                break;
+            }
+            missed += more.missed;
+            events.extend(more.events);
+        }
+        if missed > 0 {
+            tracing::warn!(missed, "a slow listener missed events");
+        }
+        if over && events.is_empty() {
+            return None;
+        }
+        let fresh = events.split_off(waited);
+        let (complete, later) = fresh.into_iter().partition(|t| t.at <= complete_until);
+        self.later = later;
+        let complete: Vec<_> = complete;
+        events.extend(complete);
+        events.sort_by_key(|told| told.at);
+        Some(events)
+    }
+
+    /// Waits for something to come. False: the time was over first.
+    async fn wait(&mut self, events: &mut Vec<Arc<Told>>) -> bool {
         let now = Timestamp::now();
         let left = self
             .until
@@ -87,29 +132,13 @@ impl Listening {
             None => Some(next.await),
             Some(left) => tokio::time::timeout(left, next).await.ok(),
         };
-        let over = came.is_none();
-        let mut batch = came.unwrap_or_default();
-        // What happened before it elsewhere is here then.
-        self.engine
-            .followed
-            .caught_up(&self.engine.peers.image)
-            .await;
-        let mut missed = batch.missed;
-        while batch.events.len() < BATCH_MAX {
-            let more = self.follower.ready();
-            if more.events.is_empty() {
-                break;
-            }
-            missed += more.missed;
-            batch.events.extend(more.events);
+        let Some(batch) = came else {
+            return false;
+        };
+        if batch.missed > 0 {
+            tracing::warn!(missed = batch.missed, "a slow listener missed events");
         }
-        if missed > 0 {
-            tracing::warn!(missed, "a slow listener missed events");
-        }
-        if over && batch.events.is_empty() {
-            return None;
-        }
-        batch.events.sort_by_key(|told| told.at);
-        Some(batch.events)
+        events.extend(batch.events);
+        true
     }
 }

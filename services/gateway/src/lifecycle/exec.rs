@@ -1,12 +1,13 @@
 //! `exec`: one more process in a running container, with a window on it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
 use super::attach::Line;
-use crate::container::{ContainerId, Exit, Record};
+use crate::container::{ContainerId, Exit};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::peers;
@@ -17,6 +18,9 @@ use crate::window::{WindowInput, WindowOpen, WindowOutput};
 
 /// Digits of an exec's id that are enough within one container.
 const EXEC_ID_DIGITS: usize = 32;
+
+/// Time before a runtime that does not answer is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A process that is wanted.
 #[derive(Clone, Debug, Default)]
@@ -128,16 +132,20 @@ pub async fn exec(
         pid,
     };
     let listens = events.send(started).await.is_ok();
+    let end = End {
+        engine: Arc::clone(&engine),
+        entry: Arc::clone(&entry),
+        running,
+    };
     let Some(open) = window.filter(|_| listens) else {
-        if let Some(running) = running {
-            tokio::spawn(until_ended(engine, record, running));
-        }
+        end.tell_later();
         return Ok(());
     };
     let (line, first) = Line::begin(&engine, &entry, open.clone(), inputs);
     let mut outputs = runtime.attach(&entry.id, &open, first).await?;
     match outputs.next().await {
         Some(Ok(WindowOutput::Exited(exit))) => {
+            end.tell(&exit);
             let _nobody_listens = events.send(ExecEvent::Exited(exit)).await;
             return Ok(());
         }
@@ -145,29 +153,68 @@ pub async fn exec(
         // Attached: everything from here on is seen.
         Some(Ok(_)) | None => {}
     }
-    if let Some(exit) = line.follow(outputs, &events).await? {
-        let more = [("execID", exec_id), ("exitCode", exit.code.to_string())];
-        if told {
-            engine.journal.note(&record, "exec_die", &more);
+    match line.follow(outputs, &events).await? {
+        Some(exit) => {
+            end.tell(&exit);
+            let _nobody_listens = events.send(ExecEvent::Exited(exit)).await;
         }
-        drop(running);
-        let _nobody_listens = events.send(ExecEvent::Exited(exit)).await;
-    } else if let Some(running) = running {
-        tokio::spawn(until_ended(engine, record, running));
+        None => end.tell_later(),
     }
     Ok(())
 }
 
-/// What is left of a process that nobody has a window on: that it runs, and its
-/// end.
-async fn until_ended(engine: Arc<Engine>, record: Arc<Record>, running: RunningExec) {
-    let waited = engine.peers.runtime.wait(&record.id, running.id()).await;
-    // Where the runtime cannot say, nobody can.
-    if let Ok(exit) = waited {
-        let more = [
-            ("execID", running.id().to_owned()),
-            ("exitCode", exit.code.to_string()),
-        ];
-        engine.journal.note(&record, "exec_die", &more);
+/// The end of a process: it no longer runs, and that is to be told.
+struct End {
+    engine: Arc<Engine>,
+    entry: Arc<Entry>,
+    /// None: nobody is to know of it.
+    running: Option<RunningExec>,
+}
+
+impl End {
+    fn tell(self, exit: &Exit) {
+        if let Some(running) = self.running {
+            let more = [
+                ("execID", running.id().to_owned()),
+                ("exitCode", exit.code.to_string()),
+            ];
+            let record = self.entry.record();
+            self.engine.journal.note(&record, "exec_die", &more);
+        }
+    }
+
+    /// Tells it when it comes: no window sees it.
+    fn tell_later(self) {
+        if self.running.is_some() {
+            tokio::spawn(self.wait());
+        }
+    }
+
+    async fn wait(self) {
+        let Some(exec_id) = self.running.as_ref().map(RunningExec::id) else {
+            return;
+        };
+        let exec_id = exec_id.to_owned();
+        loop {
+            let runtime = &self.engine.peers.runtime;
+            let outcome = tokio::select! {
+                outcome = runtime.wait(&self.entry.id, &exec_id) => outcome,
+                () = self.engine.stopping.cancelled() => return,
+            };
+            match outcome {
+                Ok(exit) => return self.tell(&exit),
+                // The runtime is being restarted; the process goes on.
+                Err(Error::Unanswered { .. }) => {}
+                Err(error) if error.is_reason("STOPPING") => {}
+                Err(error) => {
+                    tracing::debug!(container = %self.entry.id, %error, "the end of an exec is not told");
+                    return;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = self.engine.stopping.cancelled() => return,
+            }
+        }
     }
 }

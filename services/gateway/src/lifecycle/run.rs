@@ -13,7 +13,7 @@ use futures::future::join;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::attach::Line;
+use super::attach::{Line, note_resize};
 use super::create::{self, Layer};
 use super::start::{self, EndpointStep, FirstWindow, Start, Starter};
 use crate::container::Exit;
@@ -82,6 +82,7 @@ pub async fn run(
 ) -> Result<()> {
     create::check_runtime(&engine, &wanted.wanted).await?;
     let entry = create::begin(&engine, wanted.wanted, wanted.name)?;
+    let size = wanted.window.as_ref().and_then(|open| open.terminal_size);
     let (line, window) = match wanted.window {
         None => (None, None),
         Some(open) => {
@@ -127,6 +128,9 @@ pub async fn run(
             return Err(error);
         }
     };
+    if let Some(size) = size {
+        note_resize(&engine, &record, size);
+    }
     let at = entry.record().started.unwrap_or_else(Timestamp::now);
     let listens = events.send(RunEvent::Started { at }).await.is_ok();
     let (Some(line), Some(outputs), true) = (line, outputs, listens) else {

@@ -300,7 +300,7 @@ impl Runtimes {
                 WindowInput::StdinClose => Message::StdinClose(shim::StdinClose {}),
                 WindowInput::Resize(size) => Message::Resize(common::to_size(size)),
                 // Signals go by a call of their own.
-                WindowInput::Signal(_) => return None,
+                WindowInput::Signal(_) | WindowInput::Detach => return None,
             })
         });
         let requests = futures::stream::once(async { first })
