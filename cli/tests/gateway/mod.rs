@@ -241,6 +241,8 @@ impl ContainerService for Fake {
                 command: web().command,
                 ..ContainerConfig::default()
             }),
+            cmd: web().command,
+            entrypoint: vec!["/init".to_owned()],
             pid: 42,
             args: [&["/init".to_owned()][..], &web().command].concat(),
             env: vec!["A=1".to_owned()],
