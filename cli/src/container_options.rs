@@ -143,6 +143,9 @@ pub(crate) struct ContainerOptions {
     /// Address on the network
     #[arg(long, value_name = "ADDRESS", value_parser = limits::address)]
     ip: Option<std::net::IpAddr>,
+    /// Hardware address on the network, as 02:42:0a:00:00:05
+    #[arg(long, value_name = "ADDRESS", value_parser = limits::mac_address)]
+    mac_address: Option<String>,
     /// Host name
     #[arg(short = 'h', long, value_name = "NAME")]
     hostname: Option<String>,
@@ -352,6 +355,7 @@ impl ContainerOptions {
             uts_mode: text(&self.uts),
             cgroupns_mode: text(&self.cgroupns),
             cgroup_parent: text(&self.cgroup_parent),
+            mac_address: text(&self.mac_address),
             attached: Some(self.attached()),
             groups: self.group_add.clone(),
             oom_score_adj: self.oom_score_adj.unwrap_or_default(),

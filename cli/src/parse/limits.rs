@@ -69,6 +69,25 @@ pub(crate) fn address(text: &str) -> Parsed<std::net::IpAddr> {
         .map_err(|_| ParseError::refusal(format!("{text:?} is not an IP address")))
 }
 
+/// A hardware address of one interface: "02-42-0A-00-00-05" as "02:42:0a:00:00:05".
+pub(crate) fn mac_address(text: &str) -> Parsed<String> {
+    let wrong =
+        |what: &str| ParseError::new(format!("{text:?} is not a valid mac address: {what}"));
+    let address = text.replace('-', ":").to_ascii_lowercase();
+    let pairs: Vec<&str> = address.split(':').collect();
+    let is_pair = |pair: &&str| pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
+    if pairs.len() != 6 || !pairs.iter().all(is_pair) {
+        return Err(wrong("say six pairs of digits, as in 02:42:0a:00:00:05"));
+    }
+    let first = u8::from_str_radix(pairs[0], 16).unwrap_or(1);
+    if first & 1 == 1 || pairs.iter().all(|pair| *pair == "00") {
+        return Err(wrong(
+            "one interface's is not 0, and its first pair is even",
+        ));
+    }
+    Ok(address)
+}
+
 /// "on-failure:3"
 pub(crate) fn restart_policy(text: &str) -> Parsed<RestartPolicy> {
     let (name, count) = match text.split_once(':') {
@@ -310,6 +329,23 @@ mod tests {
         assert_eq!((limit.soft, limit.hard), (-1, -1));
         for bad in ["nofile", "nofile=", "nofile=x", "nofile=1:x", "nofile=-2"] {
             assert!(ulimit(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_hardware_address_is_of_one_interface() {
+        let address = mac_address("02-42-0A-00-00-05");
+        assert_eq!(address.as_deref(), Ok("02:42:0a:00:00:05"));
+        for bad in [
+            "zz",
+            "02:42:0a:00:00",
+            "02:42:0a:00:00:05:06",
+            "2:42:0a:00:00:05",
+            "+2:42:0a:00:00:05",
+            "03:42:0a:00:00:05",
+            "00:00:00:00:00:00",
+        ] {
+            assert!(mac_address(bad).is_err(), "{bad}");
         }
     }
 
