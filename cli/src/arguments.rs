@@ -203,7 +203,7 @@ mod tests {
             assert!(of_the_engine(refused), "{refused}");
         }
         for wrong in [
-            "gantry create -v a:b:c:d image",
+            "gantry create -v :/a image",
             "gantry create --mount bogus image",
             "gantry create --memory x image",
             "gantry logs --bogus one",

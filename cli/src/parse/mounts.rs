@@ -25,7 +25,7 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
         [target] => ("", *target, ""),
         [source, target] => (*source, *target, ""),
         [source, target, options] => (*source, *target, *options),
-        _ => return Err(wrong("there are too many colons")),
+        _ => return Err(refused("there are too many colons")),
     };
     if source.is_empty() && parts.len() > 1 {
         return Err(wrong("the source is empty"));
