@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::exit::REFUSED;
 use crate::operands;
+use crate::parse::ParseError;
 use crate::verbs::Verb;
 
 /// The Gantry container engine
@@ -56,6 +57,8 @@ pub(crate) struct Refusal {
     error: Box<clap::Error>,
     /// What is said of operands that are missing or too many.
     operands: Option<String>,
+    /// The code where a value is refused that Docker lets its engine judge.
+    refused: u8,
 }
 
 /// A command line that was understood.
@@ -73,19 +76,7 @@ pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<Request,
     // millisecond.
     let command = Arguments::command();
     let arguments = operands::normalized(&command, arguments.collect());
-    let refused = |error: clap::Error| Refusal {
-        operands: is_of_operands(&error).then(|| {
-            let root = Arguments::command();
-            let lineage = operands::verb(&root, &arguments);
-            let words: Vec<&str> = lineage.iter().map(|command| command.get_name()).collect();
-            let (verb, count) = (
-                words.join(" "),
-                operands::count_of(&lineage[words.len() - 1]),
-            );
-            format!("'{verb}' {count}; see `{verb} --help`")
-        }),
-        error: Box::new(error),
-    };
+    let refused = |error: clap::Error| Refusal::of(error, &arguments);
     let matches = command.try_get_matches_from(&arguments).map_err(refused)?;
     let mut words = Vec::new();
     let mut rest = &matches;
@@ -117,6 +108,29 @@ fn is_of_operands(error: &clap::Error) -> bool {
 }
 
 impl Refusal {
+    fn of(error: clap::Error, arguments: &[OsString]) -> Self {
+        let root = Arguments::command();
+        let lineage = operands::verb(&root, arguments);
+        let verb = &lineage[lineage.len() - 1];
+        let operands = is_of_operands(&error).then(|| {
+            let words: Vec<&str> = lineage.iter().map(|command| command.get_name()).collect();
+            let (words, count) = (words.join(" "), operands::count_of(verb));
+            format!("'{words}' {count}; see `{words} --help`")
+        });
+        Self {
+            error: Box::new(error),
+            operands,
+            refused: if verb.get_name() == "run" { REFUSED } else { 1 },
+        }
+    }
+
+    /// Whether the value is one that Docker lets its engine judge.
+    fn is_of_the_engine(&self) -> bool {
+        let source = std::error::Error::source(&*self.error);
+        let source = source.and_then(|source| source.downcast_ref::<ParseError>());
+        source.is_some_and(ParseError::is_refusal)
+    }
+
     /// Help goes out as it is; an error is one line. Codes as Docker's: 125 for
     /// a wrong flag, 1 for operands that are missing or too many.
     pub(crate) fn report(&self) -> ExitCode {
@@ -137,6 +151,7 @@ impl Refusal {
             kind => {
                 eprintln!("gantry: {}", self.line());
                 match kind {
+                    _ if self.is_of_the_engine() => ExitCode::from(self.refused),
                     ErrorKind::MissingRequiredArgument
                     | ErrorKind::MissingSubcommand
                     | ErrorKind::InvalidSubcommand => ExitCode::FAILURE,
@@ -169,6 +184,32 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_value_that_the_engine_would_refuse_is_told_from_a_wrong_flag() {
+        let of_the_engine = |line: &str| {
+            let arguments = line.split(' ').map(OsString::from);
+            read(arguments).unwrap_err().is_of_the_engine()
+        };
+        for refused in [
+            "gantry create --restart bogus image",
+            "gantry create -v /a:/b:bogus image",
+            "gantry create --mount type=bogus,dst=/a image",
+            "gantry update --restart always:3 one",
+            "gantry logs --since bogus one",
+            "gantry port one x",
+        ] {
+            assert!(of_the_engine(refused), "{refused}");
+        }
+        for wrong in [
+            "gantry create -v :/a image",
+            "gantry create --mount bogus image",
+            "gantry create --memory x image",
+            "gantry logs --bogus one",
+        ] {
+            assert!(!of_the_engine(wrong), "{wrong}");
+        }
     }
 
     #[test]

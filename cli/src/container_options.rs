@@ -141,8 +141,11 @@ pub(crate) struct ContainerOptions {
     #[arg(long, alias = "net", value_name = "NETWORK")]
     network: Option<String>,
     /// Address on the network
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = limits::address)]
     ip: Option<std::net::IpAddr>,
+    /// Hardware address on the network, as 02:42:0a:00:00:05
+    #[arg(long, value_name = "ADDRESS", value_parser = limits::mac_address)]
+    mac_address: Option<String>,
     /// Host name
     #[arg(short = 'h', long, value_name = "NAME")]
     hostname: Option<String>,
@@ -175,7 +178,7 @@ pub(crate) struct ContainerOptions {
     #[arg(long)]
     oom_kill_disable: bool,
     /// How likely the kernel kills it when the host is out of memory
-    #[arg(long, value_name = "SCORE", allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true, value_parser = limits::oom_score)]
     oom_score_adj: Option<i32>,
     /// Number of CPUs
     #[arg(long, value_parser = limits::cpus)]
@@ -293,8 +296,7 @@ impl ContainerOptions {
         image: &str,
         command: &[String],
     ) -> Result<ContainerConfig, Failure> {
-        let refused = |error: ParseError| Failure::usage(error.to_string());
-        self.check().map_err(refused)?;
+        self.check()?;
         if self.kernel_memory.is_some() {
             eprintln!(
                 "WARNING: --kernel-memory has no effect: the kernel has no such limit any more"
@@ -316,14 +318,14 @@ impl ContainerOptions {
                     .into_iter()
                     .collect(),
             }),
-            env: environment::variables(&self.env_file, &self.env).map_err(refused)?,
+            env: environment::variables(&self.env_file, &self.env)?,
             working_dir: text(&self.workdir),
             user: text(&self.user),
             hostname: text(&self.hostname),
             domainname: text(&self.domainname),
             tty: self.tty,
             stdin_open: self.interactive,
-            labels: environment::labels(&self.label_file, &self.label).map_err(refused)?,
+            labels: environment::labels(&self.label_file, &self.label)?,
             mounts: self.mounts(),
             network_mode: text(&self.network),
             ports: self.publish.concat(),
@@ -340,26 +342,27 @@ impl ContainerOptions {
             stop_signal: text(&self.stop_signal),
             stop_timeout_seconds: self.stop_timeout,
             restart_policy: self.restart.clone(),
-            log: limits::log(self.log_driver.as_deref(), &self.log_opt).map_err(refused)?,
+            log: limits::log(self.log_driver.as_deref(), &self.log_opt)?,
             extra_hosts: self.add_host.clone(),
             dns_servers: addresses(&self.dns),
             dns_search: self.dns_search.clone(),
             dns_options: self.dns_option.clone(),
             devices: self.device.clone(),
-            sysctls: environment::pairs("--sysctl", &self.sysctl).map_err(refused)?,
+            sysctls: environment::pairs("--sysctl", &self.sysctl)?,
             shm_size_bytes: self.shm_size.unwrap_or_default(),
             pid_mode: text(&self.pid),
             ipc_mode: text(&self.ipc),
             uts_mode: text(&self.uts),
             cgroupns_mode: text(&self.cgroupns),
             cgroup_parent: text(&self.cgroup_parent),
+            mac_address: text(&self.mac_address),
             attached: Some(self.attached()),
             groups: self.group_add.clone(),
             oom_score_adj: self.oom_score_adj.unwrap_or_default(),
             ip_address: self.ip.map(|ip| ip.to_string()).unwrap_or_default(),
-            annotations: environment::pairs("--annotation", &self.annotation).map_err(refused)?,
+            annotations: environment::pairs("--annotation", &self.annotation)?,
             exposed_ports: self.expose.concat(),
-            health_check: self.health.check().map_err(refused)?,
+            health_check: self.health.check()?,
             on_unhealthy: self.health.on_unhealthy(),
             device_cgroup_rules: self.device_cgroup_rule.clone(),
             userns_mode: text(&self.userns),
@@ -369,7 +372,7 @@ impl ContainerOptions {
     }
 
     /// The streams that are listened to; without `-a` output, and input with `-i`.
-    fn attached(&self) -> AttachedStreams {
+    pub(crate) fn attached(&self) -> AttachedStreams {
         let named = |stream: &str| {
             let mut all = self.attach.iter();
             all.any(|name| name.eq_ignore_ascii_case(stream))
@@ -425,9 +428,10 @@ impl ContainerOptions {
             ));
         }
         if let Some(directory) = &self.workdir
+            && !directory.is_empty()
             && !directory.starts_with('/')
         {
-            return Err(ParseError::new(format!(
+            return Err(ParseError::refusal(format!(
                 "--workdir {directory:?} is not an absolute path"
             )));
         }
@@ -435,15 +439,15 @@ impl ContainerOptions {
             && swap > 0
             && swap.cast_unsigned() < memory
         {
-            return Err(ParseError::new(
+            return Err(ParseError::refusal(
                 "--memory-swap is memory and swap together: it must not be less than --memory",
             ));
         }
         if self.memory_swap.is_some_and(|swap| swap > 0) && self.memory.is_none() {
-            return Err(ParseError::new("--memory-swap needs --memory"));
+            return Err(ParseError::refusal("--memory-swap needs --memory"));
         }
         if self.cpus.is_some() && (self.cpu_quota.is_some() || self.cpu_period.is_some()) {
-            return Err(ParseError::new(
+            return Err(ParseError::refusal(
                 "--cpus and --cpu-period or --cpu-quota contradict each other; give one of them",
             ));
         }

@@ -17,10 +17,24 @@ use std::process::ExitCode;
 use gantry_kit::fault::{Fault, chain};
 use tonic::{Code, Status};
 
+use crate::parse::ParseError;
+
 /// The engine could not do what `run` asked, or a flag is wrong.
 pub(crate) const REFUSED: u8 = 125;
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
+/// Flags whose values Docker's command judges itself, and here the engine does: a
+/// value that it refuses is a wrong flag.
+const FLAGS: [&str; 8] = [
+    "cgroupns",
+    "device-cgroup-rule",
+    "pid",
+    "security-opt",
+    "sysctl",
+    "ulimit",
+    "userns",
+    "uts",
+];
 /// As a shell shows a program that SIGPIPE ended.
 const BROKEN_PIPE: u8 = 128 + 13;
 
@@ -59,11 +73,18 @@ impl Failure {
     /// engine.
     pub(crate) fn code(&self, otherwise: u8) -> u8 {
         match self {
-            Self::Call(status) => match Fault::from_status(status).reason.as_str() {
-                "COMMAND_NOT_FOUND" => NOT_FOUND,
-                "COMMAND_NOT_EXECUTABLE" => NOT_EXECUTABLE,
-                _ => otherwise,
-            },
+            Self::Call(status) => {
+                let fault = Fault::from_status(status);
+                let field = fault.metadata.get("field").map(String::as_str);
+                match fault.reason.as_str() {
+                    "COMMAND_NOT_FOUND" => NOT_FOUND,
+                    "COMMAND_NOT_EXECUTABLE" => NOT_EXECUTABLE,
+                    "INVALID_CONFIG" if field.is_some_and(|field| FLAGS.contains(&field)) => {
+                        REFUSED
+                    }
+                    _ => otherwise,
+                }
+            }
             Self::Here { code: 1, .. } => otherwise,
             Self::Here { code, .. } | Self::Said(code) => *code,
         }
@@ -112,6 +133,15 @@ impl Failure {
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         Self::Call(Box::new(status))
+    }
+}
+
+impl From<ParseError> for Failure {
+    fn from(error: ParseError) -> Self {
+        match error.is_refusal() {
+            true => Self::new(error.to_string()),
+            false => Self::usage(error.to_string()),
+        }
     }
 }
 
@@ -200,6 +230,11 @@ mod tests {
         assert_eq!(code("COMMAND_NOT_FOUND"), 127);
         assert_eq!(code("COMMAND_NOT_EXECUTABLE"), 126);
         assert_eq!(code("IMAGE_NOT_FOUND"), 125);
+        for (field, expected) in [("ulimit", 125), ("memory", 1)] {
+            let fault = Fault::new(Code::InvalidArgument, "g", "INVALID_CONFIG", "x");
+            let failure = Failure::from(Status::from(fault.with("field", field)));
+            assert_eq!(failure.code(1), expected, "{field}");
+        }
     }
 
     #[test]

@@ -154,5 +154,9 @@ mod tests {
             "{\"ID\":\"1\",\"Names\":\"a\"}\n{\"ID\":\"2\",\"Names\":\"b\"}\n"
         );
         assert_eq!(shown("{{.Label \"k\"}}"), "v\n\n");
+        assert_eq!(
+            shown("table {{.ID}}\\t{{.Label \"a.the-k\"}}"),
+            "ID        the k\n1         \n2         \n"
+        );
     }
 }

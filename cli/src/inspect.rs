@@ -4,6 +4,7 @@ pub(crate) mod container;
 mod container_config;
 mod host_config;
 pub(crate) mod image;
+pub(crate) mod network;
 mod network_settings;
 pub(crate) mod volume;
 

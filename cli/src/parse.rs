@@ -14,12 +14,31 @@ pub(crate) mod times;
 
 /// A value that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct ParseError(String);
+#[error("{message}")]
+pub(crate) struct ParseError {
+    message: String,
+    refusal: bool,
+}
 
 impl ParseError {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
+        Self {
+            message: message.into(),
+            refusal: false,
+        }
+    }
+
+    /// As [`ParseError::new`], of what Docker lets its engine judge: scripts tell a
+    /// refusal from a wrong flag by the exit code.
+    pub(crate) fn refusal(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            refusal: true,
+        }
+    }
+
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.refusal
     }
 }
 

@@ -14,6 +14,9 @@ pub(crate) struct RefusedOptions {
     /// Option of the writable layer: refused, since it has none
     #[arg(long, value_name = "KEY=VALUE", value_parser = storage_option)]
     storage_opt: Vec<String>,
+    /// How it is kept apart: default, which is the one way on Linux
+    #[arg(long, value_name = "WAY", hide = true)]
+    isolation: Option<String>,
 }
 
 impl RefusedOptions {
@@ -25,6 +28,13 @@ impl RefusedOptions {
                 key => format!("unknown option {key}; there is none for the writable layer"),
             };
             return Err(Failure::new(format!("--storage-opt: {why}")));
+        }
+        if let Some(way) = self.isolation.as_deref()
+            && !matches!(way, "" | "default")
+        {
+            return Err(Failure::new(format!(
+                "--isolation {way}: Linux has no other than \"default\"; leave it out"
+            )));
         }
         match &self.gpus {
             Some(gpus) => Err(Failure::new(format!(

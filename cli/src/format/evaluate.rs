@@ -219,7 +219,16 @@ impl Run<'_> {
             return Ok(value);
         }
         if self.headings {
-            return Ok(value);
+            // Of a label's column its name: the last part of it, with blanks.
+            let name = command.arguments.first();
+            let name = name.map(|term| self.term(term, dot)).transpose()?;
+            return Ok(match name {
+                Some(Data::Text(name)) => {
+                    let last = name.rsplit('.').next().unwrap_or_default();
+                    last.replace(['-', '_'], " ").into()
+                }
+                _ => value,
+            });
         }
         // A method with arguments, as {{.Label "key"}}: a map is asked.
         let mut value = value;
@@ -395,6 +404,7 @@ mod tests {
             ("a {{- .Name -}} b", "a/webb"),
             ("{{/* nothing */}}x", "x"),
             ("{{printf \"%s-%d\" .Name .State.Pid}}", "/web-42"),
+            ("{{printf \"%.2s|%5.3s|\" .Name .Name}}", "/w|  /we|"),
             ("{{len .Args}} {{not .State.Running}}", "2 false"),
             ("{{if and .State.Running (gt .State.Pid 1)}}y{{end}}", "y"),
             ("{{slice .Name 1}}", "web"),

@@ -256,6 +256,10 @@ fn printf(format: &str, arguments: &[Data]) -> Result<String, String> {
             .ok_or_else(|| format!("printf: %{verb} has no argument"))?;
         let (width, precision) = flags.split_once('.').unwrap_or((&flags, ""));
         let shown = match verb {
+            's' if flags.contains('.') => {
+                let most = precision.parse().unwrap_or(0);
+                show(value).chars().take(most).collect()
+            }
             's' | 'v' | 'd' | 't' => show(value),
             'q' => Data::from(show(value)).json(),
             'x' => value

@@ -55,7 +55,7 @@ pub(super) fn container_config(
         ("WorkingDir", detail.working_dir.clone().into()).into(),
         ("Entrypoint", Data::list_or_nil(detail.entrypoint.clone())).into(),
         Field::unless_empty("NetworkDisabled", false),
-        Field::unless_empty("MacAddress", ""),
+        Field::unless_empty("MacAddress", config.mac_address.as_str()),
         ("OnBuild", Data::list_or_nil(Vec::<String>::new())).into(),
         ("Labels", Data::map(summary.labels.clone())).into(),
         Field::unless_empty("StopSignal", stop_signal),

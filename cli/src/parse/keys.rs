@@ -12,7 +12,7 @@ pub(crate) fn keys(text: &str) -> Parsed<Vec<u8>> {
 
 fn key(text: &str) -> Parsed<u8> {
     let wrong = || {
-        ParseError::new(format!(
+        ParseError::refusal(format!(
             "{text:?} is not a key; say a character, or ctrl- and one of a-z @ [ \\ ] ^ _"
         ))
     };

@@ -50,6 +50,44 @@ pub(crate) fn ulimit(text: &str) -> Parsed<Ulimit> {
     })
 }
 
+/// -1000 to 1000.
+pub(crate) fn oom_score(text: &str) -> Parsed<i32> {
+    let score: i32 = text
+        .parse()
+        .map_err(|_| ParseError::new(format!("{text:?} is not a number")))?;
+    match score {
+        -1000..=1000 => Ok(score),
+        _ => Err(ParseError::refusal(format!(
+            "{score} is not in -1000 to 1000"
+        ))),
+    }
+}
+
+/// An address of a container.
+pub(crate) fn address(text: &str) -> Parsed<std::net::IpAddr> {
+    text.parse()
+        .map_err(|_| ParseError::refusal(format!("{text:?} is not an IP address")))
+}
+
+/// A hardware address of one interface: "02-42-0A-00-00-05" as "02:42:0a:00:00:05".
+pub(crate) fn mac_address(text: &str) -> Parsed<String> {
+    let wrong =
+        |what: &str| ParseError::new(format!("{text:?} is not a valid mac address: {what}"));
+    let address = text.replace('-', ":").to_ascii_lowercase();
+    let pairs: Vec<&str> = address.split(':').collect();
+    let is_pair = |pair: &&str| pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
+    if pairs.len() != 6 || !pairs.iter().all(is_pair) {
+        return Err(wrong("say six pairs of digits, as in 02:42:0a:00:00:05"));
+    }
+    let first = u8::from_str_radix(pairs[0], 16).unwrap_or(1);
+    if first & 1 == 1 || pairs.iter().all(|pair| *pair == "00") {
+        return Err(wrong(
+            "one interface's is not 0, and its first pair is even",
+        ));
+    }
+    Ok(address)
+}
+
 /// "on-failure:3"
 pub(crate) fn restart_policy(text: &str) -> Parsed<RestartPolicy> {
     let (name, count) = match text.split_once(':') {
@@ -57,17 +95,22 @@ pub(crate) fn restart_policy(text: &str) -> Parsed<RestartPolicy> {
         None => (text, None),
     };
     let maximum_retry_count = match (name, count) {
+        ("", None) => 0,
         ("no" | "always" | "unless-stopped" | "on-failure", None) => 0,
         ("on-failure", Some(count)) => count.parse().map_err(|_| {
-            ParseError::new(format!("{text:?}: {count:?} is not a number of tries"))
+            let problem = format!("{text:?}: {count:?} is not a number of tries");
+            match count.parse::<i64>() {
+                Ok(_) => ParseError::refusal(problem),
+                Err(_) => ParseError::new(problem),
+            }
         })?,
         ("no" | "always" | "unless-stopped", Some(_)) => {
-            return Err(ParseError::new(format!(
+            return Err(ParseError::refusal(format!(
                 "{text:?}: only on-failure takes a number of tries"
             )));
         }
         _ => {
-            return Err(ParseError::new(format!(
+            return Err(ParseError::refusal(format!(
                 "{text:?} is not a policy; say no, on-failure[:TRIES], always or unless-stopped"
             )));
         }
@@ -143,7 +186,7 @@ pub(crate) fn platform(text: &str) -> Parsed<Platform> {
         _ => ("", "", ""),
     };
     if os.is_empty() || architecture.is_empty() {
-        return Err(ParseError::new(format!(
+        return Err(ParseError::refusal(format!(
             "{text:?} is not a platform; say OS/ARCHITECTURE[/VARIANT], as in linux/arm64"
         )));
     }
@@ -208,7 +251,7 @@ pub(crate) fn log(driver: Option<&str>, options: &[String]) -> Parsed<Option<Log
         None | Some("" | "json-file" | "local" | "cri") => true,
         Some("none") => false,
         Some(other) => {
-            return Err(ParseError::new(format!(
+            return Err(ParseError::refusal(format!(
                 "--log-driver {other:?}: there is no such log driver; there are cri and none"
             )));
         }
@@ -231,13 +274,13 @@ pub(crate) fn log(driver: Option<&str>, options: &[String]) -> Parsed<Option<Log
                         .ok()
                         .filter(|count| *count > 0)
                         .ok_or_else(|| {
-                            ParseError::new(format!(
+                            ParseError::refusal(format!(
                                 "--log-opt {option:?}: {value:?} is not a number of files"
                             ))
                         })?;
             }
             _ => {
-                return Err(ParseError::new(format!(
+                return Err(ParseError::refusal(format!(
                     "--log-opt {option:?}: there is no such option; there are max-size and max-file"
                 )));
             }
@@ -290,13 +333,31 @@ mod tests {
     }
 
     #[test]
+    fn a_hardware_address_is_of_one_interface() {
+        let address = mac_address("02-42-0A-00-00-05");
+        assert_eq!(address.as_deref(), Ok("02:42:0a:00:00:05"));
+        for bad in [
+            "zz",
+            "02:42:0a:00:00",
+            "02:42:0a:00:00:05:06",
+            "2:42:0a:00:00:05",
+            "+2:42:0a:00:00:05",
+            "03:42:0a:00:00:05",
+            "00:00:00:00:00:00",
+        ] {
+            assert!(mac_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn only_on_failure_counts() {
         assert_eq!(
             restart_policy("on-failure:3").unwrap().maximum_retry_count,
             3
         );
         assert_eq!(restart_policy("always").unwrap().name, "always");
-        for bad in ["", "always:3", "sometimes", "on-failure:x"] {
+        assert_eq!(restart_policy("").unwrap().name, "");
+        for bad in ["always:3", "sometimes", "on-failure:x", ":1"] {
             assert!(restart_policy(bad).is_err(), "{bad}");
         }
     }

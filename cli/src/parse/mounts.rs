@@ -19,18 +19,19 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
             "{text:?}: {what}; say SOURCE:TARGET[:OPTIONS], as in /srv/data:/data:ro"
         ))
     };
+    let refused = |what: &str| ParseError::refusal(wrong(what).to_string());
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts.as_slice() {
         [target] => ("", *target, ""),
         [source, target] => (*source, *target, ""),
         [source, target, options] => (*source, *target, *options),
-        _ => return Err(wrong("there are too many colons")),
+        _ => return Err(refused("there are too many colons")),
     };
     if source.is_empty() && parts.len() > 1 {
         return Err(wrong("the source is empty"));
     }
     let mut mount = Mount {
-        target: target_path(target).map_err(|what| wrong(&what))?,
+        target: target_path(target).map_err(|what| refused(&what))?,
         ..Mount::default()
     };
     mount.short_form = Some(text.to_owned());
@@ -45,7 +46,7 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
         mount.create_source = true;
     } else {
         if !source.is_empty() && !is_volume_name(source) {
-            return Err(wrong(&format!(
+            return Err(refused(&format!(
                 "{source:?} is neither an absolute path nor a volume's name"
             )));
         }
@@ -66,7 +67,7 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
                 mount.options.push(option.to_owned());
             }
             _ if PROPAGATIONS.contains(&option) => option.clone_into(&mut mount.propagation),
-            _ => return Err(wrong(&format!("there is no option {option:?}"))),
+            _ => return Err(refused(&format!("there is no option {option:?}"))),
         }
     }
     Ok(mount)
@@ -75,7 +76,7 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
 /// One `--tmpfs`.
 pub(crate) fn tmpfs(text: &str) -> Parsed<Mount> {
     let wrong = |what: &str| {
-        ParseError::new(format!(
+        ParseError::refusal(format!(
             "{text:?}: {what}; say TARGET[:OPTIONS], as in /tmp:size=64m,noexec"
         ))
     };
@@ -107,6 +108,7 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
             "{text:?}: {what}; say type=bind|volume|tmpfs|image,source=…,target=…[,readonly]"
         ))
     };
+    let refused = |what: &str| ParseError::refusal(wrong(what).to_string());
     let mut mount = Mount::default();
     mount.set_type(MountType::Volume);
     // Keys that are for some types only, and which.
@@ -129,11 +131,11 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
                 "volume" => MountType::Volume,
                 "tmpfs" => MountType::Tmpfs,
                 "image" => MountType::Image,
-                _ => return Err(wrong(&format!("there is no type {value:?}"))),
+                _ => return Err(refused(&format!("there is no type {value:?}"))),
             }),
             "source" | "src" => value.clone_into(&mut mount.source),
             "target" | "dst" | "destination" => {
-                mount.target = target_path(value).map_err(|what| wrong(&what))?;
+                mount.target = target_path(value).map_err(|what| refused(&what))?;
             }
             "readonly" | "ro" => mount.read_only = flag()?,
             "rw" => writable = flag()?,
@@ -234,7 +236,7 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
     match kind {
         MountType::Bind => {
             if mount.source.is_empty() {
-                return Err(wrong("the source is missing"));
+                return Err(refused("the source is missing"));
             }
             if mount.source.starts_with('.') {
                 let source = std::path::absolute(&mount.source)
@@ -242,16 +244,19 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
                 mount.source = source.to_string_lossy().into_owned();
             }
             if !mount.source.starts_with('/') {
-                return Err(wrong("the source is not an absolute path"));
+                return Err(refused("the source is not an absolute path"));
             }
         }
         MountType::Tmpfs if !mount.source.is_empty() => {
-            return Err(wrong("a tmpfs has no source"));
+            return Err(refused("a tmpfs has no source"));
         }
-        MountType::Image if mount.source.is_empty() => return Err(wrong("the image is missing")),
+        MountType::Image if mount.source.is_empty() => return Err(refused("the image is missing")),
         MountType::Image => mount.read_only = true,
         MountType::Volume if !mount.source.is_empty() && !is_volume_name(&mount.source) => {
-            return Err(wrong(&format!("{:?} is not a volume's name", mount.source)));
+            return Err(refused(&format!(
+                "{:?} is not a volume's name",
+                mount.source
+            )));
         }
         _ => {}
     }

@@ -10,7 +10,7 @@ use super::{ParseError, Parsed};
 pub(crate) fn point(text: &str) -> Parsed<prost_types::Timestamp> {
     times::point(text, Timestamp::now())
         .map(wire)
-        .map_err(|error| ParseError::new(error.to_string()))
+        .map_err(|error| ParseError::refusal(error.to_string()))
 }
 
 pub(crate) fn wire(time: Timestamp) -> prost_types::Timestamp {

@@ -88,6 +88,10 @@ impl Exec {
             detach_keys: DetachKeys::or_default(self.detach_keys),
         };
         wishes.check()?;
+        let no_files: [&str; 0] = [];
+        environment::variables(&no_files, &self.env)?;
+        // A file is no flag's fault.
+        let env = environment::variables(&self.env_file, &self.env).map_err(|e| Failure::of(&e))?;
         if !self.workdir.is_empty() && !self.workdir.starts_with('/') {
             return Err(Failure::Here {
                 code: if self.detach { 1 } else { NOT_EXECUTABLE },
@@ -99,8 +103,7 @@ impl Exec {
             command: self.command,
             tty: self.tty,
             stdin: wishes.stdin,
-            env: environment::variables(&self.env_file, &self.env)
-                .map_err(|error| Failure::usage(error.to_string()))?,
+            env,
             working_dir: self.workdir,
             user: self.user,
             privileged: self.privileged,

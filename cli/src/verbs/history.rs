@@ -14,6 +14,8 @@ use crate::terminal;
 
 const TABLE: &str = "{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}";
 
+const EXACT_TABLE: &str = "{{.ID}}\t{{.CreatedAt}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}";
+
 const HEADINGS: [(&str, &str); 6] = [
     ("ID", "IMAGE"),
     ("CreatedSince", "CREATED"),
@@ -35,7 +37,7 @@ pub(crate) struct History {
     #[arg(long)]
     no_trunc: bool,
     /// Sizes and ages for people; false for bytes and times
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(short = 'H', long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     human: bool,
     /// Refuse an image of another platform: OS/ARCHITECTURE[/VARIANT]
     #[arg(long, value_parser = limits::platform)]
@@ -63,7 +65,11 @@ impl History {
             return Ok(0);
         }
         let text = format
-            .rows(&rows, TABLE, &HEADINGS)
+            .rows(
+                &rows,
+                if self.human { TABLE } else { EXACT_TABLE },
+                &HEADINGS,
+            )
             .map_err(|e| Failure::of(&e))?;
         terminal::print(&text)?;
         Ok(0)

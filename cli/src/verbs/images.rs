@@ -161,7 +161,7 @@ pub(crate) fn rows(image: &Image, whole: bool, digests: bool) -> Vec<Value> {
                 "Containers": "N/A",
                 "SharedSize": "N/A",
                 "UniqueSize": "N/A",
-                "VirtualSize": display::size(image.size),
+                "VirtualSize": display::exact_size(image.size),
             })
         })
         .collect()

@@ -42,6 +42,12 @@ impl Info {
 
 /// Docker's names where it has them.
 fn data(info: &InfoResponse) -> Value {
+    // As uname(2) has it, unlike elsewhere.
+    let architecture = match info.architecture.as_str() {
+        "amd64" => "x86_64",
+        "arm64" => "aarch64",
+        other => other,
+    };
     let services: Vec<Value> = info
         .services
         .iter()
@@ -56,10 +62,22 @@ fn data(info: &InfoResponse) -> Value {
         "ContainersStopped": info.containers_stopped,
         "Images": info.images,
         "Driver": "overlay2",
+        "LoggingDriver": "cri",
+        "CgroupDriver": "cgroupfs",
+        "DefaultRuntime": "gantry",
+        "InitBinary": "gantry-init",
+        "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "LiveRestoreEnabled": true,
+        "ExperimentalBuild": false,
+        "Debug": false,
+        "Labels": [],
+        "Swarm": {"LocalNodeState": "inactive", "NodeID": "", "ControlAvailable": false},
         "CgroupVersion": info.cgroup_version,
         "KernelVersion": info.kernel,
         "OSType": info.os,
-        "Architecture": info.architecture,
+        "OSVersion": info.os_version,
+        "OperatingSystem": info.operating_system,
+        "Architecture": architecture,
         "NCPU": info.cpus,
         "MemTotal": info.memory_bytes,
         "Name": info.hostname,
@@ -88,10 +106,11 @@ fn text(info: &InfoResponse) -> String {
         text.push_str(&format!(" {}: {state}\n", service.name));
     }
     text.push_str(&format!(
-        "Server Version: {}\nStorage Driver: overlay2\nCgroup Version: {}\nKernel Version: {}\nOSType: {}\nArchitecture: {}\nCPUs: {}\nTotal Memory: {}\nName: {}\nState Dir: {}\n",
+        "Server Version: {}\nStorage Driver: overlay2\nCgroup Version: {}\nKernel Version: {}\nOperating System: {}\nOSType: {}\nArchitecture: {}\nCPUs: {}\nTotal Memory: {}\nName: {}\nState Dir: {}\n",
         info.version,
         info.cgroup_version,
         info.kernel,
+        info.operating_system,
         info.os,
         info.architecture,
         info.cpus,

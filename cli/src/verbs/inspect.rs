@@ -1,8 +1,11 @@
-//! `gantry inspect`: everything known of containers, images and volumes.
+//! `gantry inspect`: everything known of containers, images, volumes and networks.
 
 use clap::Args;
-use gantry_proto::gateway::v1::InspectRequest;
-use gantry_proto::image::v1::{InspectRequest as ImageInspectRequest, InspectVolumeRequest};
+use gantry_proto::gateway::v1::{InspectRequest, ListRequest};
+use gantry_proto::image::v1::{
+    Filter, InspectRequest as ImageInspectRequest, InspectVolumeRequest,
+};
+use gantry_proto::network::v1::ListNetworksRequest;
 use tonic::Code;
 
 use crate::exit::Failure;
@@ -11,18 +14,20 @@ use crate::inspect;
 use crate::session::Session;
 use crate::terminal;
 
+const KINDS: [&str; 4] = ["container", "image", "network", "volume"];
+
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
     /// json, or a template
     #[arg(short, long)]
     format: Option<String>,
-    /// Look among these only
-    #[arg(long = "type", value_name = "TYPE", value_parser = ["container", "image", "volume"])]
+    /// Look among these only: container, image, network, volume
+    #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
     /// Show the sizes of containers' files
     #[arg(short, long)]
     size: bool,
-    /// Containers, images and volumes
+    /// Containers, images, volumes and networks
     #[arg(value_name = "OBJECT", required = true)]
     objects: Vec<String>,
 }
@@ -35,8 +40,16 @@ impl Inspect {
     }
 
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
+        if let Some(kind) = self.kind.as_deref()
+            && !KINDS.contains(&kind)
+        {
+            return Err(Failure::new(format!(
+                "--type {kind:?} is not known; there are {}",
+                KINDS.join(", ")
+            )));
+        }
         let template = match self.format.as_deref() {
-            None | Some("json") => None,
+            None | Some("" | "json") => None,
             Some(text) => Some(Template::parse(text).map_err(|e| Failure::of(&e))?),
         };
         let mut documents = Vec::new();
@@ -47,17 +60,17 @@ impl Inspect {
                 Err(failure) => failures.push(failure),
             }
         }
-        match (&template, &self.format) {
+        match (&template, self.format.as_deref()) {
             (Some(template), _) => {
                 for document in &documents {
                     let line = template.render(document).map_err(|e| Failure::of(&e))?;
                     terminal::println(&line)?;
                 }
             }
-            (None, Some(_)) => {
+            (None, Some("json")) => {
                 terminal::println(&Data::list(documents).json())?;
             }
-            (None, None) => terminal::println(&inspect::pretty(&documents))?,
+            (None, _) => terminal::println(&inspect::pretty(&documents))?,
         }
         for failure in &failures {
             failure.say(session.engine.socket());
@@ -66,8 +79,10 @@ impl Inspect {
     }
 
     async fn find(&self, session: &Session, object: &str) -> Result<Data, Failure> {
-        if self.kind.as_deref() == Some("volume") {
-            return volume(session, object).await.map_err(Failure::from);
+        match self.kind.as_deref() {
+            Some("volume") => return volume(session, object).await.map_err(Failure::from),
+            Some("network") => return network(session, object).await,
+            _ => {}
         }
         if self.kind.as_deref() != Some("image") {
             let request = InspectRequest {
@@ -97,15 +112,51 @@ impl Inspect {
                     && matches!(status.code(), Code::NotFound | Code::InvalidArgument) =>
             {
                 match volume(session, object).await {
-                    Err(status) if status.code() == Code::NotFound => Err(Failure::new(format!(
-                        "there is neither a container nor an image nor a volume {object:?}"
-                    ))),
+                    Err(status) if status.code() == Code::NotFound => {
+                        network(session, object).await.map_err(|_none| {
+                            Failure::new(format!(
+                                "there is neither a container nor an image nor a volume nor a network {object:?}"
+                            ))
+                        })
+                    }
                     outcome => outcome.map_err(Failure::from),
                 }
             }
             Err(status) => Err(status.into()),
         }
     }
+}
+
+/// A network, with the containers that are on it.
+async fn network(session: &Session, name: &str) -> Result<Data, Failure> {
+    let request = ListNetworksRequest {};
+    let networks = session.engine.networks().list_networks(request).await?;
+    let mut networks = networks.into_inner().networks.into_iter();
+    let Some(network) = networks.find(|network| network.name == name) else {
+        return Err(Failure::new(format!("no such network: {name}")));
+    };
+    let mut containers = session.engine.containers();
+    let filter = Filter {
+        key: "network".to_owned(),
+        value: name.to_owned(),
+    };
+    let request = ListRequest {
+        filters: vec![filter],
+        ..ListRequest::default()
+    };
+    let listed = containers.list(request).await?.into_inner().containers;
+    let mut on_it = Vec::new();
+    for container in listed {
+        let request = InspectRequest {
+            container: container.id,
+            size: false,
+        };
+        // One that is gone meanwhile is not on it.
+        if let Ok(answer) = containers.inspect(request).await {
+            on_it.extend(answer.into_inner().container);
+        }
+    }
+    Ok(inspect::network::document(&network, &on_it))
 }
 
 async fn volume(session: &Session, name: &str) -> Result<Data, tonic::Status> {

@@ -135,6 +135,8 @@ verbs! { ImageVerb {
 } }
 
 verbs! { NetworkVerb {
+    /// Show everything known of networks
+    Inspect(NetworkInspect) = "inspect",
     /// List networks
     #[command(visible_alias = "list")]
     Ls(network_ls::NetworkLs) = "ls",
@@ -191,6 +193,22 @@ pub(crate) struct ImageInspect {
 impl ImageInspect {
     async fn run(self, session: &Session) -> Result<u8, Failure> {
         self.inspect.only("image").run(session).await
+    }
+}
+
+/// `inspect` of networks alone.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkInspect {
+    /// For Docker's sake; all is shown
+    #[arg(short, long, hide = true)]
+    verbose: bool,
+    #[command(flatten)]
+    inspect: inspect::Inspect,
+}
+
+impl NetworkInspect {
+    async fn run(self, session: &Session) -> Result<u8, Failure> {
+        self.inspect.only("network").run(session).await
     }
 }
 

@@ -25,7 +25,10 @@ struct Wanted(Vec<String>);
 
 impl Wanted {
     fn parse(text: &str) -> Result<Self, ParseError> {
-        ports::exposed(text).map(Self)
+        let ports = ports::exposed(text);
+        ports
+            .map(Self)
+            .map_err(|error| ParseError::refusal(error.to_string()))
     }
 }
 

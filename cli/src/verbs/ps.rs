@@ -94,7 +94,10 @@ impl Ps {
             .await?
             .into_inner()
             .containers;
-        if self.quiet && self.format.is_none() {
+        if self.quiet {
+            if self.format.is_some() {
+                eprintln!("WARNING: --quiet shows ids, and --format has no effect beside it");
+            }
             let ids: String = containers
                 .iter()
                 .map(|container| id(container, self.no_trunc) + "\n")

@@ -85,18 +85,27 @@ impl Run {
     }
 
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
+        // Of these Docker says that the call was wrong, and not that it was refused.
+        if self.detach && !self.options.attach.is_empty() {
+            return Err(Failure::new(
+                "--detach and --attach contradict each other; give one of them",
+            ));
+        }
+        let attached = self.options.attached();
+        let wishes = Wishes {
+            tty: self.options.tty,
+            stdin: attached.stdin && !self.detach,
+            forward_signals: self.sig_proxy,
+            detach_keys: DetachKeys::or_default(self.detach_keys.clone()),
+        };
+        wishes.check()?;
         let socket = session.engine.socket().to_owned();
-        self.start(session)
+        self.start(session, wishes)
             .await
             .map_err(|failure| failure.settled(REFUSED, &socket))
     }
 
-    async fn start(self, session: &Session) -> Result<u8, Failure> {
-        if self.detach && !self.options.attach.is_empty() {
-            return Err(Failure::usage(
-                "--detach and --attach contradict each other; give one of them",
-            ));
-        }
+    async fn start(self, session: &Session, wishes: Wishes) -> Result<u8, Failure> {
         let mut config = self.options.config(&self.image, &self.command)?;
         let attached = match self.detach {
             true => AttachedStreams::default(),
@@ -105,13 +114,6 @@ impl Run {
         config.attached = Some(attached);
         let types = attached.stdin;
         config.stdin_open |= types;
-        let wishes = Wishes {
-            tty: self.options.tty,
-            stdin: types,
-            forward_signals: self.sig_proxy,
-            detach_keys: DetachKeys::or_default(self.detach_keys.clone()),
-        };
-        wishes.check()?;
         let mut cidfile = self
             .options
             .cidfile
@@ -233,9 +235,8 @@ pub(crate) struct CidFile {
 
 impl CidFile {
     pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
-        let file = File::create_new(path).map_err(|error| {
-            Failure::usage(format!("--cidfile {path:?} cannot be made: {error}"))
-        })?;
+        let file = File::create_new(path)
+            .map_err(|error| Failure::new(format!("--cidfile {path:?} cannot be made: {error}")))?;
         Ok(Self {
             path: path.to_owned(),
             file,

@@ -22,6 +22,14 @@ pub(crate) struct VolumeCreate {
     /// Name; without one the volume is anonymous
     #[arg(value_name = "VOLUME")]
     name: Option<String>,
+    /// The same, as older versions of Docker had it
+    #[arg(
+        long = "name",
+        value_name = "VOLUME",
+        hide = true,
+        conflicts_with = "name"
+    )]
+    named: Option<String>,
 }
 
 impl VolumeCreate {
@@ -29,7 +37,7 @@ impl VolumeCreate {
         let refused = |error: ParseError| Failure::usage(error.to_string());
         let no_files: [&str; 0] = [];
         let request = CreateVolumeRequest {
-            name: self.name.unwrap_or_default(),
+            name: self.name.or(self.named).unwrap_or_default(),
             driver: self.driver,
             options: environment::pairs("--opt", &self.options).map_err(refused)?,
             labels: environment::labels(&no_files, &self.label).map_err(refused)?,

@@ -241,10 +241,10 @@ impl ContainerService for Fake {
                 command: web().command,
                 ..ContainerConfig::default()
             }),
+            cmd: web().command,
+            entrypoint: vec!["/init".to_owned()],
             pid: 42,
             args: [&["/init".to_owned()][..], &web().command].concat(),
-            entrypoint: vec!["/init".to_owned()],
-            cmd: web().command,
             env: vec!["A=1".to_owned()],
             endpoint: Some(Endpoint {
                 address: "10.66.0.5/16".to_owned(),

@@ -79,6 +79,8 @@ pub struct Wanted {
     pub runtime: String,
     /// Empty: the engine's own.
     pub cgroup_parent: String,
+    /// Hardware address on the network. Empty: one that follows from its address.
+    pub mac_address: String,
     /// Which streams whoever created it listens to.
     pub attached: Attached,
 }

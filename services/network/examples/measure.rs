@@ -84,6 +84,7 @@ fn container(name: &str) -> anyhow::Result<ContainerId> {
 fn request(container: &ContainerId, publish: Option<Protocol>) -> EndpointRequest {
     EndpointRequest {
         users: None,
+        mac: None,
         container: container.clone(),
         names: Vec::new(),
         ports: publish

@@ -107,6 +107,8 @@ pub struct EndpointRequest {
     pub ephemeral: bool,
     /// None: the host's user namespace owns its network namespace.
     pub users: Option<Users>,
+    /// Hardware address. None: one that follows from the address.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// Ids of a user namespace, each line as user_namespaces(7) has it.

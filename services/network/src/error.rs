@@ -23,6 +23,10 @@ pub enum NetworkError {
     NoEndpoints { name: String },
     #[error("{text:?} is not an IPv4 address (for {what})")]
     Address { what: &'static str, text: String },
+    #[error(
+        "{text:?} is not a hardware address of one interface: use six pairs of hexadecimal digits as in 02:42:0a:00:00:05, the first of them even"
+    )]
+    Mac { text: String },
     #[error("{port} is not a port (for {what}): use 1 to 65535")]
     PortNumber { what: &'static str, port: u32 },
     #[error("{number} is not a protocol: use tcp, udp or sctp")]

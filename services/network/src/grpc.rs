@@ -159,6 +159,10 @@ impl TryFrom<wire::CreateEndpointRequest> for EndpointRequest {
             address,
             ephemeral: request.ephemeral,
             users: users(&request.uid_mappings, &request.gid_mappings)?,
+            mac: match request.mac_address.as_str() {
+                "" => None,
+                text => Some(mac(text)?),
+            },
         })
     }
 }
@@ -222,6 +226,24 @@ fn address(what: &'static str, text: &str) -> Result<Ipv4Addr, NetworkError> {
         what,
         text: text.to_owned(),
     })
+}
+
+/// Of one interface: not of a group of them, and not of none.
+fn mac(text: &str) -> Result<[u8; 6], NetworkError> {
+    let wrong = || NetworkError::Mac {
+        text: text.to_owned(),
+    };
+    let mut bytes = [0; 6];
+    let mut pairs = text.split(':');
+    for byte in &mut bytes {
+        let pair = pairs.next().filter(|pair| pair.len() == 2);
+        let pair = pair.filter(|pair| pair.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        *byte = u8::from_str_radix(pair.ok_or_else(wrong)?, 16).map_err(|_| wrong())?;
+    }
+    if pairs.next().is_some() || bytes[0] & 1 == 1 || bytes == [0; 6] {
+        return Err(wrong());
+    }
+    Ok(bytes)
 }
 
 fn port_number(what: &'static str, port: u32) -> Result<u16, NetworkError> {
@@ -292,6 +314,9 @@ fn status(error: &NetworkError) -> Status {
             fault(Code::InvalidArgument, "NETWORK_HAS_NO_ENDPOINTS").with("network", name)
         }
         NetworkError::Address { text, .. } => {
+            fault(Code::InvalidArgument, "INVALID_ADDRESS").with("address", text)
+        }
+        NetworkError::Mac { text } => {
             fault(Code::InvalidArgument, "INVALID_ADDRESS").with("address", text)
         }
         NetworkError::PortNumber { port, .. } => {
@@ -396,6 +421,20 @@ mod tests {
         let mut wrong = mapping();
         wrong.protocol = 9;
         assert!(refusal(wrong).is("INVALID_PROTOCOL"));
+    }
+
+    #[test]
+    fn a_hardware_address_is_of_one_interface() {
+        assert_eq!(mac("02:42:0A:00:00:05").unwrap(), [2, 66, 10, 0, 0, 5]);
+        for bad in [
+            "02:42:0a:00:00",
+            "02:42:0a:00:00:05:06",
+            "+2:42:0a:00:00:05",
+            "03:42:0a:00:00:05",
+            "00:00:00:00:00:00",
+        ] {
+            assert!(mac(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

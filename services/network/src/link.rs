@@ -187,12 +187,12 @@ pub(crate) fn create_pair(
     name: &str,
     bridge: u32,
     mtu: u32,
-    address: Ipv4Addr,
+    mac: [u8; 6],
     namespace: BorrowedFd<'_>,
 ) -> Result<(), NetlinkError> {
     // The peer cannot be born up: at that moment it is no pair yet (ENOTCONN).
     let peer = LinkUnspec::new_with_name(INSIDE)
-        .address(mac_of(address).to_vec())
+        .address(mac.to_vec())
         .mtu(mtu)
         .setns_by_fd(namespace.as_raw_fd())
         .build();

@@ -36,7 +36,6 @@ use crate::ports::{HeldPort, HostPorts};
 use crate::reconcile;
 use crate::sandbox::{self, Bridge, Life, Sandbox, SandboxId};
 use crate::store::Records;
-use crate::subnet::mac_of;
 use crate::workers;
 
 /// How long a caller waits for an address that is about to be free.
@@ -137,7 +136,7 @@ impl Network {
         let shared = &self.shared;
         let claim = Claim::new(shared, &request.container)?;
         let held = shared.ports.hold(&request.ports)?;
-        let taken = shared.take_sandbox(request.address, request.users.as_ref())?;
+        let taken = shared.take_sandbox(request.address, request.users.as_ref(), request.mac)?;
         let assignment = Assignment {
             container: request.container,
             names: request.names,
@@ -313,17 +312,20 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A ready sandbox, or a new one: none that is ready has users of its own.
+    /// A ready sandbox, or a new one: none that is ready has users of its own, or a
+    /// hardware address that was asked for.
     fn take_sandbox(
         &self,
         wanted: Option<Ipv4Addr>,
         users: Option<&Users>,
+        mac: Option<[u8; 6]>,
     ) -> Result<Sandbox, NetworkError> {
-        let address = match self.reserve(wanted, users.is_none())? {
+        let any = users.is_none() && mac.is_none();
+        let address = match self.reserve(wanted, any)? {
             Reserved::Ready(sandbox) => return Ok(sandbox),
             Reserved::Address(address) => address,
         };
-        self.build(address, wanted.is_some(), users)
+        self.build(address, wanted.is_some(), users, mac)
     }
 
     fn reserve(&self, wanted: Option<Ipv4Addr>, any: bool) -> Result<Reserved, NetworkError> {
@@ -333,10 +335,21 @@ impl Shared {
             if state.stopping {
                 return Err(NetworkError::Stopping);
             }
-            if any && let Some(sandbox) = state.take_ready(wanted) {
+            let ready = match any || wanted.is_some() {
+                true => state.take_ready(wanted),
+                false => None,
+            };
+            match ready {
                 // The maker is woken when the caller is served: it would take
                 // the processor from it here.
-                return Ok(Reserved::Ready(sandbox));
+                Some(sandbox) if any => return Ok(Reserved::Ready(sandbox)),
+                // It has the wanted address, and is not of the wanted kind.
+                Some(sandbox) => {
+                    drop(state);
+                    self.doom(sandbox);
+                    state = self.state();
+                }
+                None => {}
             }
             let reserved = match wanted {
                 Some(address) => state.addresses.claim(address).map(|()| address),
@@ -377,6 +390,7 @@ impl Shared {
         address: Ipv4Addr,
         chosen: bool,
         users: Option<&Users>,
+        mac: Option<[u8; 6]>,
     ) -> Result<Sandbox, NetworkError> {
         let id = match SandboxId::random() {
             Ok(id) => id,
@@ -390,6 +404,7 @@ impl Shared {
             address,
             chosen,
             own_users: users.is_some(),
+            mac,
             life: Life::Building,
         };
         if let Err(error) = self.records.put(&sandbox) {
@@ -482,7 +497,7 @@ impl Shared {
             address,
             subnet: settings.subnet,
             gateway: settings.gateway,
-            mac: mac_of(address),
+            mac: live.sandbox.mac(),
             ports: assignment.ports.clone(),
             servers: names.servers,
             search: names.search,

@@ -27,6 +27,7 @@ use crate::endpoint::{Assignment, Users};
 use crate::link;
 use crate::namespace::{self, NamespaceError};
 use crate::netlink::{Netlink, NetlinkError};
+use crate::subnet::mac_of;
 
 /// Start of the host-side link's name; the id follows.
 const LINK_PREFIX: &str = "veth";
@@ -107,10 +108,18 @@ pub(crate) struct Sandbox {
     /// True: a user namespace of its own owns the network namespace.
     #[serde(default)]
     pub(crate) own_users: bool,
+    /// The hardware address that was asked for.
+    #[serde(default)]
+    pub(crate) mac: Option<[u8; 6]>,
     pub(crate) life: Life,
 }
 
 impl Sandbox {
+    /// The hardware address of the interface inside.
+    pub(crate) fn mac(&self) -> [u8; 6] {
+        self.mac.unwrap_or_else(|| mac_of(self.address))
+    }
+
     /// The same sandbox at another point of its life.
     pub(crate) fn at(&self, life: Life) -> Self {
         Self {
@@ -152,7 +161,7 @@ pub(crate) fn build(
             &sandbox.id.link(),
             bridge.index,
             bridge.mtu,
-            address,
+            sandbox.mac(),
             namespace.as_fd(),
         )?;
         link::furnish(&mut inside, address, settings.gateway, settings.subnet)?;

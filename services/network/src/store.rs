@@ -275,6 +275,7 @@ mod tests {
             id: SandboxId::try_from(format!("{last:08x}")).unwrap(),
             address: Ipv4Addr::new(10, 66, 0, last),
             chosen: false,
+            mac: None,
             life: Life::Ready,
         }
     }

@@ -65,15 +65,15 @@ fn make(shared: &Shared) {
         };
         state.building += 1;
         drop(state);
-        let built = shared.build(address, false, None).and_then(|sandbox| {
-            match shared.records.put(&sandbox) {
+        let built = shared
+            .build(address, false, None, None)
+            .and_then(|sandbox| match shared.records.put(&sandbox) {
                 Ok(()) => Ok(sandbox),
                 Err(error) => {
                     shared.doom(sandbox);
                     Err(error.into())
                 }
-            }
-        });
+            });
         let mut state = shared.state();
         state.building -= 1;
         let failed = match built {

@@ -377,6 +377,7 @@ impl TryFrom<wire::ContainerConfig> for Wanted {
             runtime: wire.runtime,
             volumes_from: wire.volumes_from,
             cgroup_parent: wire.cgroup_parent,
+            mac_address: wire.mac_address,
             attached: attached(wire.attached.unwrap_or_default()),
         })
     }
@@ -462,6 +463,7 @@ pub(super) fn to_config(wanted: &Wanted) -> wire::ContainerConfig {
         runtime: wanted.runtime.clone(),
         volumes_from: wanted.volumes_from.clone(),
         cgroup_parent: wanted.cgroup_parent.clone(),
+        mac_address: wanted.mac_address.clone(),
         attached: to_attached(wanted.attached),
     }
 }

@@ -35,6 +35,17 @@ fn kernel_file(name: &str) -> String {
         .to_owned()
 }
 
+/// What os-release(5) says of this machine.
+fn distribution(key: &str) -> String {
+    let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let mut lines = text.lines().filter_map(|line| line.split_once('='));
+    let value = lines.find(|(name, _)| *name == key).map(|(_, value)| value);
+    value
+        .unwrap_or_default()
+        .trim_matches(['"', '\''])
+        .to_owned()
+}
+
 /// This machine's architecture as Go's GOARCH.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
@@ -107,6 +118,8 @@ impl SystemService for System {
             memory_bytes: memory_bytes(),
             hostname: kernel_file("hostname"),
             services,
+            operating_system: distribution("PRETTY_NAME"),
+            os_version: distribution("VERSION_ID"),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }))
     }

@@ -203,14 +203,19 @@ fn check(engine: &Engine, wanted: &Wanted) -> Result<()> {
         }
     }
     let network = wanted.network();
-    if !matches!(network, NetworkMode::Network(_)) && !wanted.ip_address.is_empty() {
-        return Err(Error::invalid(
-            "ip",
-            format!(
-                "an address needs a network, and this is {}",
-                wanted.network_mode
-            ),
-        ));
+    for (field, address) in [
+        ("ip", &wanted.ip_address),
+        ("mac-address", &wanted.mac_address),
+    ] {
+        if !matches!(network, NetworkMode::Network(_)) && !address.is_empty() {
+            return Err(Error::invalid(
+                field,
+                format!(
+                    "an address needs a network, and this is {}",
+                    wanted.network_mode
+                ),
+            ));
+        }
     }
     if let NetworkMode::Container(other) = &network {
         engine.roster.find(other)?;
@@ -227,6 +232,9 @@ fn check(engine: &Engine, wanted: &Wanted) -> Result<()> {
             engine.roster.find(&other)?;
         }
     }
+    etc_files::check(&wanted.extra_hosts)?;
+    health::check(&wanted.health)?;
+    spec::check(wanted, &engine.host)?;
     if let Some(NamespaceMode::Container(other)) = wanted.ipc() {
         let other = engine.roster.find(&other)?.record();
         if matches!(other.wanted.ipc_mode.as_str(), "" | "private" | "none") {
@@ -237,7 +245,5 @@ fn check(engine: &Engine, wanted: &Wanted) -> Result<()> {
             return Err(Error::invalid("ipc", problem));
         }
     }
-    etc_files::check(&wanted.extra_hosts)?;
-    health::check(&wanted.health)?;
-    spec::check(wanted, &engine.host)
+    Ok(())
 }

@@ -101,6 +101,7 @@ impl Step for EndpointStep<'_> {
                         network,
                         ports: ports(&record)?,
                         address: record.wanted.ip_address.clone(),
+                        mac: record.wanted.mac_address.clone(),
                         ephemeral: record.wanted.auto_remove,
                         own_ids: record.own_ids,
                         names: vec![record.name.clone(), record.hostname().to_owned()],

@@ -18,6 +18,8 @@ pub struct EndpointWanted {
     pub ports: Vec<PortMapping>,
     /// Empty: the next of the pool.
     pub address: String,
+    /// Empty: one that follows from the address.
+    pub mac: String,
     pub ephemeral: bool,
     /// Users and groups of the container's own. None: the host's.
     pub own_ids: Option<OwnIds>,
@@ -76,6 +78,7 @@ impl Networks {
             network: wanted.network,
             ports: wanted.ports.iter().map(common::to_port).collect(),
             address: wanted.address,
+            mac_address: wanted.mac,
             ephemeral: wanted.ephemeral,
             names: wanted.names,
             uid_mappings: id_mappings(wanted.own_ids),

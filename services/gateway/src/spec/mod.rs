@@ -347,6 +347,14 @@ pub fn check(wanted: &Wanted, host: &Host) -> Result<()> {
     if own_ids::wanted(&wanted.userns_mode)?.is_some() {
         check_own_ids(wanted)?;
     }
+    if NamespaceMode::parse(&wanted.uts_mode) == Some(NamespaceMode::Host)
+        && !wanted.hostname.is_empty()
+    {
+        return Err(Error::invalid(
+            "hostname",
+            "with the host's UTS namespace the name is the host's; leave out one of --hostname and --uts",
+        ));
+    }
     if !wanted.cgroup_parent.is_empty() {
         check_cgroup_parent(&wanted.cgroup_parent)?;
     }

@@ -1,6 +1,7 @@
 //! Limits of a container's cgroup, and its sysctls.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value, json};
 
@@ -15,6 +16,13 @@ const MEMORY_MIN: u64 = 6 << 20;
 
 /// The kernel's default period for CPU quotas, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
+
+/// What the kernel takes for a period, and at least for a quota, in microseconds.
+const CPU_PERIODS: RangeInclusive<u64> = 1_000..=1_000_000;
+
+/// What the machine has, as lists: "0-3,5".
+const ONLINE_CPUS: &str = "/sys/devices/system/cpu/online";
+const ONLINE_NODES: &str = "/sys/devices/system/node/online";
 
 fn memory(resources: &Resources, host: &Host) -> Result<Value> {
     let mut memory = Map::new();
@@ -51,6 +59,18 @@ fn memory(resources: &Resources, host: &Host) -> Result<Value> {
     }
     if resources.memory_reservation_bytes > 0 {
         let reservation = resources.memory_reservation_bytes;
+        if reservation < MEMORY_MIN {
+            return Err(Error::invalid(
+                "memory-reservation",
+                format!("{reservation} bytes are too few to run a program; give 6m or more"),
+            ));
+        }
+        if limit > 0 && reservation > limit {
+            return Err(Error::invalid(
+                "memory-reservation",
+                "it is a part of the memory limit, and cannot be above it",
+            ));
+        }
         memory.insert("reservation".to_owned(), json!(reservation));
     }
     if resources.oom_kill_disable {
@@ -93,9 +113,22 @@ fn cpu(resources: &Resources, host: &Host) -> Result<Value> {
         cpu.insert("quota".to_owned(), json!(quota as u64));
     }
     if resources.cpu_period_micros > 0 {
+        if !CPU_PERIODS.contains(&resources.cpu_period_micros) {
+            return Err(Error::invalid(
+                "cpu-period",
+                "give 1000 to 1000000: a millisecond to a second",
+            ));
+        }
         cpu.insert("period".to_owned(), json!(resources.cpu_period_micros));
     }
     if resources.cpu_quota_micros != 0 {
+        let least = CPU_PERIODS.start().cast_signed();
+        if (1..least).contains(&resources.cpu_quota_micros) {
+            return Err(Error::invalid(
+                "cpu-quota",
+                "give 1000 or more: a millisecond",
+            ));
+        }
         cpu.insert("quota".to_owned(), json!(resources.cpu_quota_micros));
     }
     let (runtime, period) = (
@@ -114,15 +147,50 @@ fn cpu(resources: &Resources, host: &Host) -> Result<Value> {
     if runtime != 0 {
         cpu.insert("realtimeRuntime".to_owned(), json!(runtime));
     }
-    for (key, cpus) in [
-        ("cpus", &resources.cpuset_cpus),
-        ("mems", &resources.cpuset_mems),
+    for (key, field, list, online) in [
+        ("cpus", "cpuset-cpus", &resources.cpuset_cpus, ONLINE_CPUS),
+        ("mems", "cpuset-mems", &resources.cpuset_mems, ONLINE_NODES),
     ] {
-        if !cpus.is_empty() {
-            cpu.insert(key.to_owned(), json!(cpus));
+        if !list.is_empty() {
+            check_list(field, list, online)?;
+            cpu.insert(key.to_owned(), json!(list));
         }
     }
     Ok(Value::Object(cpu))
+}
+
+/// "0-3,5" as ranges. None: it is not of this form.
+fn ranges(list: &str) -> Option<Vec<RangeInclusive<u32>>> {
+    let ranges = list.trim().split(',').map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        (first <= last).then_some(first..=last)
+    });
+    ranges.collect()
+}
+
+/// Refuses a list of CPUs or memory nodes that the machine does not have.
+fn check_list(field: &str, list: &str, online: &str) -> Result<()> {
+    let wanted = ranges(list).ok_or_else(|| {
+        Error::invalid(field, format!("{list:?} is not a list; say one as 0-3,5"))
+    })?;
+    // A kernel without the file has one node.
+    let online = std::fs::read_to_string(online).unwrap_or_else(|_| "0".to_owned());
+    let there = ranges(&online).unwrap_or_default();
+    let is_there = |number: u32| there.iter().any(|range| range.contains(&number));
+    // Only the ends of what is there can be the first that is not.
+    let beyond = there.iter().map(|range| range.end().saturating_add(1));
+    let beyond: Vec<u32> = beyond.collect();
+    for range in &wanted {
+        let inside = beyond.iter().filter(|number| range.contains(number));
+        let mut all = inside.chain([range.start(), range.end()]);
+        if let Some(missing) = all.find(|number| !is_there(**number)) {
+            let online = online.trim();
+            let problem = format!("this machine has no {missing}; there are {online}");
+            return Err(Error::invalid(field, problem));
+        }
+    }
+    Ok(())
 }
 
 /// The spec's `linux.resources`, without devices.
@@ -300,6 +368,28 @@ mod tests {
         assert!(with(|r| r.nano_cpus = 5_000_000_000).is_err());
         assert!(with(|r| r.nano_cpus = 1).is_err());
         assert!(with(|r| r.blkio_weight = 1).is_err());
+        assert!(with(|r| r.memory_reservation_bytes = 1 << 20).is_err());
+        assert!(
+            with(|r| {
+                r.memory_bytes = 10 << 20;
+                r.memory_reservation_bytes = 20 << 20;
+            })
+            .is_err()
+        );
+        assert!(with(|r| r.cpu_period_micros = 5).is_err());
+        assert!(with(|r| r.cpu_quota_micros = 5).is_err());
+        assert!(with(|r| r.cpu_quota_micros = -1).is_ok());
+        for list in ["0-x", "3-1", "", "0,", "99999", "0-99999"] {
+            let wanted = Resources {
+                cpuset_cpus: format!("0,{list}"),
+                ..Resources::default()
+            };
+            let error = resources(&wanted, &host()).unwrap_err().to_string();
+            assert!(error.contains("cpuset-cpus"), "{error}");
+        }
+        assert!(with(|r| r.cpuset_cpus = "0".to_owned()).is_ok());
+        assert!(with(|r| r.cpuset_mems = "0".to_owned()).is_ok());
+        assert!(with(|r| r.cpuset_mems = "99".to_owned()).is_err());
         assert!(with(|_| {}).unwrap().is_empty());
     }
 

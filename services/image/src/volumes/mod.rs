@@ -37,6 +37,7 @@ use std::sync::{
 };
 
 use gantry_oci::content::IngestKey;
+use regex_lite::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::ImageStore;
@@ -253,7 +254,10 @@ impl ImageStore {
             .iter()
             .map(|filter| {
                 Ok(match filter.key.as_str() {
-                    "name" => Test::Name(filter.value.clone()),
+                    "name" => Test::Name(
+                        Regex::new(&filter.value)
+                            .map_err(|_| filter.wrong("it is not a regular expression"))?,
+                    ),
                     "driver" => Test::Driver(filter.value.clone()),
                     "label" | "label!" | "dangling" => Test::of(self.condition(filter)?),
                     _ => return Err(filter.wrong(KEYS)),
@@ -293,7 +297,7 @@ impl ImageStore {
 /// One filter, understood.
 #[derive(Clone, Debug)]
 enum Test {
-    Name(String),
+    Name(Regex),
     Driver(String),
     Label(String, Option<String>),
     NoLabel(String, Option<String>),
@@ -321,7 +325,7 @@ impl Test {
             found.is_some_and(|found| value.as_ref().is_none_or(|value| value == found))
         };
         match self {
-            Self::Name(part) => record.name.contains(part.as_str()),
+            Self::Name(pattern) => pattern.is_match(&record.name),
             Self::Driver(driver) => driver == LOCAL,
             Self::Label(key, value) => has(key, value),
             Self::NoLabel(key, value) => !has(key, value),

@@ -115,6 +115,35 @@ fn a_namespace_that_other_users_own_is_pinned_with_them_and_goes_with_them() {
 }
 
 #[test]
+fn a_hardware_address_is_as_asked_for_also_where_a_ready_endpoint_has_the_address() {
+    on_a_host(|world| {
+        let network = world.network();
+        let address = network.create(request("first")).unwrap().address;
+        network.delete(&container("first")).unwrap();
+        assert!(network.settled(Duration::from_secs(20)));
+        let wanted = EndpointRequest {
+            mac: Some([2, 0, 0, 0, 0, 7]),
+            address: Some(Ipv4Addr::from(u32::from(address) + 1)),
+            ..request("c")
+        };
+        let endpoint = network.create(wanted).unwrap();
+        assert_eq!(endpoint.mac, [2, 0, 0, 0, 0, 7]);
+        let link = within(&endpoint, || output("ip -o link show eth0"));
+        assert!(link.contains("link/ether 02:00:00:00:00:07"), "{link}");
+        let other = network.create(request("other")).unwrap();
+        serve_tcp(&other, 80);
+        let seen = within(&endpoint, || ask_tcp(other.address, 80).unwrap());
+        assert_eq!(seen, endpoint.address.to_string());
+        drop(network);
+        let network = world.network();
+        assert_eq!(network.get(&container("c")), Some(endpoint));
+        for name in ["c", "other"] {
+            assert!(network.delete(&container(name)).unwrap());
+        }
+    });
+}
+
+#[test]
 fn mappings_that_the_kernel_refuses_leave_nothing() {
     on_a_host(|world| {
         let network = world.network();

@@ -180,6 +180,7 @@ pub(crate) fn container(name: &str) -> ContainerId {
 pub(crate) fn request(name: &str) -> EndpointRequest {
     EndpointRequest {
         users: None,
+        mac: None,
         container: container(name),
         names: vec![name.to_owned()],
         ports: Vec::new(),
