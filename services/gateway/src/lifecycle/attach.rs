@@ -29,6 +29,9 @@ const INPUT_BYTES: usize = 256 << 10;
 /// First and longest wait before a lost window is opened again.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
+/// How long a window that was left stays open for what was typed last.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// How often a process that should run may be denied before it is given up.
 const DENIALS: u32 = 10;
 
@@ -98,7 +101,10 @@ impl Line {
             let changes = self.entry.watch();
             let carried = tokio::select! {
                 carried = carry(&mut outputs, reader, over, changes) => carried,
-                () = self.left.cancelled() => return Ok(None),
+                () = self.left.cancelled() => {
+                    linger(outputs);
+                    return Ok(None);
+                }
                 // The container goes on; whoever watches can attach again.
                 () = self.engine.stopping.cancelled() => return Err(Error::Stopping),
             };
@@ -217,6 +223,13 @@ enum Reopened {
     Open(Outputs),
     Exited(Exit),
     Unread,
+}
+
+/// Lets what was typed last come to its process: with its outputs a window's input
+/// is gone too. Nobody waits for that.
+fn linger(mut outputs: Outputs) {
+    let over = async move { while let Some(Ok(_)) = outputs.next().await {} };
+    tokio::spawn(tokio::time::timeout(LINGER, over));
 }
 
 /// What a person types at.
