@@ -47,7 +47,7 @@ build: musl ## Build the release binaries into target/dist
 	install -m 0755 $(addprefix $(TARGET)/$(if $(HAS_MUSL),$(MUSL)/)shim/,$(SHIM_BINARIES)) $(DIST)/
 	install -m 0755 $(TARGET)/$(if $(HAS_MUSL),$(MUSL)/)release/gantry $(DIST)/
 
-# The services: one file with all their names (docs/decisions/016); $(1) the file,
+# The services: one file with all their names (docs/decisions/017); $(1) the file,
 # $(2) the directory.
 define install-services
 rm -f $(addprefix $(2)/gantry-,$(SERVICES))

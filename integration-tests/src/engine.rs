@@ -11,13 +11,14 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tempfile::TempDir;
 
 use crate::audit::{self, Marks};
@@ -279,11 +280,14 @@ impl Engine {
     /// # Errors
     /// One of them does not end.
     pub fn stop_up(&mut self, signal: Signal) -> Result<()> {
-        let services = self.service_processes()?;
+        // A process that is killed loses its command line first and its sockets
+        // last: only its end says that another may listen on them.
+        let services = self.services_but_up()?;
+        let ends: Vec<_> = services.iter().map(|&pid| (pid, end_of(pid))).collect();
         send(self.up_pid(), signal)?;
-        let end = Instant::now() + STOP_DEADLINE;
+        let deadline = Instant::now() + STOP_DEADLINE;
         ensure!(
-            command::wait_until(&self.up, end)?,
+            command::wait_until(&self.up, deadline)?,
             "`gantry up` did not end after {signal:?}:\n{}",
             self.log()
         );
@@ -294,14 +298,28 @@ impl Engine {
                 let _ = send(pid, signal);
             }
         }
+        for (pid, end) in ends {
+            // None: it had ended before.
+            let Some(end) = end else { continue };
+            ensure!(
+                command::wait_readable(&end, deadline)?,
+                "process {pid} ({}) did not end after {signal:?}:\n{}",
+                audit::command_of(pid),
+                self.log()
+            );
+        }
         audit::nothing_left("services", STOP_DEADLINE, || {
-            Ok(self
-                .service_processes()?
-                .into_iter()
-                .filter(|&pid| pid != self.up_pid())
+            let left = self.services_but_up()?.into_iter();
+            Ok(left
                 .map(|pid| format!("process {pid} ({})", audit::command_of(pid)))
                 .collect())
         })
+    }
+
+    fn services_but_up(&self) -> Result<BTreeSet<i32>> {
+        let mut services = self.service_processes()?;
+        services.remove(&self.up_pid());
+        Ok(services)
     }
 
     /// Fails when containers left anything behind; the engine runs on.
@@ -405,6 +423,11 @@ pub fn bin_dir() -> Result<PathBuf> {
         }
     }
     bail!("no `gantry` beside {program:?}: run `cargo build --workspace --bins` first")
+}
+
+/// Becomes readable when the process ends.
+fn end_of(pid: i32) -> Option<OwnedFd> {
+    pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
 }
 
 fn program_of(pid: i32) -> String {

@@ -109,8 +109,11 @@ fn lives(engine: &mut Engine, runtime: &str) -> Result<()> {
     ensure!(seen.is_none(), "{seen:?}");
     let shim = shim_of(engine, &id)?;
     let mounts = std::fs::read_to_string(format!("/proc/{shim}/mountinfo"))?;
+    // Namespaces of this engine; others, of `ip netns` or Docker, may be shared mounts.
+    let root = engine.root().to_string_lossy();
+    let of_engine = |line: &&str| line.contains(" nsfs ") && line.contains(&*root);
     ensure!(
-        mounts.contains(&id) && !mounts.contains(" nsfs "),
+        mounts.contains(&id) && !mounts.lines().any(|line| of_engine(&line)),
         "{mounts}"
     );
 

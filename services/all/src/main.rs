@@ -2,7 +2,7 @@
 //!
 //! An installation has it once, under the names of all services: processes of
 //! one file share its code in memory, whichever service they are
-//! (docs/decisions/016). Nothing else is shared: each service is a process of its
+//! (docs/decisions/017). Nothing else is shared: each service is a process of its
 //! own, and any of the files can be replaced by that service's own program.
 #![forbid(unsafe_code)]
 
