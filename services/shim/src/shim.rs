@@ -480,7 +480,7 @@ impl Shim {
             self.with(|created| {
                 created.container.kill(libc::SIGKILL, Target::All)?;
                 if std::mem::take(&mut created.paused) {
-                    created.container.resume()?;
+                    created.container.thaw()?;
                 }
                 Ok(())
             })?;

@@ -19,6 +19,11 @@ impl Container {
     /// Thaws every process.
     pub fn resume(&self) -> Result<()> {
         self.require("resume", &[Status::Paused])?;
+        self.thaw()
+    }
+
+    /// Thaws what is left of the processes: of those that were killed while they were frozen some may have ended.
+    pub fn thaw(&self) -> Result<()> {
         self.cgroup()?.thaw()
     }
 }
