@@ -123,42 +123,108 @@ pub(crate) fn shortened(text: &str, width: usize) -> String {
     short
 }
 
-/// "0.0.0.0:8080->80/tcp, 443/tcp"
-pub(crate) fn ports(published: &[PortMapping], exposed: &[String]) -> String {
-    let mut shown: Vec<String> = published
-        .iter()
-        .map(|port| {
-            format!(
-                "{}->{}/{}",
-                host_side(port),
-                port.container_port,
-                protocol_name(port.protocol())
-            )
-        })
-        .collect();
-    for port in exposed {
-        let is_published = published.iter().any(|mapping| {
-            *port
-                == format!(
-                    "{}/{}",
-                    mapping.container_port,
-                    protocol_name(mapping.protocol())
-                )
-        });
-        if !is_published {
-            shown.push(port.clone());
+/// Ports that follow each other: exposed, or published under their own numbers.
+struct PortRange {
+    /// Address of the host. Empty: they are exposed only.
+    outside: String,
+    protocol: &'static str,
+    first: u32,
+    last: u32,
+}
+
+impl PortRange {
+    fn shown(&self) -> String {
+        let Self {
+            outside,
+            protocol,
+            first,
+            last,
+        } = self;
+        let numbers = match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        };
+        match outside.as_str() {
+            "" => format!("{numbers}/{protocol}"),
+            ip => format!("{}->{numbers}/{protocol}", host_port(ip, &numbers)),
         }
     }
+}
+
+/// "443/tcp, 0.0.0.0:80-81->80-81/tcp, 0.0.0.0:8080->80/tcp": ranges, and then what
+/// has another number outside.
+pub(crate) fn ports(published: &[PortMapping], exposed: &[String]) -> String {
+    let mut all: Vec<(u32, String, u32, &'static str)> = published
+        .iter()
+        .map(|port| {
+            let ip = match port.host_ip.as_str() {
+                "" => "0.0.0.0",
+                ip => ip,
+            };
+            let protocol = protocol_name(port.protocol());
+            (port.container_port, ip.to_owned(), port.host_port, protocol)
+        })
+        .collect();
+    for text in exposed {
+        let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let protocol = match protocol {
+            "udp" => "udp",
+            "sctp" => "sctp",
+            _ => "tcp",
+        };
+        let number: u32 = number.parse().unwrap_or_default();
+        if !all
+            .iter()
+            .any(|port| port.0 == number && port.3 == protocol)
+        {
+            all.push((number, String::new(), number, protocol));
+        }
+    }
+    all.sort();
+    // Of each address and protocol the range that may go on.
+    let mut open: Vec<PortRange> = Vec::new();
+    let (mut shown, mut others) = (Vec::new(), Vec::new());
+    for (number, outside, host, protocol) in all {
+        if host != number {
+            let outside = host_port(&outside, &host.to_string());
+            others.push(format!("{outside}->{number}/{protocol}"));
+            continue;
+        }
+        let alike = |range: &&mut PortRange| range.outside == outside && range.protocol == protocol;
+        match open.iter_mut().find(alike) {
+            Some(range) if range.last + 1 == number => range.last = number,
+            Some(range) => {
+                shown.push(range.shown());
+                (range.first, range.last) = (number, number);
+            }
+            None => open.push(PortRange {
+                outside,
+                protocol,
+                first: number,
+                last: number,
+            }),
+        }
+    }
+    shown.extend(open.iter().map(PortRange::shown));
+    shown.extend(others);
     shown.join(", ")
 }
 
 /// "0.0.0.0:8080", "[::1]:8080"
-pub(crate) fn host_side(port: &PortMapping) -> String {
-    match port.host_ip.as_str() {
-        "" => format!("0.0.0.0:{}", port.host_port),
-        ip if ip.contains(':') => format!("[{ip}]:{}", port.host_port),
-        ip => format!("{ip}:{}", port.host_port),
+fn host_port(ip: &str, port: &str) -> String {
+    match ip.contains(':') {
+        true => format!("[{ip}]:{port}"),
+        false => format!("{ip}:{port}"),
     }
+}
+
+/// "0.0.0.0:8080", "[::1]:8080"
+pub(crate) fn host_side(port: &PortMapping) -> String {
+    let ip = match port.host_ip.as_str() {
+        "" => "0.0.0.0",
+        ip => ip,
+    };
+    host_port(ip, &port.host_port.to_string())
 }
 
 #[cfg(test)]
@@ -223,6 +289,27 @@ mod tests {
             ..PortMapping::default()
         }];
         let exposed = ["80/tcp".to_owned(), "443/tcp".to_owned()];
-        assert_eq!(ports(&published, &exposed), "0.0.0.0:8080->80/tcp, 443/tcp");
+        assert_eq!(ports(&published, &exposed), "443/tcp, 0.0.0.0:8080->80/tcp");
+    }
+    #[test]
+    fn ports_that_follow_each_other_are_a_range() {
+        let port = |host_ip: &str, host_port, container_port| PortMapping {
+            host_ip: host_ip.to_owned(),
+            host_port,
+            container_port,
+            ..PortMapping::default()
+        };
+        let published = [
+            port("", 82, 82),
+            port("", 80, 80),
+            port("", 81, 81),
+            port("::1", 85, 85),
+            port("", 9000, 90),
+        ];
+        let exposed = ["81/udp", "100/tcp", "101/tcp", "103/tcp"].map(str::to_owned);
+        assert_eq!(
+            ports(&published, &exposed),
+            "100-101/tcp, 0.0.0.0:80-82->80-82/tcp, 81/udp, [::1]:85->85/tcp, 103/tcp, 0.0.0.0:9000->90/tcp"
+        );
     }
 }

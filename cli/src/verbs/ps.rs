@@ -181,10 +181,19 @@ pub(crate) fn row(container: &ContainerSummary, whole: bool) -> Value {
         "Labels": labels.join(","),
         "Label": container.labels,
         "Mounts": mounts.join(","),
-        "Networks": if container.network_mode.is_empty() { "bridge" } else { &container.network_mode },
+        "Networks": networks(&container.network_mode),
         "LocalVolumes": volumes.to_string(),
         "Size": size(container),
     })
+}
+
+/// One that shares another container's is on none itself.
+fn networks(mode: &str) -> &str {
+    match mode {
+        "" => "bridge",
+        shared if shared.starts_with("container:") => "",
+        name => name,
+    }
 }
 
 /// "2B (virtual 1.24MB)"; "0B" where it was not asked for, as Docker.

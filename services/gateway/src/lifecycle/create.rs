@@ -219,11 +219,20 @@ fn check(engine: &Engine, wanted: &Wanted) -> Result<()> {
     }
     if let NetworkMode::Container(other) = &network {
         engine.roster.find(other)?;
-        if !wanted.ports.is_empty() {
-            return Err(Error::invalid(
-                "publish",
-                "the ports of a shared network are those of the container that has it",
-            ));
+        for (field, is_given, what) in [
+            ("publish", !wanted.ports.is_empty(), "ports"),
+            ("publish-all", wanted.publish_all, "ports"),
+            ("expose", !wanted.exposed_ports.is_empty(), "ports"),
+            ("hostname", !wanted.hostname.is_empty(), "name"),
+            ("dns", !wanted.dns_servers.is_empty(), "name servers"),
+            ("add-host", !wanted.extra_hosts.is_empty(), "hosts"),
+        ] {
+            if is_given {
+                let problem = format!(
+                    "the {what} of a shared network are of the container that has it: give them to {other}"
+                );
+                return Err(Error::invalid(field, problem));
+            }
         }
     }
     let of = NamespaceMode::parse;
