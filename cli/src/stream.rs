@@ -74,6 +74,9 @@ pub(crate) struct Wishes {
     pub(crate) tty: bool,
     /// This window types.
     pub(crate) stdin: bool,
+    /// The end of its input is that of the process' (Docker's StdinOnce): one that was
+    /// started in the background listens to the next window.
+    pub(crate) ends_input: bool,
     /// Pass signals on to the process.
     pub(crate) forward_signals: bool,
     pub(crate) detach_keys: Vec<u8>,
@@ -130,7 +133,7 @@ impl<R: From<Input> + Send + 'static> Window<R> {
             let detector = raw
                 .is_some()
                 .then(|| Detector::new(wishes.detach_keys.clone()));
-            Some(read_input(requests.clone(), detector)?)
+            Some(read_input(requests.clone(), detector, wishes.ends_input)?)
         } else {
             None
         };
@@ -216,6 +219,7 @@ async fn detached(receiver: &mut Option<oneshot::Receiver<()>>) {
 fn read_input<R: From<Input> + Send + 'static>(
     requests: mpsc::Sender<R>,
     mut detector: Option<Detector>,
+    ends_input: bool,
 ) -> io::Result<oneshot::Receiver<()>> {
     let (detach, detached) = oneshot::channel();
     let read = move || {
@@ -252,7 +256,9 @@ fn read_input<R: From<Input> + Send + 'static>(
                 return;
             }
         }
-        let _closed = requests.blocking_send(Input::StdinClose.into());
+        if ends_input {
+            let _closed = requests.blocking_send(Input::StdinClose.into());
+        }
     };
     thread::Builder::new()
         .name("stdin".to_owned())

@@ -66,6 +66,7 @@ impl Attach {
         let wishes = Wishes {
             tty: config.tty,
             stdin: config.stdin_open && !self.no_stdin,
+            ends_input: config.attached.is_some_and(|attached| attached.stdin),
             forward_signals: self.sig_proxy,
             detach_keys: DetachKeys::or_default(self.detach_keys),
         };

@@ -84,6 +84,7 @@ impl Exec {
         let wishes = Wishes {
             tty: self.tty,
             stdin: self.interactive && !self.detach,
+            ends_input: true,
             forward_signals: true,
             detach_keys: DetachKeys::or_default(self.detach_keys),
         };

@@ -130,7 +130,7 @@ fn id(container: &ContainerSummary, whole: bool) -> String {
 }
 
 pub(crate) fn row(container: &ContainerSummary, whole: bool) -> Value {
-    let command = container.command.join(" ");
+    let command = command_line(&container.command);
     let command = if whole {
         command
     } else {
@@ -185,6 +185,19 @@ pub(crate) fn row(container: &ContainerSummary, whole: bool) -> Value {
         "LocalVolumes": volumes.to_string(),
         "Size": size(container),
     })
+}
+
+/// As Docker writes it: an argument with a blank in single quotes.
+fn command_line(words: &[String]) -> String {
+    let words =
+        words
+            .iter()
+            .enumerate()
+            .map(|(index, word)| match index > 0 && word.contains(' ') {
+                true => format!("'{word}'"),
+                false => word.clone(),
+            });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// One that shares another container's is on none itself.

@@ -95,6 +95,7 @@ impl Run {
         let wishes = Wishes {
             tty: self.options.tty,
             stdin: attached.stdin && !self.detach,
+            ends_input: true,
             forward_signals: self.sig_proxy,
             detach_keys: DetachKeys::or_default(self.detach_keys.clone()),
         };

@@ -69,6 +69,7 @@ impl Start {
         let wishes = Wishes {
             tty: config.tty,
             stdin: self.interactive && config.stdin_open,
+            ends_input: config.attached.is_some_and(|attached| attached.stdin),
             forward_signals: true,
             detach_keys: DetachKeys::or_default(self.detach_keys),
         };
