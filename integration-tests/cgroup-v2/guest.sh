@@ -69,6 +69,26 @@ check "unpause" gantry unpause limits
 check "rm -f" gantry rm -f limits
 check "no cgroup is left" test ! -e "$group"
 
+gantry run -d --name shares --network none --cpu-shares 2048 --cpu-period 50000 --cpu-quota 20000 -m 64m --memory-swap 96m bb sleep 1000 > /tmp/id
+group=$(find /sys/fs/cgroup -type d -name "$(cat /tmp/id)*" | head -n 1)
+prints "shares become a weight" 174 cat "$group/cpu.weight"
+check "a new period" gantry update --cpu-period 40000 shares
+prints "a period keeps its quota" "20000 40000" cat "$group/cpu.max"
+[ ! -e "$group/memory.swap.max" ] || prints "swap is counted without memory" 33554432 cat "$group/memory.swap.max"
+check "rm -f of it" gantry rm -f shares
+
+# A container that hands out controllers: its own group takes no process any more.
+gantry run -d --name hands --network none --privileged bb sh -c '
+    cd /sys/fs/cgroup && busybox mkdir leaf && echo 1 > leaf/cgroup.procs &&
+        echo +memory > cgroup.subtree_control && echo handed out && exec sleep 1000' > /dev/null
+mkfifo /tmp/said
+gantry logs -f hands > /tmp/said &
+read -r said < /tmp/said
+kill $!
+prints "controllers are handed out" "handed out" echo "$said"
+prints "exec is where the first process is" "0::/leaf" gantry exec hands cat /proc/self/cgroup
+check "rm -f of that" gantry rm -f hands
+
 gantry run --name hog --network none -m 16m --memory-swap 16m bb sh -c 'tail /dev/zero'; code=$?
 prints "out of memory ends with 137" 137 echo "$code"
 prints "out of memory is seen" true gantry inspect --format '{{.State.OOMKilled}}' hog
