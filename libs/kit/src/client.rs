@@ -54,6 +54,9 @@ pub fn channel(path: &Path) -> Channel {
         .initial_stream_window_size(WINDOW_BYTES)
         .max_frame_size(WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_BYTES)
+        // Calls that are ended on both sides at once are counted for as long as the
+        // connection lives, and would close it in the end: that is for strangers.
+        .http2_max_local_error_reset_streams(None)
         .connect_with_connector_lazy(service_fn(move |_| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }

@@ -198,6 +198,10 @@ pub async fn serve(
         .max_frame_size(WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
+        // Callers are this engine's own: one that gives up many calls at once is no
+        // reason to break off the others on its connection.
+        .http2_max_local_error_reset_streams(None)
+        .http2_max_pending_accept_reset_streams(Some(STREAMS_MAX as usize))
         .add_routes(routes)
         .serve_with_incoming_shutdown(
             UnixListenerStream::new(listener),

@@ -63,9 +63,12 @@ impl Runtime {
             answer = client.attach(requests) => match answer {
                 Ok(answers) => answers.into_inner(),
                 Err(status) => match shim.failed(status) {
-                    Error::Gone { .. } => {
-                        tokio::time::timeout(LAST_WORDS_LIMIT, shim.gone()).await.ok();
-                        return ended(&shim, first);
+                    error @ Error::Gone { .. } => {
+                        let gone = tokio::time::timeout(LAST_WORDS_LIMIT, shim.gone());
+                        return match gone.await {
+                            Ok(()) => ended(&shim, first),
+                            Err(_elapsed) => Err(error),
+                        };
                     }
                     error => return Err(error),
                 }

@@ -82,6 +82,10 @@ async fn converse(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS_MAX)
+        // These are counted for as long as the connection lives, and close it: they are for strangers. A call that is
+        // ended on both sides at once counts, and so do calls that are given up while this process is stopped.
+        .max_local_error_reset_streams(None)
+        .max_pending_accept_reset_streams(Some(STREAMS_MAX as usize))
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     // A caller that went away is no event here.
