@@ -195,6 +195,8 @@ pub async fn with_runtime(engine: &Arc<Engine>, snapshot: HashMap<String, Live>,
     }
     for id in snapshot.keys().filter(|id| ContainerId::is_id(id)) {
         let remove_log = match engine.roster.get(id).map(|entry| entry.record().state) {
+            // A copy under way: it ends what it began.
+            None if engine.roster.has_view(id) => continue,
             None => true,
             Some(State::Created | State::Exited | State::Dead) => false,
             Some(_) => continue,

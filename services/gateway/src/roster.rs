@@ -30,7 +30,8 @@ pub struct Entry {
     /// Windows that still carry output of the container's first process.
     windows: watch::Sender<usize>,
     /// Views of the files of a container that does not run.
-    views: watch::Sender<usize>,
+    /// By the ids of the containers that show them.
+    views: watch::Sender<Vec<ContainerId>>,
     /// Cancelled when the views there are must end.
     views_end: Mutex<CancellationToken>,
     /// The run whose health checks are under way.
@@ -45,7 +46,7 @@ impl Entry {
             id: record.id.clone(),
             record: watch::Sender::new(Arc::new(record)),
             windows: watch::Sender::new(0),
-            views: watch::Sender::new(0),
+            views: watch::Sender::default(),
             views_end: Mutex::default(),
             checked: Mutex::default(),
             execs: Mutex::default(),
@@ -120,15 +121,16 @@ impl Entry {
         }
     }
 
-    /// Notes that the files of the container are seen without its running, until
-    /// the guard is dropped; the token is cancelled when that must end.
+    /// Notes that the files of the container are seen without its running, by a
+    /// container `id`, until the guard is dropped; the token is cancelled when that
+    /// must end.
     #[must_use]
-    pub fn open_view(self: &Arc<Self>) -> (OpenView, CancellationToken) {
-        self.views.send_modify(|count| *count += 1);
+    pub fn open_view(self: &Arc<Self>, id: ContainerId) -> (OpenView, CancellationToken) {
+        self.views.send_modify(|views| views.push(id.clone()));
         let end = self.views_end.lock();
         let end = end.unwrap_or_else(PoisonError::into_inner).clone();
         let entry = Arc::clone(self);
-        (OpenView { entry }, end)
+        (OpenView { entry, id }, end)
     }
 
     /// Ends all views, and waits until they are over.
@@ -136,7 +138,7 @@ impl Entry {
     /// # Errors
     /// One is not over in time.
     pub async fn end_views(&self) -> Result<()> {
-        if *self.views.borrow() == 0 {
+        if self.views.borrow().is_empty() {
             return Ok(());
         }
         let end = {
@@ -148,7 +150,7 @@ impl Entry {
         };
         end.cancel();
         let mut views = self.views.subscribe();
-        let over = tokio::time::timeout(VIEWS_LIMIT, views.wait_for(|count| *count == 0)).await;
+        let over = tokio::time::timeout(VIEWS_LIMIT, views.wait_for(Vec::is_empty)).await;
         over.map(drop).map_err(|_| Error::FilesBusy {
             name: self.record().name.clone(),
         })
@@ -204,13 +206,22 @@ impl Drop for OpenWindow {
 #[derive(Debug)]
 pub struct OpenView {
     entry: Arc<Entry>,
+    id: ContainerId,
+}
+
+impl OpenView {
+    /// The container that shows the files.
+    #[must_use]
+    pub fn id(&self) -> &ContainerId {
+        &self.id
+    }
 }
 
 impl Drop for OpenView {
     fn drop(&mut self) {
         self.entry
             .views
-            .send_modify(|count| *count = count.saturating_sub(1));
+            .send_modify(|views| views.retain(|id| *id != self.id));
     }
 }
 
@@ -374,6 +385,15 @@ impl Roster {
     pub fn entries(&self) -> Vec<Arc<Entry>> {
         let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);
         maps.entries.values().cloned().collect()
+    }
+
+    /// Whether a container of the runtime's shows the files of one of these, and
+    /// is none of them.
+    #[must_use]
+    pub fn has_view(&self, id: &str) -> bool {
+        let shows =
+            |entry: &Arc<Entry>| entry.views.borrow().iter().any(|view| view.as_str() == id);
+        self.entries().iter().any(shows)
     }
 
     /// All records that people may see, the newest first.

@@ -65,7 +65,7 @@ impl View {
                 });
             }
             super::files::must_have_files(entry, verb)?;
-            let (open, ended) = entry.open_view();
+            let (open, ended) = entry.open_view(ContainerId::random()?);
             // Looked at again, now that a start would wait.
             let record = entry.record();
             if matches!(
@@ -84,7 +84,7 @@ impl View {
         open: OpenView,
         ended: CancellationToken,
     ) -> Result<Self> {
-        let id = ContainerId::random()?;
+        let id = open.id().clone();
         let mut spec = spec::build(record, &Namespaces::default(), &engine.host)?;
         // Nothing runs in it, and nothing is to be hindered by it.
         spec["process"] = json!({
