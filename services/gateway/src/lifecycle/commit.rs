@@ -76,7 +76,7 @@ async fn freeze(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<bool> {
     }
     // Noted first: should this process end meanwhile, its next life lets the container go on.
     engine.note(&entry.update(|record| record.frozen_for_commit = true))?;
-    let frozen = match pause::pause(engine, entry).await {
+    let frozen = match pause::freeze(engine, entry).await {
         Ok(()) => return Ok(true),
         // It has ended by itself, or was frozen, between the look and the step.
         Err(_) if entry.record().state != State::Running => Ok(false),

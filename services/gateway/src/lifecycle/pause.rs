@@ -24,6 +24,19 @@ fn must_be(entry: &Entry, state: State, verb: &'static str) -> Result<()> {
 /// # Errors
 /// It does not run, or the service fails.
 pub async fn pause(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
+    freeze(engine, entry).await?;
+    // Of a commit that has just let it go on: this pause is a person's, and stays.
+    if entry.record().frozen_for_commit {
+        engine.note(&entry.update(|record| record.frozen_for_commit = false))?;
+    }
+    Ok(())
+}
+
+/// Freezes a running container, for a commit.
+///
+/// # Errors
+/// It does not run, or the service fails.
+pub(super) async fn freeze(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
     must_be(entry, State::Running, "pause")?;
     engine.peers.runtime.pause(&entry.id).await?;
     paused(engine, entry, Event::Pause, "pause")
