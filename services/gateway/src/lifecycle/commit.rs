@@ -91,6 +91,10 @@ async fn freeze(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<bool> {
 /// # Errors
 /// A service fails.
 pub async fn thaw(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
+    // Somebody has frozen it for good since.
+    if !entry.record().frozen_for_commit {
+        return Ok(());
+    }
     match pause::unpause(engine, entry).await {
         // Somebody else let it go on, or killed it.
         Err(Error::WrongState { .. }) => {}

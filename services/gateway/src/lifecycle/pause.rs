@@ -24,12 +24,12 @@ fn must_be(entry: &Entry, state: State, verb: &'static str) -> Result<()> {
 /// # Errors
 /// It does not run, or the service fails.
 pub async fn pause(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
-    freeze(engine, entry).await?;
-    // Of a commit that has just let it go on: this pause is a person's, and stays.
+    must_be(entry, State::Running, "pause")?;
+    // Of a commit that has let it go on, or is about to: this pause is a person's, and stays.
     if entry.record().frozen_for_commit {
         engine.note(&entry.update(|record| record.frozen_for_commit = false))?;
     }
-    Ok(())
+    freeze(engine, entry).await
 }
 
 /// Freezes a running container, for a commit.
