@@ -6,7 +6,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use gantry_network::config::{Config, Settings};
+use gantry_kit::paths::Paths;
+use gantry_network::config::{Config, Wanted};
 use gantry_network::endpoint::{ContainerId, EndpointRequest, PortRequest, Protocol};
 use gantry_network::network::Network;
 use nix::mount::{MsFlags, mount};
@@ -48,7 +49,7 @@ fn start(root: &std::path::Path, warm_pool: usize) -> anyhow::Result<Network> {
         warm_pool,
         ..Config::default()
     };
-    Ok(Network::start(Settings::new(config, root)?)?)
+    Ok(Network::start(Wanted::new(config, &Paths::under(root)?)?)?)
 }
 
 fn measure(network: &Network, what: &str, publish: Option<Protocol>) -> anyhow::Result<()> {

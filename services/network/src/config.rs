@@ -3,8 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use gantry_kit::identity::Identity;
+use gantry_kit::paths::Paths;
 use serde::Deserialize;
 
+use crate::names::Names;
 use crate::resolver::Resolver;
 use crate::subnet::Subnet;
 
@@ -12,22 +15,22 @@ use crate::subnet::Subnet;
 const LINK_NAME_MAX: usize = 15;
 /// Smallest packet size that IPv4 requires a link to carry (RFC 791).
 const MTU_MIN: u32 = 68;
-const DEFAULT_BRIDGE: &str = "gantry0";
 
 /// The table `[network]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Name of the bridge. It is made where there is none.
+    /// Name of the bridge. It is made where there is none. Empty: one that
+    /// belongs to this engine alone (see `names`).
     pub bridge: String,
-    /// Addresses of the containers.
-    pub subnet: Subnet,
+    /// Addresses of the containers. Absent: a subnet that the machine does not
+    /// use (see `names`).
+    pub subnet: Option<Subnet>,
     /// The bridge's own address. Absent: the first of the subnet.
     pub gateway: Option<Ipv4Addr>,
     /// Largest packet in bytes. 0: that of the host's default route.
     pub mtu: u32,
-    /// Name of the nftables table. Empty: "gantry" for the bridge gantry0,
-    /// `gantry-<bridge>` for any other.
+    /// Name of the nftables table. Empty: one that follows from the bridge.
     pub table: String,
     /// Number of endpoints that are kept ready.
     pub warm_pool: usize,
@@ -39,11 +42,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            bridge: DEFAULT_BRIDGE.to_owned(),
-            // 10.66.0.0/16: a constant that cannot fail to parse is tested below.
-            subnet: "10.66.0.0/16"
-                .parse()
-                .unwrap_or_else(|_| unreachable!("the default subnet is well formed")),
+            bridge: String::new(),
+            subnet: None,
             gateway: None,
             mtu: 0,
             table: String::new(),
@@ -66,59 +66,99 @@ pub enum ConfigError {
     Mtu(u32),
 }
 
-/// A configuration that was checked, with its defaults filled in.
+/// A configuration that was checked. What is None is chosen at the start, when
+/// the state of the host is known.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    pub bridge: String,
-    pub subnet: Subnet,
-    pub gateway: Ipv4Addr,
+pub struct Wanted {
+    pub identity: Identity,
+    pub bridge: Option<String>,
+    pub subnet: Option<Subnet>,
+    pub gateway: Option<Ipv4Addr>,
     /// None: that of the host's default route.
     pub mtu: Option<u32>,
-    pub table: String,
+    pub table: Option<String>,
     pub warm_pool: usize,
     pub resolver: Resolver,
     /// Directory of this service below the run directory.
     pub run: PathBuf,
     /// Directory of the pinned network namespaces.
     pub pins: PathBuf,
+    /// Directory of this service below the state directory.
+    pub state: PathBuf,
 }
 
-impl Settings {
-    /// Checks `config` for an engine whose run directory is `run`.
+/// What a network is made with.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) identity: Identity,
+    pub(crate) bridge: String,
+    pub(crate) subnet: Subnet,
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) table: String,
+    /// None: that of the host's default route.
+    pub(crate) mtu: Option<u32>,
+    pub(crate) warm_pool: usize,
+    pub(crate) resolver: Resolver,
+    pub(crate) pins: PathBuf,
+}
+
+impl Wanted {
+    /// Checks `config` for the engine that has these directories.
     ///
     /// # Errors
     /// A value that cannot be used.
-    pub fn new(config: Config, run: &std::path::Path) -> Result<Self, ConfigError> {
-        check_link_name("bridge", &config.bridge)?;
-        let gateway = config.gateway.unwrap_or(config.subnet.first_host());
-        if !config.subnet.has_host(gateway) {
-            return Err(ConfigError::Gateway {
-                gateway,
-                subnet: config.subnet,
-            });
+    pub fn new(config: Config, paths: &Paths) -> Result<Self, ConfigError> {
+        let given = |text: String| Some(text).filter(|text| !text.is_empty());
+        let bridge = given(config.bridge);
+        if let Some(bridge) = &bridge {
+            check_link_name("bridge", bridge)?;
+        }
+        if let (Some(gateway), Some(subnet)) = (config.gateway, config.subnet) {
+            check_gateway(gateway, subnet)?;
         }
         let mtu = match config.mtu {
             0 => None,
             mtu if mtu < MTU_MIN => return Err(ConfigError::Mtu(mtu)),
             mtu => Some(mtu),
         };
-        let table = match (config.table, config.bridge.as_str()) {
-            (table, DEFAULT_BRIDGE) if table.is_empty() => "gantry".to_owned(),
-            (table, bridge) if table.is_empty() => format!("gantry-{bridge}"),
-            (table, _) => table,
-        };
         Ok(Self {
-            gateway,
-            mtu,
-            table,
-            bridge: config.bridge,
+            identity: Identity::of(paths),
+            bridge,
             subnet: config.subnet,
+            gateway: config.gateway,
+            mtu,
+            table: given(config.table),
             warm_pool: config.warm_pool,
             resolver: Resolver::new(config.dns),
-            run: run.join("network"),
-            pins: run.join("netns"),
+            run: paths.run.join("network"),
+            pins: paths.run.join("netns"),
+            state: paths.state_of("network"),
         })
     }
+
+    /// With the names and the subnet that were chosen.
+    pub(crate) fn with(&self, names: Names) -> Result<Settings, ConfigError> {
+        let gateway = self.gateway.unwrap_or(names.subnet.first_host());
+        check_gateway(gateway, names.subnet)?;
+        Ok(Settings {
+            identity: self.identity.clone(),
+            bridge: names.bridge,
+            subnet: names.subnet,
+            gateway,
+            table: names.table,
+            mtu: self.mtu,
+            warm_pool: self.warm_pool,
+            resolver: self.resolver.clone(),
+            pins: self.pins.clone(),
+        })
+    }
+}
+
+fn check_gateway(gateway: Ipv4Addr, subnet: Subnet) -> Result<(), ConfigError> {
+    if subnet.has_host(gateway) {
+        return Ok(());
+    }
+    Err(ConfigError::Gateway { gateway, subnet })
 }
 
 fn check_link_name(key: &'static str, name: &str) -> Result<(), ConfigError> {
@@ -139,26 +179,15 @@ fn check_link_name(key: &'static str, name: &str) -> Result<(), ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]
-    fn the_defaults_are_those_of_the_design() {
-        let settings = Settings::new(Config::default(), Path::new("/run/gantry")).unwrap();
-        assert_eq!(settings.gateway, Ipv4Addr::new(10, 66, 0, 1));
-        assert_eq!(settings.table, "gantry");
-        assert_eq!(settings.pins, Path::new("/run/gantry/netns"));
-    }
-
-    #[test]
-    fn another_bridge_has_a_table_of_its_own() {
-        let config = Config {
-            bridge: "br9".to_owned(),
-            ..Config::default()
-        };
-        let settings = Settings::new(config, Path::new("/r")).unwrap();
-        assert_eq!(settings.table, "gantry-br9");
+    fn an_empty_table_leaves_names_and_subnet_to_the_start() {
+        let wanted = Wanted::new(Config::default(), &Paths::system()).unwrap();
+        assert_eq!((wanted.bridge, wanted.table), (None, None));
+        assert_eq!(wanted.subnet, None);
+        assert_eq!(wanted.warm_pool, 4);
+        assert_eq!(wanted.pins, std::path::Path::new("/run/gantry/netns"));
     }
 
     #[test]
@@ -166,13 +195,16 @@ mod tests {
         let refused = |change: fn(&mut Config)| {
             let mut config = Config::default();
             change(&mut config);
-            Settings::new(config, Path::new("/r")).unwrap_err()
+            Wanted::new(config, &Paths::system()).unwrap_err()
         };
         for name in ["", "a/b", "sixteen-letters!", ".."] {
             assert!(check_link_name("bridge", name).is_err(), "{name}");
         }
         assert!(matches!(
-            refused(|config| config.gateway = Some(Ipv4Addr::new(10, 67, 0, 1))),
+            refused(|config| {
+                config.subnet = Some("10.66.0.0/16".parse().unwrap());
+                config.gateway = Some(Ipv4Addr::new(10, 67, 0, 1));
+            }),
             ConfigError::Gateway { .. }
         ));
         assert_eq!(refused(|config| config.mtu = 60), ConfigError::Mtu(60));

@@ -7,6 +7,7 @@ use crate::config::ConfigError;
 use crate::endpoint::{ContainerId, ContainerIdError};
 use crate::firewall::FirewallError;
 use crate::netlink::NetlinkError;
+use crate::ownership::Owner;
 use crate::ports::PortError;
 use crate::sandbox::SandboxError;
 use crate::store::StoreError;
@@ -47,6 +48,14 @@ pub enum NetworkError {
         "all {total} addresses of the subnet {subnet} are in use; remove containers, or configure a larger [network] subnet"
     )]
     PoolExhausted { subnet: Subnet, total: u64 },
+    #[error(
+        "the bridge {bridge:?} has {ports} endpoints, and a Linux bridge takes no more; remove containers, or give some --network none or host"
+    )]
+    BridgeFull { bridge: String, ports: usize },
+    #[error(
+        "{count} endpoints of ended containers are still being removed, and the kernel did not catch up in {seconds} s; try again later"
+    )]
+    Backlog { count: usize, seconds: u64 },
     #[error(transparent)]
     Port(#[from] PortError),
     #[error(transparent)]
@@ -77,6 +86,21 @@ pub enum StartError {
     },
     #[error("link {name:?} exists and is not a bridge; configure another [network] bridge")]
     NotABridge { name: String },
+    #[error(
+        "the bridge {name:?} belongs to {owner}; configure another [network] bridge, or end that engine when it has no containers, or remove what is left of it with `ip link delete {name}`"
+    )]
+    BridgeOwned { name: String, owner: Owner },
+    #[error(
+        "every subnet that could be chosen overlaps a route or an address of this machine; configure a free one as [network] subnet"
+    )]
+    NoSubnet,
+    #[error("cannot keep the names of the network in {path:?}")]
+    Names {
+        path: std::path::PathBuf,
+        source: std::io::Error,
+    },
+    #[error("no random number can be had")]
+    Random { source: getrandom::Error },
     #[error("cannot set up the bridge {name:?}")]
     Bridge { name: String, source: NetlinkError },
     #[error("cannot set the kernel parameter {path}")]
@@ -89,8 +113,8 @@ pub enum StartError {
         path: std::path::PathBuf,
         source: std::io::Error,
     },
-    #[error("cannot set up the firewall")]
-    Firewall { source: NetlinkError },
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
     #[error("cannot start a thread")]
     Thread { source: std::io::Error },
     #[error(transparent)]

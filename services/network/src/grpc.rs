@@ -348,6 +348,12 @@ fn status(error: &NetworkError) -> Status {
                 .with("subnet", subnet)
                 .with("total", total)
         }
+        NetworkError::BridgeFull { bridge, ports } => fault(Code::ResourceExhausted, "BRIDGE_FULL")
+            .with("bridge", bridge)
+            .with("ports", ports),
+        NetworkError::Backlog { count, .. } => {
+            fault(Code::ResourceExhausted, "REMOVAL_BACKLOG").with("count", count)
+        }
         NetworkError::Port(PortError::InUse {
             address,
             port,
@@ -372,6 +378,9 @@ fn status(error: &NetworkError) -> Status {
         NetworkError::Firewall(FirewallError::Change { .. }) => {
             fault(Code::Internal, "FIREWALL_FAILED")
         }
+        NetworkError::Firewall(
+            FirewallError::Owned { table, .. } | FirewallError::Foreign { table, .. },
+        ) => fault(Code::FailedPrecondition, "FIREWALL_OWNED").with("table", table),
         NetworkError::Store(_) => fault(Code::Internal, "STORE_FAILED"),
         NetworkError::Random { .. } => fault(Code::Internal, "NO_RANDOM_NUMBER"),
         NetworkError::Stopping => fault(Code::Unavailable, "STOPPING"),

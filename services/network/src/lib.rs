@@ -9,6 +9,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`config`] | the table `[network]` |
+//! | `names`, `ownership` | bridge, table and subnet of this engine, and of others |
 //! | [`subnet`], `addresses` | subnets, and the address pool (IPAM) |
 //! | [`endpoint`] | what a container asks for and gets |
 //! | `sandbox` | namespace, link and address, made ahead of need |
@@ -23,7 +24,8 @@
 //! | [`grpc`] | `gantry.network.v1` |
 //!
 //! # Present limits
-//! One bridge, IPv4 only, no name service, no pods.
+//! One bridge, IPv4 only, no name service, no pods. A Linux bridge has at most
+//! 1,023 ports, and so a network has at most as many endpoints.
 #![forbid(unsafe_code)]
 
 mod addresses;
@@ -34,9 +36,11 @@ pub mod error;
 pub mod firewall;
 pub mod grpc;
 mod link;
+mod names;
 mod namespace;
 pub mod netlink;
 pub mod network;
+mod ownership;
 pub mod ports;
 mod reconcile;
 pub mod resolver;
@@ -47,4 +51,5 @@ pub mod subnet;
 mod workers;
 
 pub use error::{NetworkError, StartError};
+pub use ownership::Owner;
 pub use service::main;

@@ -123,6 +123,13 @@ impl Netlink {
         self.socket.as_fd()
     }
 
+    /// Makes room for so many bytes of messages that were not received yet.
+    pub(crate) fn receive_up_to(&self, bytes: usize) -> Result<(), NetlinkError> {
+        setsockopt(&self.socket, sockopt::RcvBufForce, &bytes).map_err(|errno| NetlinkError::Open {
+            source: errno.into(),
+        })
+    }
+
     /// Receives notifications of a multicast group from now on.
     pub(crate) fn join(&self, group: u32) -> Result<(), NetlinkError> {
         self.socket
@@ -139,8 +146,22 @@ impl Netlink {
     where
         T: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<T>>,
     {
+        self.apply_each(requests)?.into_iter().collect()
+    }
+
+    /// Sends `requests` together and returns the answer to each, in order.
+    ///
+    /// # Errors
+    /// The conversation itself fails.
+    pub(crate) fn apply_each<T>(
+        &mut self,
+        requests: Vec<Request<T>>,
+    ) -> Result<Vec<Result<(), NetlinkError>>, NetlinkError>
+    where
+        T: NetlinkSerializable + NetlinkDeserializable + Into<NetlinkPayload<T>>,
+    {
         let Some(last) = requests.last() else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let last_step = last.step;
         let first_sequence = self.sequence.wrapping_add(1);
@@ -151,21 +172,22 @@ impl Netlink {
                 .map(|request| (request.flags | NLM_F_ACK, request.payload)),
             last_step,
         )?;
-        let mut outcome = Ok(());
+        let mut outcomes: Vec<_> = steps.iter().map(|_| Ok(())).collect();
         let mut pending = steps.len();
         while pending > 0 {
             self.receive(last_step)?;
             for message in messages::<T>(&self.buffer, last_step) {
                 let message = message?;
                 let index = message.header.sequence_number.wrapping_sub(first_sequence) as usize;
-                let Some(step) = steps.get(index) else {
+                let (Some(step), Some(outcome)) = (steps.get(index), outcomes.get_mut(index))
+                else {
                     // Late answer to a request that was given up.
                     continue;
                 };
                 if let NetlinkPayload::Error(error) = message.payload {
                     pending -= 1;
-                    if error.code.is_some() && outcome.is_ok() {
-                        outcome = Err(NetlinkError::Refused {
+                    if error.code.is_some() {
+                        *outcome = Err(NetlinkError::Refused {
                             step,
                             source: error.to_io(),
                         });
@@ -173,7 +195,7 @@ impl Netlink {
                 }
             }
         }
-        outcome
+        Ok(outcomes)
     }
 
     /// Sends a batch that takes effect as a whole or not at all: the first and

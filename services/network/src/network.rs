@@ -3,7 +3,8 @@
 //! Giving a container its endpoint is on the path of every start, and takes no
 //! more than writing a record when a ready sandbox is at hand: the `workers`
 //! make those ahead of need and clear away what is deleted, so that no caller
-//! waits for the kernel's long lock over all links.
+//! waits for the kernel's long lock over all links. Where containers end faster
+//! than the kernel clears away, a create waits until the backlog is shorter.
 //!
 //! A create is a list of steps, each undone when a later one fails: hold the
 //! host's ports, take a sandbox, write the record, publish. A crash between two
@@ -24,12 +25,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::addresses::{AddressPool, Refusal};
 use crate::claim::Claim;
-use crate::config::Settings;
+use crate::config::{Settings, Wanted};
 use crate::endpoint::{Assignment, ContainerId, Endpoint, EndpointRequest, PublishedPort, Users};
 use crate::error::{NetworkError, StartError, chain};
 use crate::firewall::flows::{self, Published};
 use crate::firewall::{Firewall, Watch};
-use crate::link;
+use crate::link::{self, RemovalGroup};
 use crate::namespace;
 use crate::netlink::Netlink;
 use crate::ports::{HeldPort, HostPorts};
@@ -38,8 +39,18 @@ use crate::sandbox::{self, Bridge, Life, Sandbox, SandboxId};
 use crate::store::Records;
 use crate::workers;
 
-/// How long a caller waits for an address that is about to be free.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a caller waits for what is about to be free: an address, a port of
+/// the bridge, room in the backlog. Callers give a call half a minute.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Endpoints of a bridge: the kernel numbers ports with ten bits, from 1 on
+/// (`BR_MAX_PORTS`, net/bridge/br_private.h).
+const PORTS_MAX: usize = 1023;
+
+/// Endpoints that wait for their removal, before new ones have to wait too. The
+/// kernel removes some hundreds a second, so that is how far callers can get
+/// ahead of it; each takes 100 to 200 KiB of the kernel's memory.
+const BACKLOG_MAX: usize = 128;
 
 /// One bridge, its addresses, its endpoints and its firewall table.
 #[derive(Debug)]
@@ -57,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) records: Box<dyn Records>,
     pub(crate) firewall: Arc<Firewall>,
     pub(crate) ports: HostPorts,
+    pub(crate) removal: RemovalGroup,
     state: Mutex<State>,
     /// Notified whenever something in the state has changed that somebody may
     /// wait for.
@@ -74,6 +86,8 @@ pub(crate) struct State {
     pub(crate) doomed: Vec<Sandbox>,
     /// Sandboxes that the workers are removing.
     pub(crate) dying: usize,
+    /// Sandboxes that could not be removed: it is tried again later.
+    pub(crate) stuck: Vec<Sandbox>,
     /// Ports that were just published: older flows to them are forgotten.
     pub(crate) published: Vec<Published>,
     pub(crate) addresses: AddressPool,
@@ -115,10 +129,10 @@ impl Network {
     /// # Errors
     /// The host's state forbids it; nothing was changed where the error says
     /// that the configuration is to blame.
-    pub fn start(settings: Settings) -> Result<Self, StartError> {
-        let shared = Arc::new(reconcile::start(settings)?);
+    pub fn start(wanted: Wanted) -> Result<Self, StartError> {
+        let shared = Arc::new(reconcile::start(wanted)?);
         let watch = Watch::start(Arc::clone(&shared.firewall))
-            .map_err(|source| StartError::Firewall { source })?;
+            .map_err(crate::firewall::FirewallError::from)?;
         let workers = workers::start(&shared)?;
         Ok(Self {
             shared,
@@ -244,10 +258,10 @@ impl Network {
             .shared
             .changed
             .wait_timeout_while(state, limit, |state| {
-                state.ready.len() < wanted || state.building + state.dying + state.doomed.len() > 0
+                state.ready.len() < wanted || state.building + state.unremoved() > 0
             })
             .unwrap_or_else(PoisonError::into_inner);
-        state.ready.len() >= wanted && state.dying + state.doomed.len() == 0
+        state.ready.len() >= wanted && state.unremoved() == 0
     }
 
     /// Stops the workers and removes what nobody uses: the ready sandboxes and,
@@ -295,6 +309,7 @@ impl Shared {
         bridge: Bridge,
         records: Box<dyn Records>,
         firewall: Firewall,
+        removal: RemovalGroup,
         state: State,
     ) -> Self {
         Self {
@@ -303,6 +318,7 @@ impl Shared {
             records,
             firewall: Arc::new(firewall),
             ports: HostPorts::default(),
+            removal,
             state: Mutex::new(state),
             changed: Condvar::new(),
         }
@@ -335,52 +351,82 @@ impl Shared {
             if state.stopping {
                 return Err(NetworkError::Stopping);
             }
-            let ready = match any || wanted.is_some() {
-                true => state.take_ready(wanted),
-                false => None,
-            };
-            match ready {
-                // The maker is woken when the caller is served: it would take
-                // the processor from it here.
-                Some(sandbox) if any => return Ok(Reserved::Ready(sandbox)),
-                // It has the wanted address, and is not of the wanted kind.
-                Some(sandbox) => {
-                    drop(state);
-                    self.doom(sandbox);
-                    state = self.state();
+            let refusal = if state.backlog() >= BACKLOG_MAX {
+                NetworkError::Backlog {
+                    count: state.backlog(),
+                    seconds: PATIENCE.as_secs(),
                 }
-                None => {}
-            }
-            let reserved = match wanted {
-                Some(address) => state.addresses.claim(address).map(|()| address),
-                None => state.addresses.take(),
-            };
-            match reserved {
-                Ok(address) => return Ok(Reserved::Address(address)),
-                Err(Refusal::Outside) => {
-                    return Err(NetworkError::AddressOutside {
-                        address: wanted.unwrap_or(Ipv4Addr::UNSPECIFIED),
-                        subnet: self.settings.subnet,
-                    });
+            } else {
+                let ready = match any || wanted.is_some() {
+                    true => state.take_ready(wanted),
+                    false => None,
+                };
+                match ready {
+                    // The maker is woken when the caller is served: it would take
+                    // the processor from it here.
+                    Some(sandbox) if any => return Ok(Reserved::Ready(sandbox)),
+                    // It has the wanted address, and is not of the wanted kind.
+                    Some(sandbox) => {
+                        drop(state);
+                        self.doom(sandbox);
+                        state = self.state();
+                    }
+                    None => {}
                 }
-                Err(Refusal::InUse | Refusal::Exhausted) => {}
-            }
+                match self.reserve_address(&mut state, wanted)? {
+                    Ok(address) => return Ok(Reserved::Address(address)),
+                    Err(refusal) => refusal,
+                }
+            };
             // What is being cleared away may be what is wanted.
             let left = deadline.saturating_duration_since(Instant::now());
-            if state.building + state.dying + state.doomed.len() == 0 || left.is_zero() {
-                return Err(match wanted {
-                    Some(address) => NetworkError::AddressInUse { address },
-                    None => NetworkError::PoolExhausted {
-                        subnet: self.settings.subnet,
-                        total: state.addresses.total(),
-                    },
-                });
+            let hopeless = wanted.is_some_and(|address| state.is_assigned(address));
+            if hopeless || state.building + state.backlog() == 0 || left.is_zero() {
+                return Err(refusal);
             }
             state = self
                 .changed
                 .wait_timeout(state, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
+        }
+    }
+
+    /// An address for a new sandbox; the inner error is one that may pass.
+    fn reserve_address(
+        &self,
+        state: &mut State,
+        wanted: Option<Ipv4Addr>,
+    ) -> Result<Result<Ipv4Addr, NetworkError>, NetworkError> {
+        if state.is_full() {
+            return Ok(Err(self.bridge_full(state)));
+        }
+        let reserved = match wanted {
+            Some(address) => state.addresses.claim(address).map(|()| address),
+            None => state.addresses.take(),
+        };
+        match (reserved, wanted) {
+            (Ok(address), _) => Ok(Ok(address)),
+            (Err(Refusal::Outside), wanted) => Err(NetworkError::AddressOutside {
+                address: wanted.unwrap_or(Ipv4Addr::UNSPECIFIED),
+                subnet: self.settings.subnet,
+            }),
+            (Err(Refusal::InUse | Refusal::Exhausted), Some(address)) => {
+                Ok(Err(NetworkError::AddressInUse { address }))
+            }
+            (Err(Refusal::InUse | Refusal::Exhausted), None) => {
+                Ok(Err(NetworkError::PoolExhausted {
+                    subnet: self.settings.subnet,
+                    total: state.addresses.total(),
+                }))
+            }
+        }
+    }
+
+    fn bridge_full(&self, state: &State) -> NetworkError {
+        NetworkError::BridgeFull {
+            bridge: self.settings.bridge.clone(),
+            ports: state.addresses.in_use(),
         }
     }
 
@@ -418,7 +464,12 @@ impl Shared {
         }
         if let Err(error) = built {
             self.doom(sandbox);
-            return Err(error.into());
+            return Err(if error.is_bridge_full() {
+                // Somebody else's links are ports of it too.
+                self.bridge_full(&self.state())
+            } else {
+                error.into()
+            });
         }
         Ok(sandbox.at(Life::Ready))
     }
@@ -511,6 +562,7 @@ impl Shared {
             let mut state = self.state();
             let mut unused: Vec<_> = state.ready.drain(..).collect();
             unused.append(&mut state.doomed);
+            unused.append(&mut state.stuck);
             (unused, state.endpoints.is_empty())
         };
         let mut host = match Netlink::route() {
@@ -527,7 +579,7 @@ impl Shared {
         if let Err(error) = self.firewall.remove() {
             tracing::error!(error = %chain(&error), "the firewall table is left over");
         }
-        reconcile::remove_bridge(&mut host, &self.settings.bridge, self.settings.gateway);
+        reconcile::remove_bridge(&mut host, &self.settings, self.removal);
     }
 }
 
@@ -537,6 +589,29 @@ enum Reserved {
 }
 
 impl State {
+    /// Sandboxes that are about to be gone.
+    pub(crate) fn backlog(&self) -> usize {
+        self.doomed.len() + self.dying
+    }
+
+    /// Sandboxes that are to be removed.
+    fn unremoved(&self) -> usize {
+        self.backlog() + self.stuck.len()
+    }
+
+    /// Whether a container has this address.
+    fn is_assigned(&self, address: Ipv4Addr) -> bool {
+        self.endpoints
+            .values()
+            .any(|slot| matches!(slot, Slot::Live(live) if live.sandbox.address == address))
+    }
+
+    /// Whether the bridge has no port left: every sandbox has an address and a
+    /// port of it, from before it is made until it is gone.
+    pub(crate) fn is_full(&self) -> bool {
+        self.addresses.in_use() >= PORTS_MAX
+    }
+
     /// A ready sandbox: any, or the one that has the wanted address.
     fn take_ready(&mut self, wanted: Option<Ipv4Addr>) -> Option<Sandbox> {
         let Some(wanted) = wanted else {

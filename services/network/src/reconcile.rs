@@ -9,53 +9,104 @@
 //! | assigned | nothing | reported and removed |
 //! | anything else | whatever | removed |
 //! | nothing | a link of our bridge, a pin of ours | removed |
+//!
+//! "Our bridge" is one that carries the engine's mark (see `ownership`).
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use gantry_kit::identity::{Identity, Mark};
+
 use crate::addresses::AddressPool;
-use crate::config::Settings;
+use crate::config::{Settings, Wanted};
 use crate::endpoint::Assignment;
 use crate::error::{StartError, chain};
-use crate::firewall::{Bounds, Firewall};
-use crate::link::{self, Link};
+use crate::firewall::{self, Bounds, Firewall};
+use crate::link::{self, HostAddress, Link, RemovalGroup, Route};
+use crate::names::{self, Names};
 use crate::namespace;
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, NetlinkError};
 use crate::network::{Live, Shared, Slot, State, targets};
+use crate::ownership::Owner;
 use crate::ports;
 use crate::sandbox::{Bridge, Life, Sandbox, SandboxId};
 use crate::store::{Journal, Past};
+use crate::subnet::Subnet;
 
 /// Where a host has no default route to take the size from.
 const DEFAULT_MTU: u32 = 1500;
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// Brings the network up.
-pub(crate) fn start(settings: Settings) -> Result<Shared, StartError> {
-    let bridge_error = |source| StartError::Bridge {
-        name: settings.bridge.clone(),
+pub(crate) fn start(wanted: Wanted) -> Result<Shared, StartError> {
+    let (configured, _) = names::of_root(&wanted);
+    let bridge_error = |name: &str, source| StartError::Bridge {
+        name: name.to_owned(),
         source,
     };
-    let mut host = Netlink::route().map_err(bridge_error)?;
-    let links = link::links(&mut host).map_err(bridge_error)?;
-    let mtu = check(&settings, &mut host, &links)?;
-    for directory in [&settings.run, &settings.pins] {
+    let mut netlink = Netlink::route().map_err(|source| bridge_error(&configured, source))?;
+    let host = Host::look(&mut netlink).map_err(|source| bridge_error(&configured, source))?;
+    host.check_bridge(&wanted.identity, &configured)?;
+    if let Some(subnet) = wanted.subnet {
+        host.check_subnet(subnet, &configured)?;
+    }
+    for directory in [&wanted.run, &wanted.pins] {
         fs::create_dir_all(directory).map_err(|source| StartError::Directory {
             path: directory.clone(),
             source,
         })?;
     }
-    let (journal, past) = Journal::open(&settings.run)?;
+    let (journal, past) = Journal::open(&wanted.run)?;
     if past.unreadable > 0 {
         tracing::warn!(
             lines = past.unreadable,
             "unreadable records were passed over"
         );
     }
-    let bridge = raise_bridge(&settings, &mut host, mtu)?;
-    let state = adopt(&settings, &mut host, bridge, &links, past);
+    let settings = settle(&wanted, &host, &past)?;
+    firewall::check(&settings.table, &settings.identity)?;
+    names::keep(
+        &wanted.state,
+        &Names {
+            bridge: settings.bridge.clone(),
+            table: settings.table.clone(),
+            subnet: settings.subnet,
+        },
+    )
+    .map_err(|source| StartError::Names {
+        path: wanted.state.clone(),
+        source,
+    })?;
+    let bounds = Bounds {
+        bridge: settings.bridge.clone(),
+        subnet: settings.subnet,
+        mark: settings.identity.mark(),
+    };
+    // The name of the table first: only one engine can take it.
+    let firewall = Firewall::claim(settings.table.clone(), settings.identity.clone(), bounds)?;
+    let removal =
+        RemovalGroup::unused(&host.links).map_err(|source| StartError::Random { source })?;
+    let bridge = raise_bridge(&settings, &mut netlink, host.mtu(&settings)).inspect_err(|_| {
+        if past.sandboxes.is_empty()
+            && let Err(error) = firewall.remove()
+        {
+            tracing::error!(error = %chain(&error), "the firewall table is left over");
+        }
+    })?;
+    let strays = host.strays_are_ours(&settings);
+    let state = adopt(&settings, &mut netlink, bridge, &host.links, past);
+    if strays {
+        remove_unknown(
+            &settings,
+            &mut netlink,
+            bridge,
+            &host.links,
+            &state,
+            removal,
+        );
+    }
     let published = state
         .endpoints
         .values()
@@ -65,73 +116,183 @@ pub(crate) fn start(settings: Settings) -> Result<Shared, StartError> {
         })
         .flatten()
         .collect::<BTreeMap<_, _>>();
-    let bounds = Bounds {
-        bridge: settings.bridge.clone(),
-        subnet: settings.subnet,
-    };
-    let firewall = Firewall::start(settings.table.clone(), bounds, published)
-        .map_err(|source| StartError::Firewall { source })?;
+    firewall.start(published)?;
     Ok(Shared::new(
         settings,
         bridge,
         Box::new(journal),
         firewall,
+        removal,
         state,
     ))
 }
 
-/// Checks the host, changes nothing, and tells the packet size to use.
-fn check(settings: &Settings, host: &mut Netlink, links: &[Link]) -> Result<u32, StartError> {
-    let existing = links.iter().find(|link| link.name == settings.bridge);
-    if let Some(link) = existing
-        && !link.is_bridge()
-    {
-        return Err(StartError::NotABridge {
-            name: link.name.clone(),
-        });
+/// Chooses the names and the subnet, and clears away what an earlier choice left.
+fn settle(wanted: &Wanted, host: &Host, past: &Past) -> Result<Settings, StartError> {
+    let kept = names::read(&wanted.state);
+    let alive = past
+        .sandboxes
+        .iter()
+        .any(|sandbox| matches!(sandbox.life, Life::Assigned(_)));
+    let (mut bridge, mut table) = names::current(wanted, kept.as_ref(), alive);
+    let (of_root, table_of_root) = names::of_root(wanted);
+    if bridge != of_root && host.owner(&wanted.identity, &bridge).is_some() {
+        // Another engine has the former names by now.
+        (bridge, table) = (of_root, table_of_root);
     }
-    let routes = link::routes(host).map_err(|source| StartError::Bridge {
-        name: settings.bridge.clone(),
-        source,
-    })?;
-    let by_index: HashMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
-    for route in &routes {
-        let own = route.link.is_some() && route.link == existing.map(|link| link.index);
-        if own || route.prefix == 0 || !settings.subnet.overlaps(route.destination, route.prefix) {
-            continue;
+    host.check_bridge(&wanted.identity, &bridge)?;
+    let subnet = names::subnet(wanted, kept.as_ref(), alive, &host.used(&bridge))?;
+    Ok(wanted.with(Names {
+        bridge,
+        table,
+        subnet,
+    })?)
+}
+
+/// What the host has of links, routes and addresses.
+struct Host {
+    links: Vec<Link>,
+    routes: Vec<Route>,
+    addresses: Vec<HostAddress>,
+}
+
+impl Host {
+    fn look(netlink: &mut Netlink) -> Result<Self, NetlinkError> {
+        Ok(Self {
+            links: link::links(netlink)?,
+            routes: link::routes(netlink)?,
+            addresses: link::addresses(netlink)?,
+        })
+    }
+
+    fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    fn by_index(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.index == index)
+    }
+
+    /// The other engine that a bridge belongs to.
+    fn owner(&self, identity: &Identity, bridge: &str) -> Option<Owner> {
+        let link = self.link(bridge)?;
+        let owner = Owner::by_mark(identity, &link.alias)?;
+        let used = self
+            .links
+            .iter()
+            .any(|port| port.controller == Some(link.index));
+        if owner.is_gone() && !used {
+            tracing::warn!(bridge, %owner, "the bridge of an engine that is gone is taken over");
+            return None;
         }
-        return Err(StartError::Overlap {
-            subnet: settings.subnet,
+        Some(owner)
+    }
+
+    fn check_bridge(&self, identity: &Identity, name: &str) -> Result<(), StartError> {
+        if self.link(name).is_some_and(|link| !link.is_bridge()) {
+            return Err(StartError::NotABridge {
+                name: name.to_owned(),
+            });
+        }
+        match self.owner(identity, name) {
+            None => Ok(()),
+            Some(owner) => Err(StartError::BridgeOwned {
+                name: name.to_owned(),
+                owner,
+            }),
+        }
+    }
+
+    fn check_subnet(&self, subnet: Subnet, bridge: &str) -> Result<(), StartError> {
+        let own = self.link(bridge).map(|link| link.index);
+        let overlapping = self.routes.iter().find(|route| {
+            let leaves_by_own = route.link.is_some() && route.link == own;
+            route.main
+                && !leaves_by_own
+                && !route.is_default()
+                && subnet.overlaps(route.destination, route.prefix)
+        });
+        let Some(route) = overlapping else {
+            return Ok(());
+        };
+        Err(StartError::Overlap {
+            subnet,
             destination: route.destination,
             prefix: route.prefix,
             device: route
                 .link
-                .and_then(|index| by_index.get(&index))
+                .and_then(|index| self.by_index(index))
                 .map_or_else(|| "no link".to_owned(), |link| link.name.clone()),
-        });
+        })
     }
-    let outward = routes
-        .iter()
-        .find(|route| route.prefix == 0)
-        .and_then(|route| route.link)
-        .and_then(|index| by_index.get(&index))
-        .and_then(|link| link.mtu);
-    Ok(settings.mtu.or(outward).unwrap_or(DEFAULT_MTU))
+
+    /// All addresses that somebody has or reaches, but for those of `bridge`.
+    fn used(&self, bridge: &str) -> Vec<(Ipv4Addr, u8)> {
+        let own = self.link(bridge).map(|link| link.index);
+        let routes = self
+            .routes
+            .iter()
+            .filter(|route| !route.is_default() && (own.is_none() || route.link != own))
+            .map(|route| (route.destination, route.prefix));
+        let addresses = self
+            .addresses
+            .iter()
+            .filter(|address| Some(address.link) != own)
+            .map(|address| (address.address, address.prefix));
+        routes.chain(addresses).collect()
+    }
+
+    /// The packet size to use.
+    fn mtu(&self, settings: &Settings) -> u32 {
+        let outward = self
+            .routes
+            .iter()
+            .find(|route| route.main && route.prefix == 0)
+            .and_then(|route| self.by_index(route.link?))
+            .and_then(|link| link.mtu);
+        settings.mtu.or(outward).unwrap_or(DEFAULT_MTU)
+    }
+
+    /// Whether links of the bridge that are on no record are this engine's: it
+    /// was marked, so no engine of a version without marks has it too.
+    fn strays_are_ours(&self, settings: &Settings) -> bool {
+        self.link(&settings.bridge)
+            .is_none_or(|link| settings.identity.read(&link.alias) == Mark::Own)
+    }
 }
 
 /// Makes the bridge, or adopts it. Each step is harmless where it is done.
-fn raise_bridge(settings: &Settings, host: &mut Netlink, mtu: u32) -> Result<Bridge, StartError> {
+fn raise_bridge(
+    settings: &Settings,
+    netlink: &mut Netlink,
+    mtu: u32,
+) -> Result<Bridge, StartError> {
     let failed = |source| StartError::Bridge {
         name: settings.bridge.clone(),
         source,
     };
-    match link::create_bridge(host, &settings.bridge, settings.gateway, mtu) {
-        Err(error) if error.errno() == Some(nix::libc::EEXIST) => {}
+    let (name, mark) = (&settings.bridge, settings.identity.mark());
+    match link::create_bridge(netlink, name, settings.gateway, mtu, &mark) {
+        Err(error) if error.errno() == Some(nix::libc::EEXIST) => {
+            // Looked at again: it may have been made a moment ago.
+            let host = Host::look(netlink).map_err(failed)?;
+            host.check_bridge(&settings.identity, name)?;
+            // A person's own text on a person's own bridge stays.
+            let is_free = host.link(name).is_some_and(|link| {
+                link.alias.is_empty()
+                    || matches!(settings.identity.read(&link.alias), Mark::Other(_))
+            });
+            if is_free {
+                link::set_alias(netlink, name, &mark).map_err(failed)?;
+            }
+        }
         outcome => outcome.map_err(failed)?,
     }
-    let index = link::index_of(host, &settings.bridge).map_err(failed)?;
-    link::raise_bridge(host, index, settings.gateway, settings.subnet).map_err(failed)?;
-    let localnet = format!("/proc/sys/net/ipv4/conf/{}/route_localnet", settings.bridge);
+    let index = link::index_of(netlink, name).map_err(failed)?;
+    link::raise_bridge(netlink, index, settings.gateway, settings.subnet).map_err(failed)?;
+    let localnet = format!("/proc/sys/net/ipv4/conf/{name}/route_localnet");
+    // Forwarding is for the whole machine: it is never turned off again, as
+    // another engine may need it.
     for path in [IP_FORWARD, &localnet] {
         set_parameter(path).map_err(|source| StartError::Parameter {
             path: path.to_owned(),
@@ -152,21 +313,21 @@ pub(crate) fn replace_bridge(
         name: settings.bridge.clone(),
         source,
     };
-    let mut host = Netlink::route().map_err(failed)?;
-    let links = link::links(&mut host).map_err(failed)?;
+    let mut netlink = Netlink::route().map_err(failed)?;
+    let links = link::links(&mut netlink).map_err(failed)?;
     if links
         .iter()
         .any(|link| link.name == settings.bridge && link.index == former.index)
     {
         return Ok(None);
     }
-    let bridge = raise_bridge(settings, &mut host, former.mtu)?;
+    let bridge = raise_bridge(settings, &mut netlink, former.mtu)?;
     let cut_off = links.iter().filter(|link| {
         SandboxId::of_link(&link.name).is_some_and(|id| ours.contains(&id))
             && link.controller != Some(bridge.index)
     });
     for link in cut_off {
-        link::attach(&mut host, link.index, bridge.index).map_err(failed)?;
+        link::attach(&mut netlink, link.index, bridge.index).map_err(failed)?;
     }
     Ok(Some(bridge))
 }
@@ -198,13 +359,12 @@ fn adopt(
         building: 0,
         doomed: Vec::new(),
         dying: 0,
+        stuck: Vec::new(),
         published: Vec::new(),
         addresses: AddressPool::new(settings.subnet, settings.gateway),
         stopping: false,
     };
-    let mut known = HashSet::new();
     for sandbox in past.sandboxes {
-        known.insert(sandbox.id.clone());
         let inside = state.addresses.claim(sandbox.address).is_ok();
         let link = by_id.get(&sandbox.id);
         let pinned = namespace::is_pinned(&sandbox.id.pin(&settings.pins));
@@ -236,7 +396,6 @@ fn adopt(
     }
     let released: Vec<_> = past.pool.released.into_iter().collect();
     state.addresses.restore(past.pool.last, &released);
-    remove_unknown(settings, host, bridge, &by_id, &known);
     state
 }
 
@@ -268,18 +427,33 @@ fn remove_unknown(
     settings: &Settings,
     host: &mut Netlink,
     bridge: Bridge,
-    by_id: &HashMap<SandboxId, &Link>,
-    known: &HashSet<SandboxId>,
+    links: &[Link],
+    state: &State,
+    group: RemovalGroup,
 ) {
-    let stray: Vec<String> = by_id
-        .iter()
-        .filter(|(id, link)| link.controller == Some(bridge.index) && !known.contains(id))
-        .map(|(_, link)| link.name.clone())
+    let live = state.endpoints.values().filter_map(|slot| match slot {
+        Slot::Live(live) => Some(&live.sandbox),
+        Slot::Busy => None,
+    });
+    let known: HashSet<SandboxId> = live
+        .chain(&state.ready)
+        .chain(&state.doomed)
+        .map(|sandbox| sandbox.id.clone())
         .collect();
-    if let Err(error) = link::remove(host, &stray) {
-        tracing::error!(error = %chain(&error), "links that are on no record are left over");
+    let stray: Vec<String> = links
+        .iter()
+        .filter(|link| {
+            link.controller == Some(bridge.index)
+                && SandboxId::of_link(&link.name).is_some_and(|id| !known.contains(&id))
+        })
+        .map(|link| link.name.clone())
+        .collect();
+    for outcome in link::remove(host, &stray, group) {
+        if let Err(error) = outcome {
+            tracing::error!(error = %chain(&error), "a link that is on no record is left over");
+        }
     }
-    for pin in stray_pins(&settings.pins, known) {
+    for pin in stray_pins(&settings.pins, &known) {
         if let Err(error) = namespace::remove(&pin) {
             tracing::error!(error = %chain(&error), "a namespace that is on no record is left over");
         }
@@ -305,8 +479,9 @@ fn stray_pins(pins: &Path, known: &HashSet<SandboxId>) -> Vec<std::path::PathBuf
         .collect()
 }
 
-/// Removes the bridge if it is ours and has no port.
-pub(crate) fn remove_bridge(host: &mut Netlink, name: &str, gateway: Ipv4Addr) {
+/// Removes the bridge if this engine made it and it has no port. One that a
+/// person made is only marked no more.
+pub(crate) fn remove_bridge(host: &mut Netlink, settings: &Settings, group: RemovalGroup) {
     let links = match link::links(host) {
         Ok(links) => links,
         Err(error) => {
@@ -314,19 +489,29 @@ pub(crate) fn remove_bridge(host: &mut Netlink, name: &str, gateway: Ipv4Addr) {
             return;
         }
     };
-    let Some(bridge) = links
-        .iter()
-        .find(|link| link.name == name && link.is_our_bridge(gateway))
-    else {
+    let Some(bridge) = links.iter().find(|link| link.name == settings.bridge) else {
         return;
     };
-    if links
+    match settings.identity.read(&bridge.alias) {
+        Mark::Other(_) => return,
+        Mark::Own | Mark::None => {}
+    }
+    let outcome = if !bridge.is_our_bridge(settings.gateway) {
+        if settings.identity.read(&bridge.alias) != Mark::Own {
+            return;
+        }
+        link::set_alias(host, &bridge.name, "")
+    } else if links
         .iter()
         .any(|link| link.controller == Some(bridge.index))
     {
         return;
-    }
-    if let Err(error) = link::remove(host, std::slice::from_ref(&bridge.name)) {
+    } else {
+        link::remove(host, std::slice::from_ref(&bridge.name), group)
+            .into_iter()
+            .collect()
+    };
+    if let Err(error) = outcome {
         tracing::error!(error = %chain(&error), "the bridge is left over");
     }
 }

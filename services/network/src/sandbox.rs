@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
 use crate::endpoint::{Assignment, Users};
-use crate::link;
+use crate::link::{self, RemovalGroup};
 use crate::namespace::{self, NamespaceError};
 use crate::netlink::{Netlink, NetlinkError};
 use crate::subnet::mac_of;
@@ -144,6 +144,16 @@ pub enum SandboxError {
     },
 }
 
+impl SandboxError {
+    /// Whether the bridge takes no more ports.
+    pub(crate) fn is_bridge_full(&self) -> bool {
+        match self {
+            Self::Link { source, .. } => source.errno() == Some(nix::libc::EXFULL),
+            Self::Namespace { .. } => false,
+        }
+    }
+}
+
 /// Makes in the kernel what `sandbox` says.
 pub(crate) fn build(
     sandbox: &Sandbox,
@@ -203,13 +213,16 @@ pub(crate) fn destroy<'a>(
     sandboxes: &'a [Sandbox],
     settings: &Settings,
     host: &mut Netlink,
+    group: RemovalGroup,
 ) -> Vec<(&'a Sandbox, SandboxError)> {
     let mut failures = Vec::new();
-    for sandbox in sandboxes {
+    // The links first: with its link the address is off the wire even where some
+    // process still holds the namespace.
+    let links: Vec<String> = sandboxes.iter().map(|sandbox| sandbox.id.link()).collect();
+    let removed = link::remove(host, &links, group);
+    for (sandbox, removed) in sandboxes.iter().zip(removed) {
         let address = sandbox.address;
-        // The link first: with it the address is off the wire even where some
-        // process still holds the namespace.
-        if let Err(source) = link::remove(host, &[sandbox.id.link()]) {
+        if let Err(source) = removed {
             failures.push((sandbox, SandboxError::Link { address, source }));
         }
         if let Err(source) = namespace::remove(&sandbox.id.pin(&settings.pins)) {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use crate::config::{Config, Settings};
+use crate::config::{Config, Wanted};
 use crate::grpc::NetworkGrpc;
 use crate::network::Network;
 use gantry_kit::service::{self, BoxError, Context, Service};
@@ -14,8 +14,8 @@ use tonic::service::Routes;
 pub fn main() -> ExitCode {
     let running: OnceLock<Arc<Network>> = OnceLock::new();
     let code = service::main("network", async |context: Context<Config>| {
-        let settings = Settings::new(context.config, &context.paths.run)?;
-        let network = tokio::task::spawn_blocking(|| Network::start(settings)).await??;
+        let wanted = Wanted::new(context.config, &context.paths)?;
+        let network = tokio::task::spawn_blocking(|| Network::start(wanted)).await??;
         let network = running.get_or_init(|| Arc::new(network));
         let server = NetworkServiceServer::new(NetworkGrpc::new(Arc::clone(network)));
         Ok::<_, BoxError>(Service::new(

@@ -20,7 +20,7 @@
 //!
 //! # Locking
 //! One lock, held for a write(2). One process at a time has the journal open:
-//! flock(2) on it holds that.
+//! flock(2) on `<run>/network/lock` holds that, which has its process id.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -32,6 +32,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::ownership::LOCK;
 use crate::sandbox::{Sandbox, SandboxId};
 
 const VERSION: u32 = 1;
@@ -95,7 +96,7 @@ struct Header {
 pub(crate) struct Journal {
     path: PathBuf,
     /// Held locked for the life of the journal.
-    _lock: File,
+    lock: File,
     contents: Mutex<Contents>,
 }
 
@@ -116,13 +117,22 @@ impl Journal {
             source,
         };
         fs::create_dir_all(directory).map_err(failed)?;
-        let lock = File::create(directory.join("lock")).map_err(failed)?;
+        let mut lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(directory.join(LOCK))
+            .map_err(failed)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 return Err(StoreError::InUse { path });
             }
             outcome => outcome.map_err(|errno| failed(errno.into()))?,
         }
+        // For engines that meet with this one's bridge (see `ownership`).
+        lock.set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(failed)?;
         let header = Header {
             boot: fs::read_to_string(BOOT_ID)
                 .map_err(failed)?
@@ -143,7 +153,7 @@ impl Journal {
         };
         let journal = Self {
             path,
-            _lock: lock,
+            lock,
             contents: Mutex::new(Contents {
                 lines: live.len() + 2,
                 file,
@@ -183,6 +193,14 @@ impl Journal {
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.set_len(0) {
+            tracing::debug!(%error, "the lock keeps the process id");
+        }
     }
 }
 

@@ -29,6 +29,15 @@ pub struct Subnet {
 }
 
 impl Subnet {
+    /// None: the prefix length is none that a network here can have, or
+    /// `network` has bits beyond it.
+    #[must_use]
+    pub fn new(network: Ipv4Addr, prefix: u8) -> Option<Self> {
+        let network = network.to_bits();
+        (PREFIX_RANGE.contains(&prefix) && network & !mask(prefix) == 0)
+            .then_some(Self { network, prefix })
+    }
+
     #[must_use]
     pub fn network(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.network)

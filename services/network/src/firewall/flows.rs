@@ -10,6 +10,7 @@
 //! All flows of the host are looked through, off the path of callers. TCP needs
 //! none of it: a new connection is a new flow.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_netfilter::conntrack::{
@@ -21,6 +22,7 @@ use netlink_packet_netfilter::{
 
 use super::Target;
 use crate::endpoint::{Protocol, PublishedPort};
+use crate::link;
 use crate::netlink::{Netlink, NetlinkError, Request};
 
 /// A port that was just published, and where it leads.
@@ -33,6 +35,10 @@ pub(crate) fn concerns(port: &PublishedPort) -> bool {
 
 /// Forgets flows to `published` that lead elsewhere; tells how many.
 pub(crate) fn forget(published: &[Published]) -> Result<usize, NetlinkError> {
+    let local: HashSet<Ipv4Addr> = link::addresses(&mut Netlink::route()?)?
+        .into_iter()
+        .map(|address| address.address)
+        .collect();
     let mut netlink = Netlink::netfilter()?;
     let flows = netlink.dump("list the flows", message(ConntrackMessage::Get(Vec::new())))?;
     let stale: Vec<_> = flows
@@ -41,7 +47,7 @@ pub(crate) fn forget(published: &[Published]) -> Result<usize, NetlinkError> {
         .filter(|flow| {
             published
                 .iter()
-                .any(|published| flow.strays_from(published))
+                .any(|published| flow.strays_from(published, &local))
         })
         .collect();
     for flow in &stale {
@@ -95,12 +101,19 @@ impl Flow {
         })
     }
 
-    fn strays_from(&self, (port, target): &Published) -> bool {
+    /// `local` are the host's addresses: what passes through to the same port of
+    /// another machine is somebody else's.
+    fn strays_from(&self, (port, target): &Published, local: &HashSet<Ipv4Addr>) -> bool {
         let (address, number) = self.destination;
+        let is_meant = if port.host_address.is_unspecified() {
+            address.is_loopback() || local.contains(&address)
+        } else {
+            port.host_address == address
+        };
         self.protocol == WireProtocol::Udp
             && concerns(port)
             && number == port.host_port
-            && (port.host_address.is_unspecified() || port.host_address == address)
+            && is_meant
             && self.server != (target.address, target.port)
     }
 }
@@ -156,4 +169,41 @@ fn message(message: ConntrackMessage) -> NetfilterMessage {
         NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0),
         message,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_to_another_machine_is_none_of_a_published_ports() {
+        let host = Ipv4Addr::new(192, 0, 2, 2);
+        let local = HashSet::from([host]);
+        let flow = |destination| Flow {
+            original: Vec::new(),
+            protocol: WireProtocol::Udp,
+            destination: (destination, 53),
+            server: (destination, 53),
+        };
+        let published = |host_address| {
+            let port = PublishedPort {
+                host_address,
+                host_port: 53,
+                container_port: 53,
+                protocol: Protocol::Udp,
+            };
+            let target = Target {
+                address: Ipv4Addr::new(10, 66, 0, 5),
+                port: 53,
+            };
+            (port, target)
+        };
+        let everywhere = published(Ipv4Addr::UNSPECIFIED);
+        assert!(flow(host).strays_from(&everywhere, &local));
+        assert!(flow(Ipv4Addr::LOCALHOST).strays_from(&everywhere, &local));
+        // A container that asks a name server elsewhere.
+        assert!(!flow(Ipv4Addr::new(192, 0, 2, 9)).strays_from(&everywhere, &local));
+        let on_loopback = published(Ipv4Addr::LOCALHOST);
+        assert!(!flow(host).strays_from(&on_loopback, &local));
+    }
 }

@@ -29,12 +29,16 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use netlink_packet_netfilter::nftables::NfTablesMessage;
+use gantry_kit::identity::{Identity, Mark};
+use netlink_packet_netfilter::nftables::{ChainAttribute, NfTablesMessage, TableAttribute};
 use netlink_packet_netfilter::none::ControlMessage;
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
 
 use crate::endpoint::{Protocol, PublishedPort};
 use crate::netlink::{Netlink, NetlinkError};
+use crate::ownership::Owner;
 
 pub(crate) use ruleset::Bounds;
 pub(crate) use watch::Watch;
@@ -60,12 +64,104 @@ pub enum FirewallError {
     },
     #[error("cannot change the firewall")]
     Change { source: NetlinkError },
+    #[error(
+        "the firewall table {table:?} belongs to {owner}; configure another [network] table, or end that engine when it has no containers, or remove what is left of it with `nft delete table ip {table}`"
+    )]
+    Owned { table: String, owner: Owner },
+    #[error(
+        "the firewall table {table:?} exists, and its chain {chain:?} is none that an engine makes; configure another [network] table"
+    )]
+    Foreign { table: String, chain: String },
+}
+
+impl From<NetlinkError> for FirewallError {
+    fn from(source: NetlinkError) -> Self {
+        Self::Change { source }
+    }
+}
+
+/// Fails if a table with this name is there and is not this engine's to change.
+///
+/// # Errors
+/// The table is another engine's or a person's, or cannot be looked at.
+pub(crate) fn check(table: &str, identity: &Identity) -> Result<(), FirewallError> {
+    check_with(&mut Netlink::netfilter()?, table, identity)
+}
+
+fn check_with(
+    netlink: &mut Netlink,
+    table: &str,
+    identity: &Identity,
+) -> Result<(), FirewallError> {
+    let step = "look at the firewall table";
+    let found = match netlink.get(step, ruleset::table_query(table)) {
+        Err(error) if error.errno() == Some(nix::libc::ENOENT) => return Ok(()),
+        outcome => outcome?,
+    };
+    let mark = found.and_then(comment_of).unwrap_or_default();
+    if let Some(owner) = Owner::by_mark(identity, &mark) {
+        if owner.is_gone() {
+            tracing::warn!(table, %owner, "the firewall table of an engine that is gone is taken over");
+            return Ok(());
+        }
+        return Err(FirewallError::Owned {
+            table: table.to_owned(),
+            owner,
+        });
+    }
+    if identity.read(&mark) == Mark::Own {
+        return Ok(());
+    }
+    // A version without marks made it, or a person did.
+    let chains = netlink.dump("list the chains of the firewall", ruleset::chains_query())?;
+    match chains
+        .into_iter()
+        .filter_map(|message| chain_of(message, table))
+        .find(|chain| !ruleset::is_own_chain(chain))
+    {
+        Some(chain) => Err(FirewallError::Foreign {
+            table: table.to_owned(),
+            chain,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn comment_of(message: NetfilterMessage) -> Option<String> {
+    let NetfilterMessageInner::NfTables(NfTablesMessage::NewTable(table)) = message.inner else {
+        return None;
+    };
+    table
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            TableAttribute::UserData(data) => ruleset::comment_of(data),
+            _ => None,
+        })
+}
+
+/// The name of a chain of `table`.
+fn chain_of(message: NetfilterMessage, table: &str) -> Option<String> {
+    let NetfilterMessageInner::NfTables(NfTablesMessage::NewChain(chain)) = message.inner else {
+        return None;
+    };
+    let mut name = None;
+    let mut own = false;
+    for attribute in chain.attributes {
+        match attribute {
+            ChainAttribute::Table(found) => own = found == table,
+            ChainAttribute::Name(found) => name = Some(found),
+            _ => {}
+        }
+    }
+    name.filter(|_| own)
 }
 
 /// The table.
 #[derive(Debug)]
 pub(crate) struct Firewall {
     table: String,
+    identity: Identity,
     bounds: Bounds,
     session: Mutex<Session>,
 }
@@ -77,26 +173,44 @@ struct Session {
 }
 
 impl Firewall {
-    /// Puts the table in place, with these ports published.
-    pub(crate) fn start(
+    /// Takes the name of the table for this engine; one that exists and is this
+    /// engine's stays as it is until [`Firewall::start`].
+    pub(crate) fn claim(
         table: String,
+        identity: Identity,
         bounds: Bounds,
-        published: BTreeMap<PublishedPort, Target>,
-    ) -> Result<Self, NetlinkError> {
-        let firewall = Self {
+    ) -> Result<Self, FirewallError> {
+        let mut netlink = Netlink::netfilter()?;
+        // Of two engines that start at the same moment one makes it.
+        match commit(&mut netlink, ruleset::claim(&table, &bounds.mark)) {
+            Err(error) if error.errno() == Some(nix::libc::EEXIST) => {
+                check_with(&mut netlink, &table, &identity)?;
+            }
+            outcome => outcome?,
+        }
+        Ok(Self {
             table,
+            identity,
             bounds,
             session: Mutex::new(Session {
-                netlink: Netlink::netfilter()?,
-                published,
+                netlink,
+                published: BTreeMap::new(),
             }),
-        };
-        firewall.restore()?;
-        Ok(firewall)
+        })
+    }
+
+    /// Puts the table in place, with these ports published.
+    pub(crate) fn start(
+        &self,
+        published: BTreeMap<PublishedPort, Target>,
+    ) -> Result<(), FirewallError> {
+        let mut session = self.session();
+        session.published = published;
+        self.replace(&mut session)
     }
 
     /// Puts the whole table in place again.
-    pub(crate) fn restore(&self) -> Result<(), NetlinkError> {
+    pub(crate) fn restore(&self) -> Result<(), FirewallError> {
         self.replace(&mut self.session())
     }
 
@@ -144,18 +258,18 @@ impl Firewall {
                 );
                 self.replace(&mut session)
             }
-            outcome => outcome,
+            outcome => outcome.map_err(Into::into),
         };
         if outcome.is_err() {
             for (port, _) in &elements {
                 session.published.remove(port);
             }
         }
-        outcome.map_err(|source| FirewallError::Change { source })
+        outcome
     }
 
     /// Leads these ports nowhere.
-    pub(crate) fn unpublish(&self, ports: &[PublishedPort]) -> Result<(), NetlinkError> {
+    pub(crate) fn unpublish(&self, ports: &[PublishedPort]) -> Result<(), FirewallError> {
         if ports.is_empty() {
             return Ok(());
         }
@@ -168,13 +282,16 @@ impl Firewall {
             ruleset::subtraction(&self.table, ports),
         ) {
             Err(error) if is_foreign_change(&error) => self.replace(&mut session),
-            outcome => outcome,
+            outcome => outcome.map_err(Into::into),
         }
     }
 
-    /// Removes the table.
-    pub(crate) fn remove(&self) -> Result<(), NetlinkError> {
-        commit(&mut self.session().netlink, ruleset::removal(&self.table))
+    /// Removes the table; another engine's that has its name stays.
+    pub(crate) fn remove(&self) -> Result<(), FirewallError> {
+        let mut session = self.session();
+        check_with(&mut session.netlink, &self.table, &self.identity)?;
+        commit(&mut session.netlink, ruleset::removal(&self.table))?;
+        Ok(())
     }
 
     pub(crate) fn table(&self) -> &str {
@@ -186,7 +303,9 @@ impl Firewall {
         self.session().netlink.port()
     }
 
-    fn replace(&self, session: &mut Session) -> Result<(), NetlinkError> {
+    /// Never replaces the table of another engine: two would do it in turns.
+    fn replace(&self, session: &mut Session) -> Result<(), FirewallError> {
+        check_with(&mut session.netlink, &self.table, &self.identity)?;
         let elements: Vec<_> = session
             .published
             .iter()
@@ -195,7 +314,8 @@ impl Firewall {
         commit(
             &mut session.netlink,
             ruleset::whole(&self.table, &self.bounds, &elements),
-        )
+        )?;
+        Ok(())
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {
@@ -224,9 +344,7 @@ fn commit(netlink: &mut Netlink, requests: Vec<ruleset::Message>) -> Result<(), 
 
 /// Whether a notification says that a part of `table` was removed.
 fn removes_part_of(message: &NfTablesMessage, table: &str) -> bool {
-    use netlink_packet_netfilter::nftables::{
-        ChainAttribute, RuleAttribute, SetAttribute, SetElementList, TableAttribute,
-    };
+    use netlink_packet_netfilter::nftables::{RuleAttribute, SetAttribute, SetElementList};
     match message {
         NfTablesMessage::DeleteTable(message) => message
             .attributes

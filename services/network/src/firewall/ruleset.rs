@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! table ip gantry {
+//!   comment "gantry:system"
 //!   map published    { inet_proto . inet_service : ipv4_addr . inet_service }
 //!   map published_on { ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service }
 //!   chain guard         { filter prerouting raw
@@ -51,6 +52,9 @@ use crate::subnet::Subnet;
 const PUBLISHED: &str = "published";
 const PUBLISHED_ON: &str = "published_on";
 
+/// Names of the chains, in this version and all before.
+const CHAINS: [&str; 5] = ["guard", "publish", "publish_local", "outward", "forward"];
+
 /// Priorities of hooks by their names in nft(8).
 const RAW: i32 = -300;
 const DSTNAT: i32 = -100;
@@ -71,6 +75,8 @@ const ELEMENTS_PER_MESSAGE: usize = 500;
 pub(crate) struct Bounds {
     pub(crate) bridge: String,
     pub(crate) subnet: Subnet,
+    /// The engine's mark, which becomes the table's comment.
+    pub(crate) mark: String,
 }
 
 pub(super) type Message = Request<NetfilterMessage>;
@@ -81,7 +87,7 @@ pub(super) type Element = (PublishedPort, Target);
 /// Everything: whatever the table held is replaced.
 pub(super) fn whole(table: &str, bounds: &Bounds, elements: &[Element]) -> Vec<Message> {
     let mut messages = removal(table);
-    messages.push(new_table(table));
+    messages.extend(claim(table, &bounds.mark));
     messages.push(map(table, PUBLISHED, 1, &[TYPE_PROTOCOL, TYPE_SERVICE]));
     messages.push(map(
         table,
@@ -98,6 +104,73 @@ pub(super) fn whole(table: &str, bounds: &Bounds, elements: &[Element]) -> Vec<M
     }
     messages.extend(addition(table, elements));
     messages
+}
+
+/// An empty table with a mark; one that exists is refused (EEXIST).
+pub(super) fn claim(table: &str, mark: &str) -> Vec<Message> {
+    vec![request(
+        "create the firewall table",
+        NLM_F_CREATE | NLM_F_EXCL,
+        NfTablesMessage::NewTable(TableMessage {
+            attributes: vec![
+                TableAttribute::Name(table.to_owned()),
+                TableAttribute::UserData(comment(mark)),
+            ],
+        }),
+    )]
+}
+
+/// Asks for a table.
+pub(super) fn table_query(table: &str) -> NetfilterMessage {
+    request(
+        "",
+        0,
+        NfTablesMessage::GetTable(TableMessage {
+            attributes: vec![TableAttribute::Name(table.to_owned())],
+        }),
+    )
+    .payload
+}
+
+/// Asks for all chains.
+pub(super) fn chains_query() -> NetfilterMessage {
+    request(
+        "",
+        0,
+        NfTablesMessage::GetChain(ChainMessage {
+            attributes: Vec::new(),
+        }),
+    )
+    .payload
+}
+
+/// Whether a chain with this name can be one of ours.
+pub(super) fn is_own_chain(name: &str) -> bool {
+    CHAINS.contains(&name)
+}
+
+/// User data of a table are a list of type, length and value; nft(8) shows
+/// `NFTNL_UDATA_TABLE_COMMENT` (libnftnl's udata.h), a text with a final zero.
+const COMMENT: u8 = 0;
+
+fn comment(text: &str) -> Vec<u8> {
+    // A mark has at most 255 bytes, and less than that as it is made.
+    let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
+    let text = &text.as_bytes()[..usize::from(length) - 1];
+    [&[COMMENT, length], text, &[0]].concat()
+}
+
+/// The comment in the user data of a table.
+pub(super) fn comment_of(mut data: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = data {
+        let value = rest.get(..usize::from(*length))?;
+        if *kind == COMMENT {
+            let text = value.strip_suffix(&[0]).unwrap_or(value);
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+        data = &rest[usize::from(*length)..];
+    }
+    None
 }
 
 /// The table goes, whether it is there or not.
@@ -370,5 +443,34 @@ fn request(step: &'static str, flags: u16, message: NfTablesMessage) -> Message 
             NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0),
             message,
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_is_read_as_it_was_written() {
+        assert_eq!(
+            comment_of(&comment("gantry:/srv/g")).as_deref(),
+            Some("gantry:/srv/g")
+        );
+        // After data of another kind; none; cut off.
+        assert_eq!(comment_of(&[7, 1, 0, 0, 2, b'x', 0]).as_deref(), Some("x"));
+        assert_eq!(comment_of(&[]), None);
+        assert_eq!(comment_of(&[0, 9, b'x']), None);
+    }
+
+    #[test]
+    fn every_chain_is_known_as_ours() {
+        let bounds = Bounds {
+            bridge: "b".to_owned(),
+            subnet: "10.0.0.0/24".parse().unwrap(),
+            mark: String::new(),
+        };
+        for chain in chains(&bounds) {
+            assert!(is_own_chain(chain.name), "{}", chain.name);
+        }
     }
 }

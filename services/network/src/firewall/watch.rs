@@ -20,6 +20,9 @@ use crate::netlink::{Netlink, NetlinkError};
 
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
 const GROUP_NFTABLES: u32 = 7;
+/// A table with all ports published is replaced in some 10 MB of notifications;
+/// that of another engine must not make this one replace its own.
+const NOTIFICATION_BYTES: usize = 16 << 20;
 const STEP: &str = "watch the firewall";
 
 /// A watch that ends when it is dropped.
@@ -34,6 +37,7 @@ impl Watch {
     pub(crate) fn start(firewall: Arc<Firewall>) -> Result<Self, NetlinkError> {
         let failed = |source| NetlinkError::Open { source };
         let listener = Netlink::netfilter()?;
+        listener.receive_up_to(NOTIFICATION_BYTES)?;
         listener.join(GROUP_NFTABLES)?;
         let (stopped, stop) =
             pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;

@@ -247,8 +247,8 @@ fn a_deleted_endpoint_is_gone_even_while_a_process_holds_its_namespace() {
 fn addresses_run_out_with_a_clear_error_and_come_back() {
     on_a_host(|world| {
         // Five addresses beside the gateway's; the ready ones count.
-        let network = Network::start(world.settings(|config| {
-            config.subnet = "10.99.0.0/29".parse().unwrap();
+        let network = Network::start(world.wanted(|config| {
+            config.subnet = Some("10.99.0.0/29".parse().unwrap());
         }))
         .unwrap();
         let names = ["a", "b", "c", "d", "e"];
@@ -275,8 +275,8 @@ fn addresses_run_out_with_a_clear_error_and_come_back() {
 fn a_released_address_is_used_last_also_after_a_restart() {
     on_a_host(|world| {
         let settings = || {
-            world.settings(|config| {
-                config.subnet = "10.99.0.0/29".parse().unwrap();
+            world.wanted(|config| {
+                config.subnet = Some("10.99.0.0/29".parse().unwrap());
                 config.warm_pool = 0;
             })
         };
@@ -335,8 +335,8 @@ fn an_address_can_be_asked_for_once() {
 fn a_subnet_that_the_host_uses_is_refused_and_nothing_is_changed() {
     on_a_host(|world| {
         let before = link_names();
-        let error = Network::start(world.settings(|config| {
-            config.subnet = "192.0.2.0/25".parse().unwrap();
+        let error = Network::start(world.wanted(|config| {
+            config.subnet = Some("192.0.2.0/25".parse().unwrap());
         }))
         .unwrap_err();
         assert!(matches!(error, StartError::Overlap { .. }));
@@ -345,7 +345,7 @@ fn a_subnet_that_the_host_uses_is_refused_and_nothing_is_changed() {
             "subnet 192.0.2.0/25 overlaps the route 192.0.2.0/24 of uplink; configure another [network] subnet"
         );
         assert_eq!(link_names(), before);
-        assert!(!exists(&world.root.path().join("network")));
+        assert!(!exists(&world.root.path().join("run/network")));
         assert_eq!(output("nft list ruleset"), "");
     });
 }
@@ -353,7 +353,7 @@ fn a_subnet_that_the_host_uses_is_refused_and_nothing_is_changed() {
 #[test]
 fn a_link_that_is_no_bridge_is_refused() {
     on_a_host(|world| {
-        let error = Network::start(world.settings(|config| config.bridge = "uplink".to_owned()));
+        let error = Network::start(world.wanted(|config| config.bridge = "uplink".to_owned()));
         assert!(matches!(error, Err(StartError::NotABridge { .. })));
     });
 }

@@ -8,7 +8,9 @@
     reason = "what a test sets up either works or fails the test"
 )]
 
+mod churn;
 mod crash;
 mod endpoints;
 mod publishing;
+mod side_by_side;
 mod world;

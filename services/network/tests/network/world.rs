@@ -16,7 +16,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gantry_network::config::{Config, Settings};
+use gantry_kit::paths::Paths;
+use gantry_network::config::{Config, Wanted};
 use gantry_network::endpoint::{ContainerId, Endpoint, EndpointRequest, PortRequest, Protocol};
 use gantry_network::network::Network;
 use nix::mount::{MsFlags, mount};
@@ -93,22 +94,30 @@ impl World {
         }
     }
 
-    pub(crate) fn settings(&self, change: impl FnOnce(&mut Config)) -> Settings {
+    pub(crate) fn wanted(&self, change: impl FnOnce(&mut Config)) -> Wanted {
+        self.wanted_below(self.root.path(), |config| {
+            config.bridge = BRIDGE.to_owned();
+            config.subnet = Some("10.66.0.0/16".parse().unwrap());
+            change(config);
+        })
+    }
+
+    /// For an engine with a root of its own and its own names.
+    pub(crate) fn wanted_below(&self, root: &Path, change: impl FnOnce(&mut Config)) -> Wanted {
         let mut config = Config {
-            bridge: BRIDGE.to_owned(),
             warm_pool: 2,
             ..Config::default()
         };
         change(&mut config);
-        Settings::new(config, self.root.path()).unwrap()
+        Wanted::new(config, &Paths::under(root).unwrap()).unwrap()
     }
 
     pub(crate) fn network(&self) -> Network {
-        Network::start(self.settings(|_| {})).unwrap()
+        Network::start(self.wanted(|_| {})).unwrap()
     }
 
     pub(crate) fn pins(&self) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.root.path().join("netns")) else {
+        let Ok(entries) = std::fs::read_dir(self.root.path().join("run/netns")) else {
             return Vec::new();
         };
         entries
