@@ -3,6 +3,7 @@
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use gantry_kit::identity::Identity;
 use gantry_kit::paths::Paths;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::container::Record;
 use crate::error::{Error, Result};
 use crate::journal::Journal;
+use crate::own_ids::OwnIds;
 use crate::peers::Peers;
 use crate::roster::{Entry, Roster};
 use crate::settings::Settings;
@@ -29,6 +31,8 @@ pub struct Engine {
     /// Of the image service's events.
     pub followed: Followed,
     pub host: Host,
+    /// The ids that containers with users of their own share.
+    pub own_ids: OwnIds,
     /// Something could not be released: [`crate::reconcile`] looks again.
     pub untidy: Notify,
     /// Containers that an earlier life of the service left in the middle of
@@ -64,8 +68,11 @@ impl Engine {
                 unfinished.push(entry);
             }
         }
+        let identity = Identity::of(&paths);
+        let cgroup_parent = settings.cgroup_parent(&identity);
         Ok(Arc::new(Self {
-            host: Host::of_this_machine(settings.pids_limit, &settings.cgroup_parent),
+            host: Host::of_this_machine(settings.pids_limit, &cgroup_parent),
+            own_ids: settings.own_ids(&identity),
             journal: Journal::new(settings.events_kept),
             followed: Followed::default(),
             peers: Peers::new(&paths),

@@ -51,9 +51,12 @@ pub mod watch_images;
 pub mod window;
 mod wire;
 
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use gantry_kit::identity::Identity;
 use gantry_kit::service::{self, BoxError, Context, Service};
 
 use engine::Engine;
@@ -61,7 +64,32 @@ use settings::Settings;
 
 /// The program: serves until it is told to stop.
 pub fn main() -> ExitCode {
-    service::main("gateway", build)
+    let parent = OnceLock::new();
+    let code = service::main("gateway", async |context: Context<Settings>| {
+        let identity = Identity::of(&context.paths);
+        if identity.root().is_some() {
+            parent.get_or_init(|| context.config.own_cgroup_parent(&identity));
+        }
+        build(context).await
+    });
+    if let Some(Some(parent)) = parent.get() {
+        remove_cgroup_parent(Path::new("/sys/fs/cgroup"), parent);
+    }
+    code
+}
+
+/// Removes the cgroup that this engine's containers were made in from each
+/// hierarchy, where it is empty: nobody else uses its name. It is made again
+/// with the next container.
+fn remove_cgroup_parent(mounts: &Path, parent: &str) {
+    let hierarchies = fs::read_dir(mounts).into_iter().flatten().flatten();
+    let directories = hierarchies
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path());
+    for directory in directories.chain([mounts.to_owned()]) {
+        // It does not exist, or has containers that run on.
+        let _kept = fs::remove_dir(directory.join(parent));
+    }
 }
 
 /// Builds the gateway: its records, its services, and what goes on by itself.

@@ -99,7 +99,7 @@ pub(super) fn begin(engine: &Engine, mut wanted: Wanted, name: String) -> Result
             return Ok(());
         };
         let taken = others.filter_map(|other| other.own_ids);
-        record.own_ids = Some(own_ids::free(engine.settings.own_ids(), count, taken)?);
+        record.own_ids = Some(own_ids::free(engine.own_ids, count, taken)?);
         Ok(())
     })?;
     if let Err(error) = engine.note(&entry.record()) {
