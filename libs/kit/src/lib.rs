@@ -14,6 +14,7 @@
 //! | [`telemetry`] | logs, OpenTelemetry export, and the trace context on calls |
 //! | [`client`] | channels to other services, with deadlines and trace context |
 //! | [`fault`] | errors as `google.rpc.Status` with typed details, and back |
+//! | [`incoming`] | connections as they come in, with bounds |
 //! | [`journal`] | what happened, for those who follow and those who ask later |
 //! | [`store`] | the index each service keeps its records in |
 //! | [`times`] | points in time and durations as people write them |
@@ -22,6 +23,7 @@
 pub mod client;
 pub mod config;
 pub mod fault;
+pub mod incoming;
 pub mod journal;
 pub mod paths;
 pub mod service;
