@@ -15,6 +15,7 @@
 //! | [`client`] | channels to other services, with deadlines and trace context |
 //! | [`fault`] | errors as `google.rpc.Status` with typed details, and back |
 //! | [`identity`] | what tells engines on one machine apart |
+//! | [`incoming`] | connections as they come in, with bounds |
 //! | [`journal`] | what happened, for those who follow and those who ask later |
 //! | [`store`] | the index each service keeps its records in |
 //! | [`times`] | points in time and durations as people write them |
@@ -24,6 +25,7 @@ pub mod client;
 pub mod config;
 pub mod fault;
 pub mod identity;
+pub mod incoming;
 pub mod journal;
 pub mod paths;
 pub mod service;

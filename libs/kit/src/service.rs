@@ -23,7 +23,6 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -31,6 +30,7 @@ use tonic::transport::Server;
 use crate::client::{CONNECTION_BYTES, WINDOW_BYTES};
 use crate::config::{Config, Engine};
 use crate::fault::chain;
+use crate::incoming::{self, Incoming, Limits};
 use crate::paths::Paths;
 use crate::telemetry::{self, ServerTraceLayer};
 
@@ -76,6 +76,7 @@ pub struct Service {
     routes: Routes,
     names: Vec<&'static str>,
     beside: Vec<JoinHandle<()>>,
+    http1: bool,
 }
 
 impl Service {
@@ -87,7 +88,16 @@ impl Service {
             routes,
             names: names.to_vec(),
             beside: Vec::new(),
+            http1: false,
         }
+    }
+
+    /// Takes HTTP/1.1 beside HTTP/2 on the service's socket: for routes that are
+    /// not gRPC.
+    #[must_use]
+    pub const fn accept_http1(mut self) -> Self {
+        self.http1 = true;
+        self
     }
 
     /// Work that goes on beside the calls (another listener, say), ends by
@@ -142,6 +152,10 @@ where
     let engine: Engine = tables.table("engine")?;
     let config: C = tables.table(name)?;
     let telemetry = telemetry::init(&format!("gantry-{name}"), &engine)?;
+    // What the runtime starts inherits its limits: those are the operator's.
+    if name != "runtime" {
+        incoming::raise_descriptor_limit();
+    }
 
     let socket = paths.socket(name);
     let listener = listener(&socket, &engine.socket_group)?;
@@ -192,8 +206,10 @@ pub async fn serve(
         .routes
         .add_service(health_service)
         .add_service(reflection.build_v1()?);
+    let incoming = Incoming::new(listener, Limits::of_socket());
     let served = Server::builder()
         .layer(ServerTraceLayer)
+        .accept_http1(service.http1)
         .initial_stream_window_size(WINDOW_BYTES)
         .max_frame_size(WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_BYTES)
@@ -204,7 +220,10 @@ pub async fn serve(
         .http2_max_pending_accept_reset_streams(Some(STREAMS_MAX as usize))
         .add_routes(routes)
         .serve_with_incoming_shutdown(
-            UnixListenerStream::new(listener),
+            futures::stream::unfold(incoming, |mut incoming| async move {
+                let connection = incoming.next().await;
+                Some((io::Result::Ok(connection), incoming))
+            }),
             stopping.clone().cancelled_owned(),
         );
     tokio::pin!(served);

@@ -31,6 +31,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
 use crate::config::{Engine, LogFormat};
+use crate::incoming::Connection;
 
 /// Variable that names the OTLP receiver where the configuration does not
 /// (OpenTelemetry specification, "OTLP exporter configuration").
@@ -259,7 +260,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let method = request.uri().path().trim_start_matches('/').to_owned();
+        let method = method_of(&request);
+        let connection = request.extensions().get::<Connection>();
+        let under_way = connection.map(Connection::begin);
         let span = tracing::info_span!("rpc", otel.name = method, otel.kind = "server");
         let parent = TraceContextPropagator::new().extract(&ReadHeaders(request.headers()));
         // Fails where nothing is exported: then there is no trace to continue.
@@ -269,6 +272,7 @@ where
             begun: Instant::now(),
             durations: self.durations.clone(),
             span: span.clone(),
+            _under_way: under_way,
         };
         let answer = {
             let _entered = span.enter();
@@ -282,6 +286,17 @@ where
     }
 }
 
+/// "package.Service/Method". Paths of a service that serves other HTTP beside
+/// gRPC have names and ids in them, and each would be a series of its own.
+fn method_of<B>(request: &Request<B>) -> String {
+    let kind = request.headers().get(http::header::CONTENT_TYPE);
+    if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        request.uri().path().trim_start_matches('/').to_owned()
+    } else {
+        "http".to_owned()
+    }
+}
+
 /// One call, from its arrival to the end of its answer.
 #[derive(Debug)]
 struct Call {
@@ -290,6 +305,8 @@ struct Call {
     durations: Histogram<f64>,
     #[expect(dead_code, reason = "held: the span ends when the call does")]
     span: tracing::Span,
+    /// Held: the connection is not idle while the call lasts.
+    _under_way: Option<crate::incoming::Request>,
 }
 
 impl Drop for Call {

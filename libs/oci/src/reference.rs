@@ -20,6 +20,11 @@ use crate::name::{NameError, RepositoryName, Tag, TagError};
 
 /// The domain of a reference that names none.
 pub const DEFAULT_DOMAIN: &str = "docker.io";
+
+/// The domain that stands for the engine's own registry, which is reached on its
+/// Unix socket: `gantry.localhost/box:1`. The name is reserved: below `.localhost`
+/// there is nobody else's host (RFC 6761).
+pub const OWN_REGISTRY: &str = "gantry.localhost";
 const LEGACY_DEFAULT_DOMAIN: &str = "index.docker.io";
 const OFFICIAL_PREFIX: &str = "library/";
 const DOMAIN_MAX: usize = 261;

@@ -25,6 +25,10 @@ pub struct Config {
     pub certs_dirs: Vec<PathBuf>,
     /// What is known about registries: `[image.registry."host:port"]`.
     pub registry: HashMap<String, HostConfig>,
+    /// The Unix socket of the engine's own registry, which follows from where
+    /// the engine has its files. Absent: there is none.
+    #[serde(skip)]
+    pub own_registry: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -42,6 +46,7 @@ impl Default for Config {
             .map(PathBuf::from)
             .into(),
             registry: HashMap::new(),
+            own_registry: None,
         }
     }
 }
@@ -54,6 +59,7 @@ impl Config {
             certs_dirs: self.certs_dirs.clone(),
             docker_config: (!self.docker_config.as_os_str().is_empty())
                 .then(|| self.docker_config.clone()),
+            own_registry: self.own_registry.clone(),
         }
     }
 }

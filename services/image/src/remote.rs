@@ -64,11 +64,19 @@ impl ImageStore {
                 }
                 Err(error) => {
                     let text = gantry_kit::fault::chain(&error);
-                    tracing::debug!(
-                        host = sources[position].host(),
-                        error = text,
-                        "no answer to use"
+                    let host = sources[position].host();
+                    let refused = matches!(
+                        error,
+                        ImageError::Registry(
+                            RegistryError::InClear { .. } | RegistryError::Downgrade { .. }
+                        )
                     );
+                    if refused && position + 1 < sources.len() {
+                        // Without this line nobody learns that the mirror is not used.
+                        tracing::warn!(host, error = text, "the mirror is passed over");
+                    } else {
+                        tracing::debug!(host, error = text, "no answer to use");
+                    }
                     asked.push(sources[position].host().to_owned());
                     last = Some(error);
                 }

@@ -204,6 +204,17 @@ fn registry(error: &RegistryError, message: &str) -> Fault {
         RegistryError::Unreachable { host, .. } | RegistryError::NotHttps { host, .. } => {
             fault(Code::Unavailable, "REGISTRY_UNREACHABLE").with("registry", host)
         }
+        RegistryError::NotRunning { host, .. } => {
+            fault(Code::Unavailable, "OWN_REGISTRY_NOT_RUNNING").with("registry", host)
+        }
+        RegistryError::NoLogin { host } => {
+            fault(Code::FailedPrecondition, "OWN_REGISTRY_NO_LOGIN").with("registry", host)
+        }
+        RegistryError::InClear { host, to, .. } | RegistryError::Downgrade { host, to, .. } => {
+            fault(Code::FailedPrecondition, "REGISTRY_IN_CLEAR")
+                .with("registry", host)
+                .with("to", to)
+        }
         RegistryError::Broken { host, .. } | RegistryError::Stalled { host, .. } => {
             fault(Code::Unavailable, "REGISTRY_CONNECTION_LOST").with("registry", host)
         }

@@ -189,7 +189,7 @@ fn docker_files(directory: &Path) -> io::Result<Tls> {
 }
 
 fn parse(text: &str, directory: &Path, names: &[&str]) -> Result<Said, String> {
-    let file: HostsFile = toml::from_str(text).map_err(|error| error.to_string())?;
+    let file: HostsFile = toml::from_str(text).map_err(|error| described(&error, text))?;
     let namespace = names.first().copied().unwrap_or_default();
     let mut tables: Vec<(String, Spanned<HostTable>)> = file.host.into_iter().collect();
     // A table's keys have no order, but the file's lines do, and that is what counts.
@@ -208,6 +208,15 @@ fn parse(text: &str, directory: &Path, names: &[&str]) -> Result<Said, String> {
         server,
         tls: own_tls,
     })
+}
+
+/// An error of the parser without the line that it is in, which may hold a secret.
+fn described(error: &toml::de::Error, text: &str) -> String {
+    let message = error.message();
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+        None => message.to_owned(),
+    }
 }
 
 fn tls(table: &HostTable, directory: &Path) -> Tls {
@@ -273,6 +282,9 @@ fn site(
         namespace: (!is_registry).then(|| namespace.to_owned()),
         base,
         scheme,
+        // `http://` is how this file declares the registry itself insecure.
+        secrets_in_clear: is_registry && scheme == Some("http"),
+        socket: None,
         tls,
         headers,
         abilities,
@@ -282,7 +294,8 @@ fn site(
 
 /// A header of a configuration.
 pub(super) fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let odd = || format!("{name:?} = {value:?} is not a header of HTTP");
+    // The value may be a secret, which has no place in an error.
+    let odd = || format!("{name:?} with its value is not a header of HTTP");
     let name = HeaderName::try_from(name).map_err(|_| odd())?;
     let mut value = HeaderValue::from_str(value).map_err(|_| odd())?;
     // It may well be a secret.

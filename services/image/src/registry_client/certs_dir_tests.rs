@@ -129,3 +129,15 @@ fn files_that_cannot_be_used_are_named() {
         assert!(error.contains("x/hosts.toml"), "{text}: {error}");
     }
 }
+
+#[test]
+fn an_error_in_a_hosts_file_shows_no_secret() {
+    for text in [
+        "[host.\"https://x\".header]\nAuthorization = \"Basic hush\u{1}\"",
+        "[host.\"https://x\".header]\nAuthorization = \"Basic hush\" odd",
+    ] {
+        let directory = directory(&[("x/hosts.toml", text)]);
+        let error = said(&directory, &["x"]).unwrap_err().to_string();
+        assert!(!error.contains("hush"), "{error}");
+    }
+}

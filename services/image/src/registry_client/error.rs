@@ -44,6 +44,40 @@ pub enum RegistryError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The engine's own registry does not answer.
+    #[error(
+        "the engine's own registry ({host}) cannot be reached: the service gantry-registry does not answer on {socket}; start it, or look at what it logged"
+    )]
+    NotRunning {
+        host: String,
+        socket: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A login to the engine's own registry.
+    #[error(
+        "the engine's own registry ({host}) takes no credentials: whoever may use the engine's sockets may use it; push and pull without logging in"
+    )]
+    NoLogin { host: String },
+    /// It wants credentials over a connection that anybody can read.
+    #[error(
+        "registry {host} wants credentials for {what} over plain HTTP, where none are sent; let it speak HTTPS, or set [image.registry.\"{to}\"] insecure = true"
+    )]
+    InClear {
+        host: String,
+        what: String,
+        /// Who would get them: the registry, or its token service.
+        to: String,
+    },
+    /// It leads out of HTTPS.
+    #[error(
+        "registry {host} leads from HTTPS to plain HTTP at {to} for {what}, which is not followed; let it name an https:// address, or set [image.registry.\"{to}\"] insecure = true"
+    )]
+    Downgrade {
+        host: String,
+        what: String,
+        to: String,
+    },
     /// The connection broke in the middle.
     #[error("the connection to registry {host} broke while {what} was transferred")]
     Broken {
@@ -175,6 +209,7 @@ impl RegistryError {
         matches!(
             self,
             Self::Unreachable { .. }
+                | Self::NotRunning { .. }
                 | Self::Broken { .. }
                 | Self::Stalled { .. }
                 | Self::Busy { .. }

@@ -2,7 +2,8 @@
 //! HTTPS or HTTP, authentication, redirects, retries.
 
 use std::error::Error as StdError;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{
@@ -14,6 +15,7 @@ use hyper::body::Incoming;
 
 use super::challenge::Challenge;
 use super::error::RegistryError;
+use super::hosts::is_own;
 use super::patience::{self, Pauses};
 use super::site::{Site, Tls};
 use super::transport::{self, Body, HttpClient};
@@ -21,6 +23,10 @@ use super::{Client, Repository, lock};
 
 /// How long a registry may take to begin its answer. Some hash what was uploaded first.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// The same for the engine's own registry, where nothing is uploaded.
+const OWN_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long connections are remembered after their last use.
+const ENDPOINT_LIFE: Duration = Duration::from_secs(600);
 /// Attempts at a request that fails for reasons that pass.
 const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -32,30 +38,45 @@ const ERROR_BODY_MAX: usize = 64 << 10;
 #[derive(Clone)]
 pub(super) struct Endpoint {
     client: HttpClient,
-    /// What worked last, where the configuration leaves it open.
+    /// Which of the schemes that the configuration leaves open worked last.
     scheme: Option<&'static str>,
+    used: Instant,
 }
 
-/// Connections that are made alike are shared.
-#[derive(Clone, Eq, Hash, PartialEq)]
+/// Connections that are made alike are shared: to the same host, in a role that
+/// is configured alike. What is learnt about a host in one role says nothing of
+/// another, nor of the same role under another configuration.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct EndpointKey {
     host: String,
+    scheme: Option<&'static str>,
+    secrets_in_clear: bool,
+    socket: Option<PathBuf>,
     tls: Tls,
 }
 
+/// How an answer came, kept in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hop {
+    /// Over plain HTTP, where others can read and change it.
+    pub(super) plain: bool,
+}
+
+impl Hop {
+    pub(super) fn of<T>(response: &Response<T>) -> Self {
+        let known = response.extensions().get().copied();
+        known.unwrap_or(Self { plain: false })
+    }
+}
+
 impl Site {
-    fn endpoint(&self) -> EndpointKey {
+    pub(super) fn endpoint(&self) -> EndpointKey {
         EndpointKey {
             host: self.host.clone(),
+            scheme: self.scheme,
+            secrets_in_clear: self.secrets_in_clear,
+            socket: self.socket.clone(),
             tls: self.tls.clone(),
-        }
-    }
-
-    /// Whether HTTP will do.
-    fn may_be_plain(&self) -> bool {
-        match self.scheme {
-            Some(scheme) => scheme == "http",
-            None => self.tls.anybody,
         }
     }
 }
@@ -91,16 +112,24 @@ pub(super) fn nothing() -> Body {
 impl Client {
     fn endpoint(&self, site: &Site) -> Result<Endpoint, RegistryError> {
         let key = site.endpoint();
-        if let Some(endpoint) = lock(&self.shared.endpoints).get(&key) {
+        if let Some(endpoint) = lock(&self.shared.endpoints).get_mut(&key) {
+            endpoint.used = Instant::now();
             return Ok(endpoint.clone());
         }
         let endpoint = Endpoint {
-            client: transport::client(&site.host, &site.tls)?,
+            client: match &site.socket {
+                Some(socket) => transport::socket_client(socket),
+                None => transport::client(&site.host, &site.tls)?,
+            },
             scheme: None,
+            used: Instant::now(),
         };
         let mut endpoints = lock(&self.shared.endpoints);
         // Of files that changed the older connections are not wanted any more.
-        endpoints.retain(|other, _| other.host != key.host || !other.tls.is_older_than(&key.tls));
+        endpoints.retain(|other, endpoint| {
+            let is_older = other.host == key.host && other.tls.is_older_than(&key.tls);
+            !is_older && endpoint.used.elapsed() < ENDPOINT_LIFE
+        });
         endpoints.insert(key, endpoint.clone());
         Ok(endpoint)
     }
@@ -112,6 +141,8 @@ impl Client {
     }
 
     /// Sends one request to a host, over HTTPS or, where that is allowed, HTTP.
+    /// `make` is told the address, and leaves out what is secret where that is
+    /// not to be read by others. The answer's [`Hop`] is in its extensions.
     pub(super) async fn send_once(
         &self,
         site: &Site,
@@ -124,16 +155,19 @@ impl Client {
         let path = match target {
             Target::Absolute(uri) => {
                 let answer = self
-                    .attempt(&endpoint, host, make(uri.clone())?, what)
+                    .attempt(&endpoint, site, make(uri.clone())?, what)
                     .await;
-                return answer.map_err(|failure| failure.into_error(host));
+                return answer.map_err(|failure| failure.into_error(site));
             }
             Target::Path(path) => path,
         };
-        let schemes: &[&'static str] = match site.scheme.or(endpoint.scheme) {
-            Some("http") => &["http"],
-            None if site.may_be_plain() => &["https", "http"],
-            _ => &["https"],
+        let allowed = site.schemes();
+        let known = allowed
+            .iter()
+            .filter(|scheme| Some(**scheme) == endpoint.scheme);
+        let schemes: Vec<&'static str> = match known.clone().count() {
+            0 => allowed.to_vec(),
+            _ => known.copied().collect(),
         };
         let mut last = None;
         for scheme in schemes {
@@ -143,19 +177,19 @@ impl Client {
                 what: what.to_owned(),
                 reason: format!("{uri:?} is not a URL: {error}"),
             })?;
-            match self.attempt(&endpoint, host, make(uri)?, what).await {
+            match self.attempt(&endpoint, site, make(uri)?, what).await {
                 Ok(response) => {
                     self.remember_scheme(site, Some(scheme));
                     return Ok(response);
                 }
                 Err(failure @ Failure::Connect(_)) => last = Some(failure),
-                Err(failure) => return Err(failure.into_error(host)),
+                Err(failure) => return Err(failure.into_error(site)),
             }
         }
         // It may come back speaking the other one.
         self.remember_scheme(site, None);
         Err(match last {
-            Some(failure) => failure.into_error(host),
+            Some(failure) => failure.into_error(site),
             None => RegistryError::Malformed {
                 host: host.to_owned(),
                 what: what.to_owned(),
@@ -167,16 +201,26 @@ impl Client {
     async fn attempt(
         &self,
         endpoint: &Endpoint,
-        host: &str,
+        site: &Site,
         mut request: Request<Body>,
         what: &str,
     ) -> Result<Response<Incoming>, Failure> {
+        let host = site.host.as_str();
+        let plain = !is_https(request.uri());
+        let sends = matches!(*request.method(), Method::PUT | Method::PATCH);
+        let limit = match site.socket {
+            Some(_) if !sends => OWN_ANSWER_TIMEOUT,
+            _ => ANSWER_TIMEOUT,
+        };
         let agent = concat!("gantry/", env!("CARGO_PKG_VERSION"));
         request
             .headers_mut()
             .insert(USER_AGENT, HeaderValue::from_static(agent));
-        match tokio::time::timeout(ANSWER_TIMEOUT, endpoint.client.request(request)).await {
-            Ok(Ok(response)) => Ok(response),
+        match tokio::time::timeout(limit, endpoint.client.request(request)).await {
+            Ok(Ok(mut response)) => {
+                response.extensions_mut().insert(Hop { plain });
+                Ok(response)
+            }
             Ok(Err(error)) if error.is_connect() => Err(Failure::Connect(Box::new(error))),
             Ok(Err(error)) => Err(Failure::Other(RegistryError::Broken {
                 host: host.to_owned(),
@@ -186,7 +230,7 @@ impl Client {
             Err(_) => Err(Failure::Other(RegistryError::Stalled {
                 host: host.to_owned(),
                 what: what.to_owned(),
-                after: ANSWER_TIMEOUT,
+                after: limit,
             })),
         }
     }
@@ -199,12 +243,20 @@ enum Failure {
 }
 
 impl Failure {
-    fn into_error(self, host: &str) -> RegistryError {
+    fn into_error(self, site: &Site) -> RegistryError {
         match self {
             Self::Other(error) => error,
             Self::Connect(error) => {
-                let host = host.to_owned();
+                let host = site.host.clone();
                 let source = shortest_cause(error);
+                if let Some(socket) = &site.socket {
+                    let socket = socket.display().to_string();
+                    return RegistryError::NotRunning {
+                        host,
+                        socket,
+                        source,
+                    };
+                }
                 let plain = source
                     .downcast_ref::<rustls::Error>()
                     .is_some_and(|e| matches!(e, rustls::Error::InvalidMessage(_)));
@@ -260,7 +312,13 @@ impl Repository {
                 Err(error) => error,
             };
             // Nobody there: a second look is enough to get over a restart.
-            let hopeless = attempt >= 2 && matches!(error, RegistryError::Unreachable { .. });
+            let hopeless = match error {
+                RegistryError::Unreachable { .. } | RegistryError::NotRunning { .. } => {
+                    attempt >= 2
+                }
+                RegistryError::Stalled { .. } => self.site.socket.is_some(),
+                _ => false,
+            };
             if !exchange.retry || attempt == ATTEMPTS || hopeless || !error.is_transient() {
                 return Err(error);
             }
@@ -291,17 +349,20 @@ impl Repository {
                 None
             };
             let make = |uri: Uri| {
+                let unread = is_https(&uri) || self.site.secrets_in_clear;
                 let mut request = Request::new((exchange.body)());
                 *request.method_mut() = exchange.method.clone();
                 *request.uri_mut() = uri;
                 *request.headers_mut() = exchange.headers.clone();
+                let headers = request.headers_mut();
                 if ours {
-                    request
-                        .headers_mut()
-                        .extend(self.site.headers.iter().cloned());
+                    headers.extend(self.site.headers.iter().cloned());
                 }
-                if let Some(value) = &authorization {
-                    request.headers_mut().insert(AUTHORIZATION, value.clone());
+                if let Some((value, _)) = authorization
+                    .as_ref()
+                    .filter(|(_, secret)| unread || !secret)
+                {
+                    headers.insert(AUTHORIZATION, value.clone());
                 }
                 Ok(request)
             };
@@ -324,7 +385,8 @@ impl Repository {
                 let refusal =
                     || self.denied(&exchange.what, "it wants credentials of an unknown kind");
                 let challenge = challenge.ok_or_else(refusal)?;
-                self.authenticate(&challenge, &exchange.what).await?;
+                let hop = Hop::of(&response);
+                self.authenticate(&challenge, hop, &exchange.what).await?;
                 authenticated = true;
                 continue;
             }
@@ -335,7 +397,8 @@ impl Repository {
                 if redirects > REDIRECTS {
                     return Err(self.malformed(&exchange.what, "it redirects in a circle"));
                 }
-                target = self.resolve(&target, location, &exchange.what)?;
+                let hop = Hop::of(&response);
+                target = self.resolve(&target, hop, location, &exchange.what)?;
                 continue;
             }
             return Err(self.refusal(response, &exchange.what, attempt).await);
@@ -355,11 +418,13 @@ impl Repository {
         self.client.shared.hosts.site(host).map(Some)
     }
 
-    /// Where a `Location` leads. An absolute one may leave the host; it may not
-    /// leave HTTPS unless the registry itself was not reached by it.
+    /// Where a `Location` leads that came with an answer. An absolute one may
+    /// leave the host. It may not leave HTTPS, unless for a host that is declared
+    /// insecure, and it may not lead to the engine's own registry.
     pub(super) fn resolve(
         &self,
         from: &Target,
+        hop: Hop,
         location: &HeaderValue,
         what: &str,
     ) -> Result<Target, RegistryError> {
@@ -381,12 +446,37 @@ impl Repository {
         let uri: Uri = text
             .parse()
             .map_err(|_| self.malformed(what, "its Location is not a URL"))?;
+        let host = uri.authority().map_or("", |a| a.as_str());
+        if host.contains('@') {
+            return Err(self.malformed(what, "its Location has a user name"));
+        }
+        if self.site.socket.is_none() && uri.host().is_some_and(is_own) {
+            return Err(self.malformed(what, "its Location is the engine's own registry"));
+        }
         match uri.scheme_str() {
             Some("https") => Ok(Target::Absolute(uri)),
-            Some("http") if self.site.may_be_plain() => Ok(Target::Absolute(uri)),
-            Some("http") => Err(self.malformed(what, "it redirects from HTTPS to HTTP")),
+            Some("http") if self.may_go_plain(hop, host) => Ok(Target::Absolute(uri)),
+            Some("http") => Err(RegistryError::Downgrade {
+                host: self.site.host.clone(),
+                what: what.to_owned(),
+                to: host.to_owned(),
+            }),
             _ => Err(self.malformed(what, "its Location is not a URL of HTTP")),
         }
+    }
+
+    /// Whether an answer may lead on to a host over plain HTTP.
+    fn may_go_plain(&self, hop: Hop, host: &str) -> bool {
+        if host == self.site.host {
+            return self.site.may_be_plain();
+        }
+        if hop.plain {
+            // What is read and sent was plain before; credentials go to nobody else.
+            return true;
+        }
+        // That a registry on this machine may be plain is for those that a person
+        // names, and not for whatever an answer names.
+        self.client.shared.hosts.is_declared_insecure(host)
     }
 
     /// The error in an answer that is one.
@@ -460,6 +550,10 @@ impl Repository {
             message: message.to_owned(),
         }
     }
+}
+
+fn is_https(uri: &Uri) -> bool {
+    uri.scheme_str() == Some("https")
 }
 
 /// The first error of the specification's error document, in the registry's words.

@@ -10,17 +10,17 @@ use std::path::PathBuf;
 
 use gantry_credentials::{Credentials, DockerConfig, Server};
 use gantry_oci::Reference;
-use gantry_oci::reference::DEFAULT_DOMAIN;
+use gantry_oci::reference::{DEFAULT_DOMAIN, OWN_REGISTRY};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::certs_dir::{self, Said};
 use super::error::RegistryError;
-use super::site::{API, Abilities, Address, PemFile, Site};
+use super::site::{API, Abilities, Address, PemFile, Site, Tls};
 
 /// One registry's table in the configuration.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct HostConfig {
     /// True: HTTP, or HTTPS without looking at the certificate, will do.
@@ -39,6 +39,20 @@ pub struct HostConfig {
     /// Name and password, for an engine that runs on its own.
     pub username: Option<String>,
     pub password: Option<String>,
+}
+
+impl fmt::Debug for HostConfig {
+    /// Without what is secret: the password, and the values of headers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostConfig")
+            .field("insecure", &self.insecure)
+            .field("mirrors", &self.mirrors)
+            .field("ca", &self.ca)
+            .field("client_cert", &self.client_cert)
+            .field("headers", &self.headers.keys())
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A registry that has what another has: its address, or a table.
@@ -138,6 +152,9 @@ pub struct Hosts {
     pub certs_dirs: Vec<PathBuf>,
     /// Docker's `config.json`, which may not exist.
     pub docker_config: Option<PathBuf>,
+    /// The Unix socket of the engine's own registry ([`OWN_REGISTRY`]). Absent:
+    /// there is none.
+    pub own_registry: Option<PathBuf>,
 }
 
 /// Where a registry's images are: its mirrors, and itself.
@@ -149,7 +166,7 @@ pub(super) struct Layout {
 pub(super) const DOCKER_HUB_API: &str = "registry-1.docker.io";
 
 /// A host's name and, where that differs, the host of its API.
-fn names(host: &str) -> Vec<&str> {
+pub(super) fn names(host: &str) -> Vec<&str> {
     if host == DOCKER_HUB_API || host == DEFAULT_DOMAIN {
         vec![DEFAULT_DOMAIN, DOCKER_HUB_API]
     } else {
@@ -161,6 +178,12 @@ impl Hosts {
     /// What of the tables cannot be used, before anybody relies on it.
     pub fn check(&self) -> Result<(), RegistryError> {
         for (host, table) in &self.tables {
+            if is_own(host) {
+                return Err(RegistryError::Configuration {
+                    host: host.clone(),
+                    reason: "the engine's own registry is reached on its socket, and has nothing to configure".to_owned(),
+                });
+            }
             self.own_site(host, table, &Said::default())?;
             for mirror in &table.mirrors {
                 self.mirror(host, mirror)?;
@@ -178,11 +201,57 @@ impl Hosts {
             .find_map(|name| self.tables.get(name))
     }
 
+    /// Whether the host's own table says that it is insecure.
+    pub(super) fn is_declared_insecure(&self, host: &str) -> bool {
+        self.table(host).and_then(|table| table.insecure) == Some(true)
+    }
+
     /// How a host is spoken to as itself.
     pub(super) fn site(&self, host: &str) -> Result<Site, RegistryError> {
+        if is_own(host) {
+            return self.own_registry();
+        }
         let said = certs_dir::look_up(&self.certs_dirs, &names(host))?;
         let default = HostConfig::default();
         self.own_site(host, self.table(host).unwrap_or(&default), &said)
+    }
+
+    /// The engine's own registry.
+    fn own_registry(&self) -> Result<Site, RegistryError> {
+        let socket = self.own_registry.clone();
+        let missing = || RegistryError::Configuration {
+            host: OWN_REGISTRY.to_owned(),
+            reason: "this image service belongs to no engine with a registry".to_owned(),
+        };
+        Ok(Site {
+            host: OWN_REGISTRY.to_owned(),
+            scheme: Some("http"),
+            secrets_in_clear: false,
+            socket: Some(socket.ok_or_else(missing)?),
+            base: API.to_owned(),
+            namespace: None,
+            tls: Tls::default(),
+            headers: Vec::new(),
+            abilities: Abilities::ALL,
+        })
+    }
+
+    /// A host that a directory names, corrected by the host's own table.
+    fn corrected(&self, mut site: Site) -> Result<Site, RegistryError> {
+        if is_own(&site.host) {
+            let own = self.own_registry()?;
+            (site.host, site.scheme, site.socket) = (own.host, own.scheme, own.socket);
+            (site.tls, site.secrets_in_clear) = (own.tls, false);
+            return Ok(site);
+        }
+        if site.scheme == Some("http") {
+            match self.table(&site.host).and_then(|table| table.insecure) {
+                Some(false) => (site.scheme, site.secrets_in_clear) = (Some("https"), false),
+                Some(true) => site.secrets_in_clear = true,
+                None => site.secrets_in_clear |= is_local(&site.host),
+            }
+        }
+        Ok(site)
     }
 
     fn own_site(&self, host: &str, table: &HostConfig, said: &Said) -> Result<Site, RegistryError> {
@@ -195,15 +264,23 @@ impl Hosts {
         } else {
             host
         };
-        let mut site = said.server.clone().unwrap_or_else(|| Site {
-            host: api.to_owned(),
-            scheme: None,
-            base: API.to_owned(),
-            namespace: None,
-            tls: said.tls.clone(),
-            headers: Vec::new(),
-            abilities: Abilities::ALL,
-        });
+        let mut site = match said.server.clone() {
+            Some(server) => self.corrected(server)?,
+            None => Site {
+                host: api.to_owned(),
+                scheme: None,
+                secrets_in_clear: false,
+                socket: None,
+                base: API.to_owned(),
+                namespace: None,
+                tls: said.tls.clone(),
+                headers: Vec::new(),
+                abilities: Abilities::ALL,
+            },
+        };
+        if site.socket.is_some() {
+            return Ok(site);
+        }
         if !table.ca.0.is_empty() {
             site.tls.authorities = table.ca.0.iter().map(|path| PemFile::at(path)).collect();
         }
@@ -217,19 +294,28 @@ impl Hosts {
                 return Err(wrong(both.to_owned()));
             }
         }
-        for (name, value) in &table.headers {
-            site.headers
-                .push(certs_dir::header(name, value).map_err(wrong)?);
-        }
         match table.insecure {
-            Some(insecure) => site.tls.anybody = insecure,
+            Some(insecure) => {
+                site.tls.anybody = insecure;
+                site.secrets_in_clear = insecure;
+                if !insecure {
+                    site.scheme = Some("https");
+                }
+            }
             // A directory that says "skip_verify" says nothing of HTTP.
             None if site.tls.anybody => site.scheme = site.scheme.or(Some("https")),
             // Who names an authority wants it to be looked at.
             None if site.scheme.is_none() && site.tls.authorities.is_empty() => {
                 site.tls.anybody = is_local(&site.host);
+                site.secrets_in_clear = site.tls.anybody;
             }
             None => {}
+        }
+        for (name, value) in &table.headers {
+            let header = certs_dir::header(name, value).map_err(wrong)?;
+            if !site.is_public() {
+                site.headers.push(header);
+            }
         }
         Ok(site)
     }
@@ -243,8 +329,17 @@ impl Hosts {
             })?;
         let mut site = self.site(&address.host)?;
         site.base = address.base(false);
-        site.scheme = address.scheme.or(site.scheme);
-        site.host = address.host;
+        if site.socket.is_none() {
+            if site.host != address.host {
+                // Its directory declares another host for it, which is not asked here.
+                (site.scheme, site.secrets_in_clear) = (None, false);
+            }
+            site.scheme = address.scheme.or(site.scheme);
+            site.host = address.host;
+            if site.is_public() {
+                site.headers.clear();
+            }
+        }
         site.namespace = mirror.pull_through.then(|| names(host)[0].to_owned());
         site.abilities = Abilities {
             pull: true,
@@ -257,6 +352,12 @@ impl Hosts {
     /// Where the images of a reference's registry are.
     pub(super) fn layout(&self, reference: &Reference) -> Result<Layout, RegistryError> {
         let domain = reference.domain();
+        if is_own(domain) {
+            return Ok(Layout {
+                mirrors: Vec::new(),
+                registry: self.own_registry()?,
+            });
+        }
         let said = certs_dir::look_up(&self.certs_dirs, &names(domain))?;
         let default = HostConfig::default();
         let table = self.table(domain).unwrap_or(&default);
@@ -269,7 +370,8 @@ impl Hosts {
             &default.mirrors
         };
         let mirrors = if mirrors.is_empty() {
-            said.hosts
+            let sites = said.hosts.into_iter().map(|site| self.corrected(site));
+            sites.collect::<Result<_, _>>()?
         } else {
             let sites = mirrors.iter().map(|mirror| self.mirror(domain, mirror));
             sites.collect::<Result<_, _>>()?
@@ -283,6 +385,9 @@ impl Hosts {
         &self,
         host: &str,
     ) -> Result<Option<Credentials>, RegistryError> {
+        if is_own(host) {
+            return Ok(None);
+        }
         if let Some(table) = self.table(host)
             && let (Some(username), Some(password)) = (&table.username, &table.password)
         {
@@ -303,8 +408,13 @@ impl Hosts {
     }
 }
 
+/// Whether a host is the engine's own registry, in whatever case it is written.
+pub(super) fn is_own(host: &str) -> bool {
+    host.eq_ignore_ascii_case(OWN_REGISTRY)
+}
+
 /// Whether a registry is on this machine.
-fn is_local(host: &str) -> bool {
+pub(super) fn is_local(host: &str) -> bool {
     let bare = host_without_port(host);
     bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

@@ -157,3 +157,66 @@ async fn the_table_s_name_and_password_go_over_docker_s_file() {
     assert_eq!(found.username(), "c");
     assert_eq!(hosts.credentials("other.example").await.unwrap(), None);
 }
+
+#[test]
+fn plain_http_and_secrets_over_it_follow_from_the_role_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    for (host, text) in [
+        (
+            "r.example",
+            "[host.\"http://m.example\"]\n[host.\"http://r.example\"]\n",
+        ),
+        ("plain.example", "server = \"http://plain.example\"\n"),
+        (
+            "no.example",
+            "server = \"http://no.example\"\n[host.\"http://no.example\"]\n",
+        ),
+        ("skips.example", "skip_verify = true\n"),
+    ] {
+        let own = directory.path().join(host);
+        std::fs::create_dir(&own).unwrap();
+        std::fs::write(own.join("hosts.toml"), text).unwrap();
+    }
+    let mut hosts = hosts(
+        r#"
+[registry."own.example"]
+mirrors = ["http://m.example", "http://yes.example", "http://127.0.0.1:1"]
+[registry."m.example"]
+headers = { X-Secret = "1" }
+[registry."yes.example"]
+insecure = true
+[registry."no.example"]
+insecure = false
+"#,
+    );
+    hosts.certs_dirs = vec![directory.path().to_owned()];
+    let is = |site: &Site| (site.may_be_plain(), site.secrets_in_clear);
+
+    let found = layout(&hosts, "own.example/a");
+    let mirrors: Vec<_> = found.mirrors.iter().map(is).collect();
+    assert_eq!(mirrors, [(true, false), (true, true), (true, true)]);
+    assert!(found.mirrors[0].headers.is_empty());
+    assert_eq!(is(&found.registry), (false, false));
+
+    let found = layout(&hosts, "r.example/a");
+    let mirrors: Vec<_> = found.mirrors.iter().map(is).collect();
+    assert_eq!(mirrors, [(true, false), (true, true)]);
+    assert_eq!(is(&found.registry), (false, false));
+    assert_eq!(is(&hosts.site("plain.example").unwrap()), (true, true));
+    assert_eq!(is(&hosts.site("m.example").unwrap()), (false, false));
+    assert_eq!(hosts.site("m.example").unwrap().headers.len(), 1);
+    assert_eq!(is(&hosts.site("skips.example").unwrap()), (false, false));
+    // The own table takes back what a directory declares.
+    let found = layout(&hosts, "no.example/a");
+    assert_eq!(is(&found.registry), (false, false));
+    assert_eq!(is(&found.mirrors[0]), (false, false));
+}
+
+#[test]
+fn what_is_shown_of_a_table_has_no_secret_in_it() {
+    let hosts = hosts(
+        "[registry.x]\nusername = \"ann\"\npassword = \"hush\"\nheaders = { X-A = \"hush\" }",
+    );
+    let shown = format!("{hosts:?}");
+    assert!(shown.contains("ann") && !shown.contains("hush"), "{shown}");
+}

@@ -8,7 +8,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::error::RegistryError;
-use super::exchange::{Exchange, Target, nothing};
+use super::exchange::{Exchange, Hop, Target, nothing};
 use super::{Access, Client, Credentials, Repository};
 
 /// Bytes of one page.
@@ -79,7 +79,7 @@ impl Repository {
     ) -> Result<(T, Option<Target>), RegistryError> {
         let response = self.list(target.clone(), what, expect).await?;
         let next = match next_page(response.headers()) {
-            Some(link) => Some(self.resolve(&target, &link, what)?),
+            Some(link) => Some(self.resolve(&target, Hop::of(&response), &link, what)?),
             None => None,
         };
         let bytes = self.collect(response.into_body(), PAGE_MAX, what).await?;

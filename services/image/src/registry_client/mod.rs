@@ -6,7 +6,19 @@
 //!
 //! **Whom to trust.** HTTPS with the system's authorities. A registry on this
 //! machine, and one that the configuration declares insecure, is tried over
-//! HTTPS with any certificate, and then over HTTP. What worked is remembered.
+//! HTTPS with any certificate, and then over HTTP. Which of the two worked is
+//! remembered for the host in that role, as it is configured: connections,
+//! schemes and tokens of one role are never used for another, nor after the
+//! configuration of the host has changed.
+//!
+//! **Credentials** go to their own host and to its token service, over HTTPS.
+//! Plain HTTP carries them only to a host that is declared insecure as itself,
+//! or is on this machine. An answer that came over HTTPS does not lead to plain
+//! HTTP ([`RegistryError::Downgrade`]), unless to a host that is declared so.
+//!
+//! **The engine's own registry** (`gantry.localhost`) is reached on its Unix
+//! socket, without credentials, and never over TCP. No other registry's answer
+//! leads there.
 //!
 //! **Retries.** A request that failed for reasons that pass (a broken
 //! connection, 429, 5xx) is sent again with growing pauses, or when the
@@ -51,6 +63,7 @@ pub use source::{SourceError, SourceStream};
 pub use upload::{BlobSource, Upload};
 
 use exchange::{Endpoint, EndpointKey, Target};
+use hosts::{is_own, names};
 use site::Site;
 use token::TokenKey;
 
@@ -101,6 +114,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether a host that is asked first is the reference's own registry, as
+/// containerd's `hosts.toml` may well have it.
+fn is_itself(site: &Site, reference: &Reference) -> bool {
+    names(reference.domain()).contains(&site.host.as_str())
+}
+
 impl Client {
     /// A client with this configuration. Connects to nobody yet.
     #[must_use]
@@ -125,7 +144,11 @@ impl Client {
         let layout = self.shared.hosts.layout(reference)?;
         let mut sites = layout.mirrors.into_iter();
         match sites.find(|site| access == Access::Push && site.abilities.push) {
-            Some(site) => self.repository_at(site, reference, access, None).await,
+            Some(site) => {
+                let credentials = credentials.filter(|_| is_itself(&site, reference));
+                self.repository_at(site, reference, access, credentials)
+                    .await
+            }
             None => {
                 self.repository_at(layout.registry, reference, access, credentials)
                     .await
@@ -144,8 +167,11 @@ impl Client {
         for mirror in layout.mirrors {
             if mirror.abilities.pull || mirror.abilities.resolve {
                 // The caller's credentials are for the registry, and no business of a mirror's.
+                let credentials = credentials
+                    .clone()
+                    .filter(|_| is_itself(&mirror, reference));
                 let mut source = self
-                    .repository_at(mirror, reference, Access::Pull, None)
+                    .repository_at(mirror, reference, Access::Pull, credentials)
                     .await?;
                 source.mirror = true;
                 sources.push(source);
@@ -183,6 +209,9 @@ impl Client {
         host: &str,
         given: Option<Credentials>,
     ) -> Result<Option<Credentials>, RegistryError> {
+        if is_own(host) {
+            return Ok(None);
+        }
         if given.is_some() {
             return Ok(given);
         }
@@ -229,6 +258,10 @@ impl Client {
         credentials: Credentials,
     ) -> Result<Option<String>, RegistryError> {
         let host = gantry_credentials::Server::new(host);
+        if is_own(host.host()) {
+            let host = host.host().to_owned();
+            return Err(RegistryError::NoLogin { host });
+        }
         let everything = self
             .registry(host.host(), Access::Login, Some(credentials))
             .await?;

@@ -1,7 +1,7 @@
 //! One host in one of its roles: a registry itself, or the mirror of one.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use http::header::{HeaderName, HeaderValue};
 
@@ -15,6 +15,12 @@ pub(super) struct Site {
     pub(super) host: String,
     /// Absent: HTTPS, and where `tls.anybody` is set HTTP if that fails.
     pub(super) scheme: Option<&'static str>,
+    /// Whether credentials, tokens and configured headers may be sent over plain
+    /// HTTP: only to a host that is declared insecure as itself, never because it
+    /// is somebody's `http://` mirror.
+    pub(super) secrets_in_clear: bool,
+    /// The engine's own registry: the Unix socket that it is reached on.
+    pub(super) socket: Option<PathBuf>,
     /// The path below which the API is, without a slash at its end.
     pub(super) base: String,
     /// For a mirror of many registries: the one that is meant.
@@ -50,17 +56,55 @@ pub(super) struct Tls {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct PemFile {
     pub(super) path: PathBuf,
-    modified: Option<SystemTime>,
+    version: Option<FileVersion>,
+}
+
+/// Differs for every change of a file. The change time alone would not do where
+/// clocks are coarse, and the modification time can be set back.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct FileVersion {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl PemFile {
     pub(super) fn at(path: &Path) -> Self {
-        let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
+        let metadata = std::fs::metadata(path);
         Self {
             path: path.to_owned(),
-            // One that cannot be read is said so when it is needed.
-            modified: modified.ok(),
+            // A file that cannot be read is reported when it is needed.
+            version: metadata.ok().map(|metadata| FileVersion {
+                inode: metadata.ino(),
+                size: metadata.size(),
+                modified: (metadata.mtime(), metadata.mtime_nsec()),
+                changed: (metadata.ctime(), metadata.ctime_nsec()),
+            }),
         }
+    }
+}
+
+impl Site {
+    /// The schemes that the host may be reached by, in the order of preference.
+    /// They follow from the configuration alone: what worked for the same host
+    /// before, in another role or under another configuration, does not count.
+    pub(super) fn schemes(&self) -> &'static [&'static str] {
+        match self.scheme {
+            Some("http") => &["http"],
+            None if self.tls.anybody => &["https", "http"],
+            _ => &["https"],
+        }
+    }
+
+    /// Whether others can read what goes to the host, and nothing secret may.
+    pub(super) fn is_public(&self) -> bool {
+        self.may_be_plain() && !self.secrets_in_clear
+    }
+
+    /// Whether the host may be reached over plain HTTP.
+    pub(super) fn may_be_plain(&self) -> bool {
+        self.schemes().contains(&"http")
     }
 }
 

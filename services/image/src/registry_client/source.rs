@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use super::error::RegistryError;
 use super::exchange::nothing;
+use super::hosts::is_own;
 use super::transport;
 use super::{Client, exchange};
 
@@ -124,6 +125,9 @@ fn parse(url: &str) -> Result<Uri, SourceError> {
         Some(authority) if authority.as_str().contains('@') => {
             Err(wrong("it has a user name".into()))
         }
+        Some(authority) if is_own(authority.host()) => Err(wrong(
+            "the engine's own registry has images and not files".into(),
+        )),
         Some(_) => Ok(uri),
         None => Err(wrong("no host".into())),
     }
@@ -134,7 +138,8 @@ fn follow(from: &Uri, location: &HeaderValue, host: &str) -> Result<Uri, SourceE
     let text = String::from_utf8_lossy(location.as_bytes()).into_owned();
     let refused = |reason| SourceError::Redirect {
         host: host.to_owned(),
-        location: text.clone(),
+        // What follows may be a signature, which is as good as a password.
+        location: text.split('?').next().unwrap_or_default().to_owned(),
         reason,
     };
     let scheme = from.scheme_str().unwrap_or("http");
@@ -211,6 +216,7 @@ mod tests {
             "http://u:p@h/x",
             "/x",
             "file:///x",
+            "http://gantry.localhost/x",
         ] {
             assert!(matches!(parse(bad), Err(SourceError::Url { .. })), "{bad}");
         }

@@ -13,7 +13,8 @@ use serde::Deserialize;
 
 use super::challenge::Challenge;
 use super::error::RegistryError;
-use super::exchange::{Exchange, Target, nothing};
+use super::exchange::{EndpointKey, Exchange, Hop, Target, nothing};
+use super::hosts::is_local;
 use super::{Access, Repository, lock};
 
 /// A token's life where its service does not say (distribution's token specification).
@@ -25,7 +26,8 @@ const TOKEN_BODY_MAX: usize = 1 << 20;
 /// What a token is good for.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct TokenKey {
-    host: String,
+    /// The host in its role, as it was configured when the token was given.
+    endpoint: EndpointKey,
     namespace: Option<String>,
     name: String,
     access: Access,
@@ -36,6 +38,8 @@ pub(super) struct TokenKey {
 /// The value of an `Authorization` header, and until when it can be used.
 pub(super) struct Token {
     header: HeaderValue,
+    /// It was given for credentials, and is as good as they are.
+    secret: bool,
     until: Option<Instant>,
     /// What the token service gave to be kept in place of a password.
     identity: Option<String>,
@@ -55,7 +59,7 @@ struct Answer {
 impl Repository {
     fn token_key(&self) -> TokenKey {
         TokenKey {
-            host: self.site.host.clone(),
+            endpoint: self.site.endpoint(),
             namespace: self.site.namespace.clone(),
             name: self.name.clone(),
             access: self.access,
@@ -68,14 +72,14 @@ impl Repository {
         }
     }
 
-    /// What was let in before.
-    pub(super) fn known_authorization(&self) -> Option<HeaderValue> {
+    /// What was let in before, and whether it is secret.
+    pub(super) fn known_authorization(&self) -> Option<(HeaderValue, bool)> {
         let tokens = lock(&self.client.shared.tokens);
         let token = tokens.get(&self.token_key())?;
         let usable = token
             .until
             .is_none_or(|until| Instant::now() + MARGIN < until);
-        usable.then(|| token.header.clone())
+        usable.then(|| (token.header.clone(), token.secret))
     }
 
     fn remember(&self, token: Token) {
@@ -88,8 +92,12 @@ impl Repository {
     pub(super) async fn authenticate(
         &self,
         challenge: &Challenge,
+        hop: Hop,
         what: &str,
     ) -> Result<(), RegistryError> {
+        if hop.plain && !self.site.secrets_in_clear && self.credentials.is_some() {
+            return Err(self.in_clear(what, &self.site.host));
+        }
         match challenge {
             Challenge::Basic => {
                 let Some(Credentials::Password { username, password }) = &self.credentials else {
@@ -97,6 +105,7 @@ impl Repository {
                 };
                 self.remember(Token {
                     header: basic(username, password),
+                    secret: true,
                     until: None,
                     identity: None,
                 });
@@ -107,8 +116,8 @@ impl Repository {
                 service,
                 scope,
             } => {
-                self.fetch_token(realm, service.as_deref(), scope.as_deref(), what)
-                    .await
+                let (service, scope) = (service.as_deref(), scope.as_deref());
+                self.fetch_token(realm, hop, service, scope, what).await
             }
         }
     }
@@ -131,6 +140,7 @@ impl Repository {
     async fn fetch_token(
         &self,
         realm: &str,
+        hop: Hop,
         service: Option<&str>,
         challenged: Option<&str>,
         what: &str,
@@ -140,10 +150,11 @@ impl Repository {
         let service = service.unwrap_or_default();
         let location = HeaderValue::from_str(realm)
             .map_err(|_| self.malformed(what, "the realm of its token service is not a URL"))?;
-        let Target::Absolute(realm) = self.resolve(&Target::Path("/".into()), &location, what)?
-        else {
+        let from = Target::Path("/".into());
+        let Target::Absolute(realm) = self.resolve(&from, hop, &location, what)? else {
             return Err(self.malformed(what, "the realm of its token service is not a URL"));
         };
+        self.check_realm(&realm, hop, what)?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let mut form = None;
@@ -230,10 +241,39 @@ impl Repository {
         let life = answer.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs);
         self.remember(Token {
             header,
+            secret: self.credentials.is_some(),
             until: Some(Instant::now() + life.min(Duration::from_secs(3600))),
             identity: Some(answer.refresh_token).filter(|token| !token.is_empty()),
         });
         Ok(())
+    }
+
+    /// Whether the realm may be told the credentials, if there are any: over
+    /// plain HTTP only where the host that gets them is declared insecure.
+    fn check_realm(&self, realm: &Uri, hop: Hop, what: &str) -> Result<(), RegistryError> {
+        if realm.scheme_str() == Some("https") || self.credentials.is_none() {
+            return Ok(());
+        }
+        let host = realm.authority().map_or("", |a| a.as_str());
+        let declared = if host == self.site.host {
+            self.site.secrets_in_clear
+        } else {
+            let stays_here = hop.plain && is_local(host) && is_local(&self.site.host);
+            stays_here || self.client.shared.hosts.is_declared_insecure(host)
+        };
+        if declared {
+            Ok(())
+        } else {
+            Err(self.in_clear(what, host))
+        }
+    }
+
+    fn in_clear(&self, what: &str, to: &str) -> RegistryError {
+        RegistryError::InClear {
+            host: self.site.host.clone(),
+            what: what.to_owned(),
+            to: to.to_owned(),
+        }
     }
 
     /// Asks to be let in, whatever was known before. What the token service

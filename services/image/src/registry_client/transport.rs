@@ -1,16 +1,19 @@
 //! Connections: HTTP and HTTPS, each host with its own idea of whom to trust.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{Request, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::client::legacy::{Client, ResponseFuture};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -18,13 +21,61 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::net::UnixStream;
 
 use super::error::RegistryError;
 use super::site::{PemFile, Tls};
 
 /// What requests carry.
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
-pub(super) type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
+
+/// Connections to one host, over the network or over a Unix socket.
+#[derive(Clone)]
+pub(super) enum HttpClient {
+    Network(Client<HttpsConnector<HttpConnector>, Body>),
+    Socket(Client<SocketConnector, Body>),
+}
+
+impl HttpClient {
+    pub(super) fn request(&self, request: Request<Body>) -> ResponseFuture {
+        match self {
+            Self::Network(client) => client.request(request),
+            Self::Socket(client) => client.request(request),
+        }
+    }
+}
+
+/// Connects to a Unix socket, whatever host a request names.
+#[derive(Clone)]
+pub(super) struct SocketConnector {
+    path: PathBuf,
+}
+
+impl tower::Service<Uri> for SocketConnector {
+    type Response = TokioIo<UnixStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _host: Uri) -> Self::Future {
+        let path = self.path.clone();
+        Box::pin(async move { UnixStream::connect(path).await.map(TokioIo::new) })
+    }
+}
+
+/// Makes a client for what listens on a Unix socket.
+pub(super) fn socket_client(path: &Path) -> HttpClient {
+    let path = path.to_owned();
+    let client = Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_timer(TokioTimer::new())
+        .http1_max_buf_size(256 << 10)
+        .build(SocketConnector { path });
+    HttpClient::Socket(client)
+}
 
 /// How long a host may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,7 +86,7 @@ const WINDOW: usize = 1 << 20;
 /// How long an idle connection is kept: a pull follows the one before soon or not at all.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Makes a client for a host.
+/// Makes a client for a host on the network.
 pub(super) fn client(host: &str, tls: &Tls) -> Result<HttpClient, RegistryError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -64,11 +115,12 @@ pub(super) fn client(host: &str, tls: &Tls) -> Result<HttpClient, RegistryError>
         .https_or_http()
         .enable_http1()
         .wrap_connector(connector);
-    Ok(Client::builder(TokioExecutor::new())
+    let client = Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_timer(TokioTimer::new())
         .http1_max_buf_size(256 << 10)
-        .build(connector))
+        .build(connector);
+    Ok(HttpClient::Network(client))
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -13,13 +13,14 @@ use gantry_oci::{Descriptor, Digest, Document};
 use http::header::{
     CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
 };
-use http::{Method, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Incoming;
 
 use super::Repository;
 use super::error::RegistryError;
-use super::exchange::{Exchange, Target, nothing};
+use super::exchange::{Exchange, Hop, Target, nothing};
 use super::patience::Pauses;
 use super::transport::Body;
 
@@ -152,7 +153,7 @@ impl Repository {
         if response.status() == StatusCode::CREATED {
             return Ok(None);
         }
-        self.location(&start, response.headers(), &what)
+        self.location(&start, &response, &what)
             .and_then(|location| {
                 location
                     .ok_or_else(|| self.malformed(&what, "it did not say where to upload to"))
@@ -163,12 +164,12 @@ impl Repository {
     fn location(
         &self,
         from: &Target,
-        headers: &HeaderMap,
+        response: &Response<Incoming>,
         what: &str,
     ) -> Result<Option<Target>, RegistryError> {
-        let location = headers.get(LOCATION);
+        let location = response.headers().get(LOCATION);
         location
-            .map(|location| self.resolve(from, location, what))
+            .map(|location| self.resolve(from, Hop::of(response), location, what))
             .transpose()
     }
 
@@ -215,7 +216,7 @@ impl Repository {
                 exchange.headers.insert(CONTENT_RANGE, range);
             }
             let response = self.ask(exchange).await?;
-            let next = self.location(&session, response.headers(), &blob.what)?;
+            let next = self.location(&session, &response, &blob.what)?;
             session = next.unwrap_or(session);
         }
         self.ask(Exchange {
@@ -263,7 +264,7 @@ impl Repository {
         let Some(last) = last.filter(|last| *last > 0) else {
             return Ok(None);
         };
-        let location = self.location(session, response.headers(), what)?;
+        let location = self.location(session, &response, what)?;
         Ok(Some((
             location.unwrap_or_else(|| session.clone()),
             last + 1,

@@ -18,6 +18,7 @@ mod kills;
 mod life;
 mod loads;
 mod overlay;
+mod plain_http;
 mod power;
 mod proxy;
 mod pull;

@@ -47,6 +47,12 @@ struct Content {
     queries: Vec<String>,
     /// Name, password: wanted through a token service.
     login: Option<(String, String)>,
+    /// Where the token service is said to be. Absent: here.
+    realm: Option<String>,
+    /// What goes before the paths in Location and Link: "http://elsewhere".
+    leads_to: String,
+    /// The values of Authorization that came.
+    authorizations: Vec<String>,
     /// Tokens that were given: for which scope, and for how many requests they are good.
     tokens: HashMap<String, (String, usize)>,
     /// How many requests a token is good for.
@@ -86,11 +92,42 @@ impl Registry {
             })),
             served: Arc::default(),
         };
-        let app = axum::Router::new()
-            .fallback(answer)
-            .with_state(registry.clone());
+        let app = registry.app();
         tokio::spawn(async move { axum::serve(listener, app).await });
         registry
+    }
+
+    fn app(&self) -> axum::Router {
+        axum::Router::new()
+            .fallback(answer)
+            .with_state(self.clone())
+    }
+
+    /// Serves the same on a Unix socket.
+    pub(crate) fn listen_on(&self, socket: &std::path::Path) {
+        let listener = tokio::net::UnixListener::bind(socket).unwrap();
+        let app = self.app();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+    }
+
+    /// The port it listens on.
+    pub(crate) fn port(&self) -> &str {
+        self.host.rsplit(':').next().unwrap()
+    }
+
+    /// Names a token service elsewhere.
+    pub(crate) fn realm(&self, url: &str) {
+        self.content().realm = Some(url.to_owned());
+    }
+
+    /// Lets the addresses of uploads and of further pages begin so.
+    pub(crate) fn lead_to(&self, base: &str) {
+        self.content().leads_to = base.to_owned();
+    }
+
+    /// All values of Authorization so far; the list begins anew.
+    pub(crate) fn take_authorizations(&self) -> Vec<String> {
+        std::mem::take(&mut self.content().authorizations)
     }
 
     fn content(&self) -> std::sync::MutexGuard<'_, Content> {
@@ -280,6 +317,9 @@ impl Registry {
     ) -> Response {
         let mut content = self.content();
         let authorization = headers.get("authorization").and_then(|v| v.to_str().ok());
+        content
+            .authorizations
+            .extend(authorization.map(str::to_owned));
         if path == "/token" {
             return self.token(&mut content, method, query, authorization, &body);
         }
@@ -292,10 +332,9 @@ impl Registry {
             return self.send_blob(&mut content, rest, bytes, headers);
         }
         if content.login.is_some() && !tokens::lets_in(&mut content, authorization, path) {
-            let realm = format!(
-                r#"Bearer realm="http://{}/token",service="mock",scope="x""#,
-                self.host
-            );
+            let here = format!("http://{}/token", self.host);
+            let realm = content.realm.as_ref().unwrap_or(&here);
+            let realm = format!(r#"Bearer realm="{realm}",service="mock",scope="x""#);
             return Response::builder()
                 .status(401)
                 .header("www-authenticate", realm)
@@ -397,7 +436,8 @@ impl Registry {
             content.begun += 1;
             let name = format!("u{}", content.begun);
             content.uploads.insert(name.clone(), Vec::new());
-            return empty(202, &[("location", &format!("{path}{name}?state=x"))]);
+            let location = format!("{}{path}{name}?state=x", content.leads_to);
+            return empty(202, &[("location", &location)]);
         }
         if !content.uploads.contains_key(upload) {
             return plain(404);
@@ -521,7 +561,9 @@ fn paged(
     let mut response = Response::builder();
     if page.len() < all.len() {
         let last = page.last().unwrap();
-        response = response.header("link", format!(r#"<{path}?last={last}>; rel="next""#));
+        let base = &content.leads_to;
+        let link = format!(r#"<{base}{path}?last={last}>; rel="next""#);
+        response = response.header("link", link);
     }
     response.body(Body::from(json)).unwrap()
 }
