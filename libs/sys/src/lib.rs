@@ -12,6 +12,7 @@
 //! * [`spawn`]: descriptors at fixed numbers for a child, and its end with its parent's.
 //! * [`process`]: signals at rest, leaving at once, keyrings, scheduling, i/o priority, memory policy.
 //! * [`command_line`]: what others are shown of the calling process' arguments.
+//! * [`unix_socket`]: sockets at paths of any length, closed from the first moment.
 //! * [`user_namespace`]: a user namespace that nobody is in.
 
 pub mod bpf;
@@ -23,6 +24,7 @@ pub mod mount;
 pub mod process;
 pub mod seccomp;
 pub mod spawn;
+pub mod unix_socket;
 pub mod user_namespace;
 
 use std::io;
