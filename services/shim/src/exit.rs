@@ -3,8 +3,9 @@
 //! `<bundle>/exit.json` is written (whole, by a rename) before anybody is told:
 //! a runtime that comes back later, or finds the shim gone, reads it there.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -75,7 +76,13 @@ pub struct WriteError {
 pub fn write_whole(directory: &Path, name: &str, content: &[u8]) -> Result<(), WriteError> {
     let path = directory.join(name);
     let temporary = directory.join(format!(".{name}.new"));
-    fs::write(&temporary, content)
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(content))
         .and_then(|()| fs::rename(&temporary, &path))
         .map_err(|source| WriteError { path, source })
 }

@@ -14,6 +14,11 @@ use std::process::ExitCode;
 
 use gantry_shim::error::{Error, Result, chain};
 use gantry_shim::{container, daemon, sweep};
+use rustix::fs::Mode;
+
+/// What hooks and other runtimes begin with, whatever the umask of whoever started
+/// the engine: they make directories for users that are not root.
+const UMASK: u32 = 0o022;
 
 fn main() -> ExitCode {
     match run() {
@@ -27,6 +32,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     container::protect_own_binary()?;
+    rustix::process::umask(Mode::from_raw_mode(UMASK));
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     match arguments.as_slice() {
         [verb, _bundle] if verb == "serve" => daemon::run(),

@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use gantry_sys::unix_socket;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SocketType;
 
 use super::birth;
 use super::context::During;
@@ -21,6 +22,9 @@ use super::options::{CreateOptions, Gate};
 use super::record::{Record, Status, start_time};
 use super::setup::Setup;
 use super::wire::{self, Message};
+
+/// Whoever opens the gate starts the container: the same user alone.
+const GATE_MODE: u32 = 0o600;
 
 /// How long the remains of a failed creation are waited for.
 const CLEAN_UP: Duration = Duration::from_secs(10);
@@ -233,29 +237,12 @@ fn run_hooks(setup: &Setup<'_>, record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// The gate's socket. A path may be longer than a socket's address can be: it is bound through its directory.
+/// The gate's socket.
 fn listen(path: &Path) -> Result<OwnedFd> {
     let listening = (|| -> std::io::Result<OwnedFd> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
-        let (_directory, address) = gate_address(path)?;
-        rustix::net::bind(&socket, &address)?;
+        let (socket, _address) = unix_socket::bound(path, GATE_MODE, SocketType::SEQPACKET)?;
         rustix::net::listen(&socket, 1)?;
         Ok(socket)
     })();
     listening.during("listen", path.display())
-}
-
-/// The address of a socket by way of a descriptor of its directory, which must be held meanwhile.
-pub(super) fn gate_address(path: &Path) -> std::io::Result<(OwnedFd, SocketAddrUnix)> {
-    use std::os::fd::AsRawFd;
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let directory: OwnedFd = std::fs::File::open(directory)?.into();
-    let mut short = std::path::PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
-    short.push(path.file_name().unwrap_or_default());
-    Ok((directory, SocketAddrUnix::new(short)?))
 }

@@ -1,7 +1,7 @@
 //! The root file system: mounted, filled, entered.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use gantry_sys::mount::{Attributes, RDONLY, set_attributes};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -98,56 +98,103 @@ pub(super) fn mount_overlay(overlay: &Overlay) -> Result<OwnedFd> {
         .during("set mount flags", only.display())?;
         return Ok(tree);
     }
-    let configure = |each: bool| -> Result<OwnedFd> {
-        let context =
-            fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during("open file system", "overlay")?;
-        let made = (|| {
-            fsconfig_set_string(&context, "source", "overlay")?;
-            if each {
-                for lower in &overlay.lower {
-                    fsconfig_set_string(&context, "lowerdir+", lower)?;
-                }
-            } else {
-                fsconfig_set_string(&context, "lowerdir", joined(&overlay.lower))?;
-            }
-            if let Some(upper) = &overlay.upper {
-                fsconfig_set_string(&context, "upperdir", upper)?;
-                if let Some(work) = &overlay.work {
-                    fsconfig_set_string(&context, "workdir", work)?;
-                }
-            }
-            for option in &overlay.options {
-                match option.split_once('=') {
-                    Some((key, value)) => fsconfig_set_string(&context, key, value)?,
-                    None => fsconfig_set_flag(&context, option.as_str())?,
-                }
-            }
-            fsconfig_create(&context)?;
-            fsmount(
-                &context,
-                FsMountFlags::FSMOUNT_CLOEXEC,
-                MountAttrFlags::empty(),
-            )
-        })();
-        made.map_err(|error| {
-            let object = match reason(&context) {
-                Some(reason) => format!("overlay of {} ({reason})", top()),
-                None => format!("overlay of {}", top()),
-            };
-            Error::step("mount root", object, error)
-        })
-    };
-    match configure(true) {
-        // Before Linux 6.5 there is only the one string, of at most a page.
+    match configure(overlay, &top(), true) {
+        // Before Linux 6.5 there is only the one string.
         Err(Error::Step { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
-            configure(false)
+            configure(overlay, &top(), false)
         }
         other => other,
     }
 }
 
+/// `each`: with an option for each lower layer. `top` names the overlay in errors.
+fn configure(overlay: &Overlay, top: &str, each: bool) -> Result<OwnedFd> {
+    let context =
+        fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).during("open file system", "overlay")?;
+    let made = (|| {
+        fsconfig_set_string(&context, "source", "overlay")?;
+        // Until the layers are looked up.
+        let mut held = Vec::new();
+        if each {
+            for lower in &overlay.lower {
+                let lower = Value::of(lower)?;
+                fsconfig_set_string(&context, "lowerdir+", &lower.path)?;
+            }
+        } else {
+            let mut text = joined(overlay.lower.iter().map(PathBuf::as_path));
+            if text.len() > VALUE_MAX {
+                for lower in &overlay.lower {
+                    held.push(Value::by_descriptor(lower)?);
+                }
+                text = joined(held.iter().map(|value| value.path.as_path()));
+            }
+            fsconfig_set_string(&context, "lowerdir", text)?;
+        }
+        if let Some(upper) = &overlay.upper {
+            let upper = Value::of(upper)?;
+            fsconfig_set_string(&context, "upperdir", &upper.path)?;
+            held.push(upper);
+            if let Some(work) = &overlay.work {
+                let work = Value::of(work)?;
+                fsconfig_set_string(&context, "workdir", &work.path)?;
+                held.push(work);
+            }
+        }
+        for option in &overlay.options {
+            match option.split_once('=') {
+                Some((key, value)) => fsconfig_set_string(&context, key, value)?,
+                None => fsconfig_set_flag(&context, option.as_str())?,
+            }
+        }
+        fsconfig_create(&context)?;
+        fsmount(
+            &context,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )
+    })();
+    made.map_err(|error| {
+        let object = match reason(&context) {
+            Some(reason) => format!("overlay of {top} ({reason})"),
+            None => format!("overlay of {top}"),
+        };
+        Error::step("mount root", object, error)
+    })
+}
+
+/// Longest value of a mount option (fsconfig(2)).
+const VALUE_MAX: usize = 255;
+
+/// A path as the value of a mount option: a long one by way of a descriptor, for as
+/// long as this lives.
+struct Value {
+    path: PathBuf,
+    _directory: Option<OwnedFd>,
+}
+
+impl Value {
+    fn of(path: &Path) -> std::result::Result<Self, Errno> {
+        if path.as_os_str().len() > VALUE_MAX {
+            return Self::by_descriptor(path);
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            _directory: None,
+        })
+    }
+
+    fn by_descriptor(path: &Path) -> std::result::Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(Self {
+            path: format!("/proc/self/fd/{}", directory.as_raw_fd()).into(),
+            _directory: Some(directory),
+        })
+    }
+}
+
 /// The old option: paths with colons between them, colons and backslashes in them escaped.
-fn joined(layers: &[std::path::PathBuf]) -> std::ffi::OsString {
+fn joined<'a>(layers: impl Iterator<Item = &'a Path>) -> std::ffi::OsString {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let mut text = Vec::new();
     for layer in layers {
@@ -246,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_colon_in_a_layers_path_is_escaped() {
-        let layers = ["/a:b".into(), "/c".into()];
-        assert_eq!(joined(&layers), "/a\\:b:/c");
+        let layers = ["/a:b", "/c"].map(Path::new);
+        assert_eq!(joined(layers.into_iter()), "/a\\:b:/c");
     }
 }

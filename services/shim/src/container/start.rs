@@ -6,11 +6,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::Duration;
 
+use gantry_sys::unix_socket::Address;
 use rustix::fs::StatVfsMountFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::context::During;
-use super::create::gate_address;
 use super::error::{Error, Result};
 use super::handle::Container;
 use super::hooks;
@@ -87,8 +87,8 @@ impl Container {
                 SocketFlags::CLOEXEC,
                 None,
             )?;
-            let (_directory, address) = gate_address(path)?;
-            rustix::net::connect(&socket, &address)?;
+            let address = Address::of(path)?;
+            rustix::net::connect(&socket, &address.socket_address()?)?;
             Ok(socket)
         })();
         connected.during("connect to", path.display())

@@ -238,8 +238,9 @@ impl Foreign {
             all.extend([OsStr::new("--bundle"), directory.as_os_str()]);
         }
         all.extend([OsStr::new("--pid-file"), pid_file.as_os_str()]);
-        if let Some(expected) = &expected {
-            all.extend([OsStr::new("--console-socket"), expected.path().as_os_str()]);
+        let console = expected.as_ref().map(Expected::path);
+        if let Some(console) = &console {
+            all.extend([OsStr::new("--console-socket"), console.as_os_str()]);
         }
         all.extend(words);
         self.run(

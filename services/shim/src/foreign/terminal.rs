@@ -6,16 +6,22 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use gantry_sys::unix_socket::{self, Address};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::container::TerminalSize;
+
+/// The program is root, as this process is.
+const MODE: u32 = 0o600;
 
 /// A socket that waits for a terminal. It goes when this is dropped.
 #[derive(Debug)]
 pub(super) struct Expected {
     listener: UnixListener,
     path: PathBuf,
+    /// What the program is told, whose sockets' paths have the kernel's limit.
+    address: Address,
 }
 
 impl Drop for Expected {
@@ -26,16 +32,22 @@ impl Drop for Expected {
 }
 
 impl Expected {
-    /// Listens in the bundle, whose own socket's path is as long.
+    /// Listens in the bundle.
     pub(super) fn at(bundle: &Path, number: u64) -> io::Result<Self> {
         let path = bundle.join(format!("tty.{number}"));
-        let listener = UnixListener::bind(&path)?;
+        let listener = unix_socket::listen(&path, MODE)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path })
+        let address = Address::of(&path)?;
+        Ok(Self {
+            listener,
+            path,
+            address,
+        })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// The socket's path for the program.
+    pub(super) fn path(&self) -> PathBuf {
+        self.address.for_others()
     }
 
     /// The terminal. Whoever sent it has ended: what is not there now does not come.
@@ -80,7 +92,7 @@ mod tests {
     fn a_descriptor_arrives_from_a_sender_that_has_ended() {
         let directory = tempfile::tempdir().unwrap();
         let expected = Expected::at(directory.path(), 1).unwrap();
-        let path = expected.path().to_owned();
+        let path = expected.path();
         let (mut near, far) = UnixStream::pair().unwrap();
         let sender = UnixStream::connect(&path).unwrap();
         let rights = [far.as_fd()];
@@ -102,6 +114,15 @@ mod tests {
         near.read_to_string(&mut said).unwrap();
         assert_eq!(said, "same");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_program_reaches_the_socket_of_a_bundle_with_a_long_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let bundle = directory.path().join("b".repeat(200));
+        std::fs::create_dir(&bundle).unwrap();
+        let expected = Expected::at(&bundle, 1).unwrap();
+        UnixStream::connect(expected.path()).unwrap();
     }
 
     #[test]

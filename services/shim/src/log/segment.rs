@@ -70,7 +70,7 @@ impl Segments {
     fn resume(&self) -> io::Result<Open> {
         DirBuilder::new()
             .recursive(true)
-            .mode(0o750)
+            .mode(0o700)
             .create(&self.directory)?;
         let number = self.numbers()?.last().copied().unwrap_or(1);
         let open = self.create(number)?;

@@ -19,11 +19,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use gantry_sys::seccomp::Instruction;
+use gantry_sys::unix_socket::Address;
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
 };
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::context::During;
 use super::error::{Error, Result};
@@ -214,7 +215,8 @@ impl Filter {
                 SocketFlags::CLOEXEC,
                 None,
             )?;
-            rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+            let address = Address::of(path)?;
+            rustix::net::connect(&socket, &address.socket_address()?)?;
             wire::send_bytes(socket.as_fd(), text.as_bytes(), Some(descriptor.as_fd()))
         })();
         sent.during("send the seccomp listener to", path.display())
