@@ -151,7 +151,7 @@ check: check-source test ## Everything that CI runs (root)
 
 .PHONY: install
 install: build ## Install binaries, units and an example configuration (PREFIX, DESTDIR)
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/gantry $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/gantry $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
 	install -m 0755 $(addprefix $(DIST)/,gantry $(SHIM_BINARIES)) $(DESTDIR)$(PREFIX)/bin/
 	$(call install-services,$(DIST)/gantry-$(firstword $(SERVICES)),$(DESTDIR)$(PREFIX)/bin)
 	install -m 0644 deploy/gantry.toml $(DESTDIR)/etc/gantry/gantry.toml.example
@@ -159,6 +159,7 @@ install: build ## Install binaries, units and an example configuration (PREFIX, 
 		sed 's|@BINDIR@|$(PREFIX)/bin|' $$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/} || exit 1; \
 	done
 	install -m 0644 deploy/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/gantry.conf
+	install -m 0644 deploy/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/gantry.conf
 
 .PHONY: clean
 clean: ## Remove what was built

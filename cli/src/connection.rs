@@ -3,7 +3,6 @@
 //! The gateway's socket answers for all services that a client needs. The
 //! channel connects at the first call: a verb that fails before costs nothing.
 
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use gantry_kit::client::{self, Client, MESSAGE_LIMIT};
@@ -15,6 +14,7 @@ use gantry_proto::image::v1::image_service_client::ImageServiceClient;
 use gantry_proto::image::v1::store_service_client::StoreServiceClient;
 use gantry_proto::image::v1::volume_service_client::VolumeServiceClient;
 use gantry_proto::network::v1::network_service_client::NetworkServiceClient;
+use gantry_sys::unix_socket;
 
 use crate::exit::Failure;
 
@@ -78,7 +78,7 @@ fn image_socket(gateway: &Path) -> Option<PathBuf> {
         return None;
     }
     let socket = gateway.with_file_name("image.sock");
-    UnixStream::connect(&socket).ok().map(|_listens| socket)
+    unix_socket::connect(&socket).ok().map(|_listens| socket)
 }
 
 /// The gateway's socket: the one of `--host`, else the one below `--root`, else

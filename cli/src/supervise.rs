@@ -24,8 +24,9 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use gantry_kit::config::{Config, ConfigError, Engine as EngineConfig};
+use gantry_kit::directories::DirectoryError;
 use gantry_kit::paths::Paths;
-use gantry_kit::service::SocketError;
+use gantry_kit::socket::SocketError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -52,8 +53,8 @@ pub(crate) enum SuperviseError {
         "cannot find the program {program}, which should be beside {beside:?}; is the installation complete?"
     )]
     NoProgram { program: String, beside: PathBuf },
-    #[error("cannot make the directory {path:?}")]
-    Directory { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -116,7 +117,7 @@ impl Supervisor {
             .map(|name| program::find(name).map(|file| (*name, file)))
             .collect::<Result<Vec<_>, _>>()?;
         let engine: EngineConfig = Config::load(&paths.config, assignments)?.table("engine")?;
-        directories::create(&paths)?;
+        directories::create(&paths, &engine.socket_group)?;
         let programs = files
             .into_iter()
             .map(|(name, file)| Program::new(name, file, &paths, &engine.socket_group, assignments))

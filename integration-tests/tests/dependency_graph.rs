@@ -42,7 +42,7 @@ const MAP: &[(&str, &[&str])] = &[
         ],
     ),
     ("gantry-integration-tests", &["gantry-kit", "gantry-proto"]),
-    ("gantry-kit", &["gantry-proto"]),
+    ("gantry-kit", &["gantry-proto", "gantry-sys"]),
     (
         "gantry-network",
         &["gantry-kit", "gantry-proto", "gantry-sys"],

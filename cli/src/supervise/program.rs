@@ -7,9 +7,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use gantry_kit::directories;
 use gantry_kit::paths::Paths;
-use gantry_kit::service;
+use gantry_kit::socket;
 use gantry_sys::spawn;
+use gantry_sys::unix_socket::{self, Address};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::UnixDatagram;
@@ -21,6 +23,9 @@ use super::{Event, SuperviseError, next_delay, notify_directory, notify_socket, 
 
 /// Longest message of sd_notify(3) that is read.
 const MESSAGE_MAX: usize = 4096;
+
+/// Services run as root, as this process does.
+const NOTIFY_MODE: u32 = 0o600;
 
 /// What a service is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +43,8 @@ pub(super) struct Program {
     /// Open as long as the engine is up, so that no call is ever refused.
     listener: UnixListener,
     notify: UnixDatagram,
-    notify_path: PathBuf,
+    /// Held for as long as services write to it.
+    notify_address: Address,
 }
 
 /// The program of the service `name`: beside this one, or in libexec.
@@ -64,13 +70,18 @@ impl Program {
         group: &str,
         assignments: &[String],
     ) -> Result<Self, SuperviseError> {
-        let listener = service::bind(&paths.socket(name), group)?;
+        let listener = socket::bind(&paths.socket(name), group)?;
         let notify_path = notify_socket(&notify_directory(paths), name);
-        let _left_by_a_killed_engine = std::fs::remove_file(&notify_path);
-        let notify = UnixDatagram::bind(&notify_path).map_err(|source| SuperviseError::Notify {
+        let failed = |source| SuperviseError::Notify {
             path: notify_path.clone(),
             source,
-        })?;
+        };
+        // Left by an engine that was killed.
+        directories::remove_or_set_aside(&notify_path).map_err(failed)?;
+        let (notify, notify_address) =
+            unix_socket::bind_datagram(&notify_path, NOTIFY_MODE).map_err(failed)?;
+        notify.set_nonblocking(true).map_err(failed)?;
+        let notify = UnixDatagram::from_std(notify).map_err(failed)?;
         let mut arguments = Vec::new();
         if let Some(root) = &paths.root {
             arguments.extend(["--root".into(), root.into()]);
@@ -85,7 +96,7 @@ impl Program {
             arguments,
             listener,
             notify,
-            notify_path,
+            notify_address,
         })
     }
 
@@ -103,7 +114,7 @@ impl Program {
             .env_remove("LISTEN_FDNAMES")
             .env_remove("WATCHDOG_USEC")
             .env_remove("WATCHDOG_PID")
-            .env("NOTIFY_SOCKET", &self.notify_path)
+            .env("NOTIFY_SOCKET", self.notify_address.for_others())
             // Ctrl-C reaches this process alone: it stops the services in order.
             .process_group(0);
         spawn::pass_fds(&mut command, &[self.listener.as_fd()])?;

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -18,7 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{GrpcMethod, Request, Status};
 use tower::service_fn;
 
-use crate::telemetry;
+use crate::{socket, telemetry};
 
 /// Limit of a call that does not name its own.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
@@ -59,7 +58,7 @@ pub fn channel(path: &Path) -> Channel {
         .http2_max_local_error_reset_streams(None)
         .connect_with_connector_lazy(service_fn(move |_| {
             let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            async move { socket::connect(&path).await.map(TokioIo::new) }
         }))
 }
 

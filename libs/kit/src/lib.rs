@@ -10,8 +10,10 @@
 //! | --- | --- |
 //! | [`paths`] | where state, sockets, logs and the configuration file are |
 //! | [`config`] | one TOML file, a table per service; environment and flags over it |
+//! | [`directories`] | the engine's directories: their modes, and who may own them |
 //! | [`service`] | the life of a service process |
 //! | [`telemetry`] | logs, OpenTelemetry export, and the trace context on calls |
+//! | [`socket`] | Unix sockets at paths of any length |
 //! | [`client`] | channels to other services, with deadlines and trace context |
 //! | [`fault`] | errors as `google.rpc.Status` with typed details, and back |
 //! | [`identity`] | what tells engines on one machine apart |
@@ -23,12 +25,14 @@
 
 pub mod client;
 pub mod config;
+pub mod directories;
 pub mod fault;
 pub mod identity;
 pub mod incoming;
 pub mod journal;
 pub mod paths;
 pub mod service;
+pub mod socket;
 pub mod store;
 pub mod telemetry;
 pub mod times;

@@ -1,7 +1,7 @@
 //! The life of a service process.
 //!
-//! [`main`] reads the arguments and the configuration, sets up telemetry, takes
-//! the socket that systemd or `gantry up` hands over (or makes its own), builds
+//! [`main`] reads the arguments and the configuration, sets up telemetry, sees to
+//! the engine's directories ([`directories`]), takes the socket that systemd or `gantry up` hands over (or makes its own), builds
 //! the service, says that it is ready, serves until SIGTERM or SIGINT, and
 //! drains: it stops taking connections, tells streams to end through
 //! [`Context::stopping`], waits for calls under way for `drain_seconds`, and
@@ -11,14 +11,13 @@
 //! fails, 2 for wrong arguments.
 
 use std::error::Error;
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener as StdUnixListener;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use std::{fs, io};
 
 use clap::Parser;
+use nix::sys::stat::Mode;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,9 +28,11 @@ use tonic::transport::Server;
 
 use crate::client::{CONNECTION_BYTES, WINDOW_BYTES};
 use crate::config::{Config, Engine};
+use crate::directories;
 use crate::fault::chain;
 use crate::incoming::{self, Incoming, Limits};
 use crate::paths::Paths;
+pub use crate::socket::{SocketError, bind};
 use crate::telemetry::{self, ServerTraceLayer};
 
 /// Whatever kept a service from starting or serving.
@@ -41,8 +42,9 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 /// each of its containers: hyper's own limit of 200 would have it hang.
 const STREAMS_MAX: u32 = 100_000;
 
-/// Sockets are for root and the configured group.
-const SOCKET_MODE: u32 = 0o660;
+/// What a service makes is for it alone, unless it says otherwise: nothing must
+/// depend on the umask of whoever started the engine.
+const UMASK: u32 = 0o077;
 
 /// What each service's command takes.
 #[derive(Debug, Parser)]
@@ -117,6 +119,7 @@ where
     Fut: Future<Output = Result<Service, BoxError>>,
 {
     let arguments = Arguments::parse();
+    nix::sys::stat::umask(Mode::from_bits_truncate(UMASK));
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -157,6 +160,7 @@ where
         incoming::raise_descriptor_limit();
     }
 
+    directories::prepare(&paths, &engine.socket_group)?;
     let socket = paths.socket(name);
     let listener = listener(&socket, &engine.socket_group)?;
     let stopping = CancellationToken::new();
@@ -267,15 +271,6 @@ fn stop_on_signal(stopping: CancellationToken) -> io::Result<()> {
     Ok(())
 }
 
-/// A socket that cannot be listened on.
-#[derive(Debug, thiserror::Error)]
-pub enum SocketError {
-    #[error("another service listens on {0:?} already; stop it first")]
-    InUse(PathBuf),
-    #[error("cannot listen on {path:?}")]
-    Listen { path: PathBuf, source: io::Error },
-}
-
 /// The socket that was handed over (systemd's socket activation), or a new one
 /// at `path` with mode 0660 and the given group.
 fn listener(path: &Path, group: &str) -> Result<UnixListener, SocketError> {
@@ -292,31 +287,4 @@ fn listener(path: &Path, group: &str) -> Result<UnixListener, SocketError> {
     };
     listener.set_nonblocking(true).map_err(failed)?;
     UnixListener::from_std(listener).map_err(failed)
-}
-
-/// Makes the socket at `path`; one that nobody listens on any more is replaced.
-///
-/// # Errors
-/// Somebody listens there, or the socket cannot be made.
-pub fn bind(path: &Path, group: &str) -> Result<StdUnixListener, SocketError> {
-    let failed = |source| SocketError::Listen {
-        path: path.to_owned(),
-        source,
-    };
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(failed)?;
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => return Err(SocketError::InUse(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed)?;
-        }
-        Err(_) => {}
-    }
-    let listener = StdUnixListener::bind(path).map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
-    if let Ok(Some(group)) = nix::unistd::Group::from_name(group) {
-        nix::unistd::chown(path, None, Some(group.gid)).map_err(|errno| failed(errno.into()))?;
-    }
-    Ok(listener)
 }

@@ -27,6 +27,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use crate::directories;
+
 /// sled reserves its cache in full as it is used; an index is small.
 const CACHE_BYTES: u64 = 4 << 20;
 
@@ -151,7 +153,7 @@ impl Sled {
             source,
         };
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(failed)?;
+            directories::make(parent).map_err(|error| failed(error.into()))?;
         }
         match Self::open_once(path) {
             Ok(index) => Ok(Opened {
@@ -250,7 +252,7 @@ fn quarantine(path: &Path) -> io::Result<PathBuf> {
         name.push(format!(".damaged-{number}"));
         let aside = PathBuf::from(name);
         if number == QUARANTINE_MAX && aside.exists() {
-            fs::remove_dir_all(&aside)?;
+            fs::remove_dir_all(&aside).or_else(|_| directories::remove_or_set_aside(&aside))?;
         }
         if !aside.exists() {
             fs::rename(path, &aside)?;

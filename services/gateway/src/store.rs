@@ -35,6 +35,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use gantry_kit::directories;
 use gantry_kit::paths::Paths;
 
 use crate::container::{ContainerId, Record};
@@ -96,8 +97,9 @@ impl Store {
             ephemeral: paths.run.join(SERVICE),
             damaged: state.join("damaged"),
         };
-        for directory in [&store.lasting, &store.ephemeral] {
-            fs::create_dir_all(directory).map_err(failed("make", directory))?;
+        for directory in [&state, &store.lasting, &store.ephemeral] {
+            directories::close(directory)
+                .map_err(|error| failed("make", directory)(error.into()))?;
         }
         Ok(store)
     }
@@ -112,12 +114,20 @@ impl Store {
             for entry in fs::read_dir(directory).map_err(failed("read", directory))? {
                 let path = entry.map_err(failed("read", directory))?.path();
                 if path.extension().is_none_or(|extension| extension != "json") {
-                    fs::remove_file(&path).map_err(failed("remove", &path))?;
+                    if let Err(error) = directories::remove_or_set_aside(&path) {
+                        tracing::warn!(path = %path.display(), %error, "a half-written record cannot be removed");
+                    }
                     continue;
                 }
                 match read(&path) {
                     Some(record) => loaded.records.push(record),
-                    None => loaded.damaged.push(self.set_aside(&path)?),
+                    None => loaded
+                        .damaged
+                        .push(self.set_aside(&path).unwrap_or_else(|error| {
+                            let error = gantry_kit::fault::chain(&error);
+                            tracing::error!(error, "a damaged record stays where it is");
+                            path
+                        })),
                 }
             }
         }
@@ -125,7 +135,8 @@ impl Store {
     }
 
     fn set_aside(&self, path: &Path) -> Result<PathBuf, StoreError> {
-        fs::create_dir_all(&self.damaged).map_err(failed("make", &self.damaged))?;
+        directories::make(&self.damaged)
+            .map_err(|error| failed("make", &self.damaged)(error.into()))?;
         let aside = self.damaged.join(path.file_name().unwrap_or_default());
         fs::rename(path, &aside).map_err(failed("move aside", path))?;
         Ok(aside)
@@ -292,6 +303,23 @@ mod tests {
         assert_eq!(loaded.records.len(), 1);
         assert_eq!(loaded.damaged.len(), 1);
         assert!(loaded.damaged[0].exists() && !bad.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_removed_or_read_keeps_no_record_from_being_read() {
+        let (_directory, store) = store();
+        store.save(&record(false), true).unwrap();
+        // Neither is a file: they can be neither unlinked nor read.
+        fs::create_dir_all(store.lasting.join("left/inside")).unwrap();
+        let bad = store.lasting.join(format!("{}.json", "b".repeat(64)));
+        fs::create_dir(&bad).unwrap();
+        // And there is no room for the damaged one to go to.
+        fs::write(&store.damaged, b"a file").unwrap();
+        let loaded = store.load().unwrap();
+        assert_eq!(loaded.records.len(), 1);
+        assert_eq!(loaded.damaged, [bad]);
+        assert!(store.lasting.join("left.aside-1/inside").exists());
+        assert_eq!(store.load().unwrap().records.len(), 1);
     }
 
     #[test]

@@ -34,6 +34,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use gantry_kit::directories;
 use gantry_oci::content::IngestKey;
 use rustix::fs::{FallocateFlags, IFlags, Mode, OFlags};
 
@@ -80,6 +81,7 @@ impl Places {
             emptying: Arc::default(),
         };
         for directory in [
+            &places.root,
             &places.layers,
             &places.writable,
             &places.volumes,
@@ -87,8 +89,7 @@ impl Places {
             &places.trash,
             &places.empty,
         ] {
-            fs::create_dir_all(directory)
-                .map_err(ImageError::io("make the directory", directory))?;
+            closed(directory)?;
         }
         spread(&places.layers);
         places.refill_reserve();
@@ -114,8 +115,7 @@ impl Places {
 
     /// Puts a file that cannot be understood where a person finds it.
     pub(crate) fn set_aside(&self, path: &Path) -> Result<PathBuf, ImageError> {
-        fs::create_dir_all(&self.damaged)
-            .map_err(ImageError::io("make the directory", &self.damaged))?;
+        closed(&self.damaged)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let to = self.damaged.join(format!("{name}.{}", IngestKey::random()));
         fs::rename(path, &to).map_err(ImageError::io("set aside", path))?;
@@ -233,6 +233,12 @@ impl Places {
             ImageError::io("write", path)(error)
         })
     }
+}
+
+/// Makes a directory for root alone, or closes it.
+pub(crate) fn closed(directory: &Path) -> Result<(), ImageError> {
+    directories::close(directory)
+        .map_err(|error| ImageError::io("make the directory", directory)(error.into()))
 }
 
 /// Whether a disk or a quota is used up.

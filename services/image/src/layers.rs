@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -236,7 +237,10 @@ impl Layers {
             named: false,
         };
         let fs = new.path.join("fs");
-        fs::create_dir(&fs).map_err(ImageError::io("make the directory", &fs))?;
+        // The root of a container, unless the layer says otherwise.
+        fs::create_dir(&fs)
+            .and_then(|()| fs::set_permissions(&fs, fs::Permissions::from_mode(0o755)))
+            .map_err(ImageError::io("make the directory", &fs))?;
         Ok(new)
     }
 

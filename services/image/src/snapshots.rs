@@ -294,7 +294,7 @@ impl ImageStore {
                 .create(path)
                 .map_err(ImageError::io("make the directory", path))
         };
-        make(&directory, 0o711)?;
+        make(&directory, 0o700)?;
         let upper = directory.join("upper");
         make(&upper, 0o755)?;
         make(&directory.join("work"), 0o700)?;

@@ -17,6 +17,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use gantry_kit::directories;
 use gantry_kit::identity::{Identity, Mark};
 
 use crate::addresses::AddressPool;
@@ -53,9 +54,9 @@ pub(crate) fn start(wanted: Wanted) -> Result<Shared, StartError> {
         host.check_subnet(subnet, &configured)?;
     }
     for directory in [&wanted.run, &wanted.pins] {
-        fs::create_dir_all(directory).map_err(|source| StartError::Directory {
+        directories::close(directory).map_err(|error| StartError::Directory {
             path: directory.clone(),
-            source,
+            source: error.into(),
         })?;
     }
     let (journal, past) = Journal::open(&wanted.run)?;

@@ -29,6 +29,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use gantry_kit::directories;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -116,7 +117,7 @@ impl Journal {
             path: path.clone(),
             source,
         };
-        fs::create_dir_all(directory).map_err(failed)?;
+        directories::make(directory).map_err(|error| failed(error.into()))?;
         let mut lock = OpenOptions::new()
             .write(true)
             .create(true)
@@ -276,6 +277,7 @@ fn rewrite(
         text.push(b'\n');
     }
     let beside = path.with_extension("new");
+    directories::remove_or_set_aside(&beside)?;
     fs::write(&beside, &text)?;
     let file = OpenOptions::new().append(true).open(&beside)?;
     fs::rename(&beside, path)?;
@@ -342,6 +344,17 @@ mod tests {
         fs::write(&path, text.replace(boot.trim(), "another")).unwrap();
         let (_, past) = Journal::open(directory.path()).unwrap();
         assert_eq!(past, Past::default());
+    }
+
+    #[test]
+    fn a_leftover_of_a_rewrite_does_not_keep_the_journal_from_being_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(directory.path()).unwrap();
+        journal.put(&sandbox(2)).unwrap();
+        drop(journal);
+        fs::create_dir_all(directory.path().join("journal.new/inside")).unwrap();
+        let (_, past) = Journal::open(directory.path()).unwrap();
+        assert_eq!(past.sandboxes, [sandbox(2)]);
     }
 
     #[test]

@@ -40,6 +40,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
+use gantry_kit::directories;
 use gantry_oci::content::Store as Content;
 use gantry_oci::{Algorithm, Digest, RepositoryName, Tag};
 
@@ -66,7 +67,8 @@ impl Store {
     /// Opens the registry's directory, which is made if it is not there.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, RegistryError> {
         let root = root.into();
-        fs::create_dir_all(&root).map_err(RegistryError::io("create the directory", &root))?;
+        directories::close(&root)
+            .map_err(|error| RegistryError::io("create the directory", &root)(error.into()))?;
         // What was on its way when the last process ended has no name, and is nobody's.
         durable::remove_tree(&root.join("aside"))?;
         for directory in ["repositories", "uploads", "aside"] {

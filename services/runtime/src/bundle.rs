@@ -13,11 +13,12 @@
 //! The directory is for root alone. Files are replaced whole, and not fsynced:
 //! the directory ends with the machine's uptime, as its containers do.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use gantry_kit::directories;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -84,11 +85,8 @@ impl Bundle {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(parent) = bundle.path.parent() {
-                    DirBuilder::new()
-                        .recursive(true)
-                        .mode(0o711)
-                        .create(parent)
-                        .map_err(|source| Error::file("cannot create", parent, source))?;
+                    directories::make(parent)
+                        .map_err(|error| Error::file("cannot create", parent, error))?;
                 }
                 make()
             }
@@ -119,7 +117,7 @@ impl Bundle {
         } else {
             let directory = self.path.join("etc");
             DirBuilder::new()
-                .mode(0o755)
+                .mode(0o700)
                 .create(&directory)
                 .map_err(|source| Error::file("cannot create", &directory, source))?;
             let mut mounts = Vec::new();
@@ -214,7 +212,11 @@ fn write(path: &Path, mode: u32, content: &[u8]) -> Result<()> {
         .truncate(true)
         .mode(mode)
         .open(path)
-        .and_then(|mut file| file.write_all(content))
+        .and_then(|mut file| {
+            // Containers read some of them: the umask must not have a say.
+            file.set_permissions(Permissions::from_mode(mode))?;
+            file.write_all(content)
+        })
         .map_err(|source| Error::file("cannot write", path, source))
 }
 

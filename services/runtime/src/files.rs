@@ -35,6 +35,9 @@ use crate::life::Status;
 use crate::runtime::Runtime;
 use crate::shim::CALL_LIMIT;
 
+/// While files are made in a container; the service's own lets nobody else in.
+const UMASK: u32 = 0o022;
+
 /// Pieces of an archive that wait for whoever takes them.
 const BACKLOG: usize = 4;
 
@@ -306,10 +309,13 @@ impl Root {
         &self,
         make: impl FnOnce(&Ids) -> Result<T, UnpackError> + Send,
     ) -> Result<T, UnpackError> {
-        if self.ids.are_plain() {
-            return make(&self.ids);
-        }
         let as_root = || -> io::Result<()> {
+            // Directories that the archive only implies are for the container's users too.
+            gantry_sys::clone::unshare_root()?;
+            rustix::process::umask(Mode::from_raw_mode(UMASK));
+            if self.ids.are_plain() {
+                return Ok(());
+            }
             let (uid, gid) = self.ids.outside(0, 0).map_err(|_| Errno::OVERFLOW)?;
             set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
             nix::unistd::setfsgid(gid.into());

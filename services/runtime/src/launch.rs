@@ -13,14 +13,18 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use gantry_sys::unix_socket;
+
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::process::Process;
+
+/// Only this service, which is root, speaks to shims.
+const SOCKET_MODE: u32 = 0o600;
 
 /// Starts shims from one program.
 #[derive(Debug)]
@@ -63,7 +67,7 @@ impl Launcher {
     /// The socket cannot be made, or the program not be executed.
     pub fn shim(&self, id: &str, bundle: &Bundle) -> Result<Process> {
         let socket = bundle.socket();
-        let listener = UnixListener::bind(&socket)
+        let listener = unix_socket::listen(&socket, SOCKET_MODE)
             .map_err(|source| Error::file("cannot listen on", socket, source))?;
         let failed = |source| Error::Spawn {
             id: id.to_owned(),

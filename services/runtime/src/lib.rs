@@ -41,6 +41,7 @@ mod supervise;
 use std::process::ExitCode;
 
 use gantry_kit::client::MESSAGE_LIMIT;
+use gantry_kit::directories;
 use gantry_kit::service::{self, BoxError, Context, Service};
 use gantry_proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
 use tonic::service::Routes;
@@ -59,10 +60,13 @@ pub fn main() -> ExitCode {
 /// Builds the service: adopts what runs, then is ready to serve.
 ///
 /// # Errors
-/// There is no shim to start.
+/// There is no shim to start, or the directories of containers cannot be used.
 pub async fn build(context: Context<Settings>) -> Result<Service, BoxError> {
     let launcher = Launcher::new(context.config.shim)
         .map_err(|error| format!("cannot use the shim: {error}; set runtime.shim"))?;
+    for directory in [&context.paths.run, &context.paths.log] {
+        directories::close(&directory.join("containers"))?;
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let programs = Programs::new(context.config.runtimes, path)?;
     let runtime = Runtime::new(context.paths, launcher, programs, context.stopping.clone());

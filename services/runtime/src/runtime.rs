@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use gantry_kit::client::Client;
+use gantry_kit::directories;
 use gantry_kit::paths::Paths;
 use gantry_proto::shim::v1 as wire;
 use gantry_proto::types::v1 as types;
@@ -198,8 +199,8 @@ impl Runtime {
         request.bundle_dir = text(shim.bundle.path().to_owned())?;
         if request.log.is_none_or(|log| log.enabled) {
             // Made here, so that whoever follows the log has something to watch.
-            std::fs::create_dir_all(&shim.log_directory)
-                .map_err(|source| Error::file("cannot create", &shim.log_directory, source))?;
+            directories::make(&shim.log_directory)
+                .map_err(|error| Error::file("cannot create", &shim.log_directory, error))?;
             request.log_dir = text(shim.log_directory.clone())?;
         }
         Ok(())

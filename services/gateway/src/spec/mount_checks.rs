@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use gantry_kit::directories;
+
 use super::mounts::same_path;
 use super::propagation;
 use crate::error::{Error, Result};
@@ -44,8 +46,9 @@ pub fn check(mounts: &[Mount], own_ids: Option<u32>) -> Result<()> {
     for mount in mounts {
         let missing = mount.kind == MountKind::Bind && !Path::new(&mount.source).exists();
         if missing {
-            fs::create_dir_all(&mount.source)
-                .map_err(|source| Error::file("make the bind source", &mount.source, source))?;
+            let source = Path::new(&mount.source);
+            directories::make_for_all(source)
+                .map_err(|error| Error::file("make the bind source", source, error.into()))?;
         }
     }
     Ok(())

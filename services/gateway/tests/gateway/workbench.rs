@@ -71,7 +71,7 @@ impl Bench {
         let socket = self.paths.socket("gateway");
         let token = stopping.clone();
         let serving = runtime.spawn(async move {
-            let listener = service::bind(&socket, "").unwrap();
+            let listener = gantry_kit::socket::bind(&socket, "").unwrap();
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
             let built = gantry_gateway::build(context).await.unwrap();

@@ -13,7 +13,7 @@ use gantry_oci::Digest;
 use gantry_oci::content::IngestKey;
 
 use crate::ImageStore;
-use crate::disk::{names_in, remove_file};
+use crate::disk::{closed, names_in, remove_file};
 use crate::error::ImageError;
 use crate::garbage::Candidates;
 
@@ -38,7 +38,7 @@ impl ImageStore {
     /// Writes down what is about to be named.
     pub(super) fn intend(&self, blobs: &[Digest]) -> Result<Intent, ImageError> {
         let directory = self.loads();
-        fs::create_dir_all(&directory).map_err(ImageError::io("make the directory", &directory))?;
+        closed(&directory)?;
         let path = directory.join(IngestKey::random().as_str());
         let lines: String = blobs.iter().map(|blob| format!("{blob}\n")).collect();
         self.shared

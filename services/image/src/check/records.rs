@@ -1,7 +1,7 @@
 //! Records: files, index and memory; writable layers; what nobody owns.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 
 use super::{Check, Finding, line};
 use crate::account::OwnerKind;
@@ -233,10 +233,9 @@ impl crate::ImageStore {
         if !content.is_ok_and(|content| content.is_dir()) {
             finding.problem = "the directory of its content is missing".to_owned();
             let made = || {
-                fs::DirBuilder::new()
-                    .mode(0o755)
-                    .recursive(true)
-                    .create(directory.join(DATA))
+                let content = directory.join(DATA);
+                fs::DirBuilder::new().recursive(true).create(&content)?;
+                fs::set_permissions(&content, fs::Permissions::from_mode(0o755))
             };
             if repair && made().is_ok() {
                 finding.repaired = "made again, empty".to_owned();

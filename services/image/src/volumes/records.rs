@@ -149,7 +149,7 @@ impl ImageStore {
         fill: impl FnOnce(&File) -> Result<bool, ImageError>,
     ) -> Result<(), ImageError> {
         let places = &self.shared.places;
-        fs::set_permissions(new, fs::Permissions::from_mode(0o711))
+        fs::set_permissions(new, fs::Permissions::from_mode(0o700))
             .map_err(ImageError::io("set the mode of", new))?;
         let content = new.join(DATA);
         make_directory(&content, 0o755)?;

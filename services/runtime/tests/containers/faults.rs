@@ -49,6 +49,23 @@ async fn containers_outlive_a_killed_service_with_output_and_status() {
 }
 
 #[tokio::test]
+async fn a_bundle_that_cannot_be_removed_does_not_keep_the_service_from_starting() {
+    let mut host = Host::start().await;
+    host.crash();
+    // A creation that was cut off, with something mounted in it, and a plain file.
+    let busy = host.bundle("left").join("busy");
+    std::fs::create_dir_all(&busy).unwrap();
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("tmpfs"), &busy, Some("tmpfs"), flags, None::<&str>).unwrap();
+    std::fs::write(host.bundle("file"), b"").unwrap();
+    host.restart().await;
+    host.run(host.container("a", &["true"])).await;
+    assert_eq!(host.wait("a").await.code, 0);
+    host.delete("a").await;
+    nix::mount::umount(&busy).unwrap();
+}
+
+#[tokio::test]
 async fn a_dead_shim_is_reported_and_takes_its_container_with_it() {
     let host = Host::start().await;
     host.run(host.container("s", &["sleep", "600"])).await;
