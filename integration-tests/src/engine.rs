@@ -44,12 +44,18 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Where its binaries are. Absent: beside the test.
     pub bin_dir: Option<PathBuf>,
+    /// Length of its root directory's path in bytes. Absent: a short one.
+    pub root_length: Option<usize>,
+    /// The umask that `gantry up` is started with, in octal. Absent: the test's.
+    pub umask: Option<&'static str>,
 }
 
 /// A running engine.
 #[derive(Debug)]
 pub struct Engine {
-    directory: TempDir,
+    /// The root is in it, or is it.
+    _directory: TempDir,
+    root: PathBuf,
     bin_dir: PathBuf,
     marks: Marks,
     up: Child,
@@ -71,13 +77,13 @@ impl Engine {
             rustix::process::geteuid().is_root(),
             "whole-system tests need root: they make namespaces, mounts and interfaces"
         );
-        // Unix sockets have 107 bytes for their path.
         let directory = tempfile::Builder::new().prefix("gt-").tempdir_in("/tmp")?;
+        let root = root_in(directory.path(), options.root_length)?;
         let mut random = [0; 4];
         getrandom::fill(&mut random).context("no random numbers")?;
         let tag = hex::encode(random);
         let marks = Marks {
-            root: directory.path().to_owned(),
+            root: root.clone(),
             bridge: format!("gt{tag}"),
             table: format!("gantry_{tag}"),
             cgroup: format!("gantry_{tag}"),
@@ -93,14 +99,15 @@ impl Engine {
             }
             None => format!("{}\n{}", crate::config::as_file(&private), options.config),
         };
-        fs::write(directory.path().join("gantry.toml"), config)?;
+        fs::write(root.join("gantry.toml"), config)?;
         let bin_dir = match &options.bin_dir {
             Some(directory) => directory.clone(),
             None => bin_dir()?,
         };
-        let up = launch(directory.path(), &bin_dir, &options)?;
+        let up = launch(&root, &bin_dir, &options)?;
         let mut engine = Self {
-            directory,
+            _directory: directory,
+            root,
             bin_dir,
             marks,
             up,
@@ -113,7 +120,7 @@ impl Engine {
 
     #[must_use]
     pub fn root(&self) -> &Path {
-        self.directory.path()
+        &self.root
     }
 
     #[must_use]
@@ -439,16 +446,40 @@ fn program_of(pid: i32) -> String {
         .unwrap_or_default()
 }
 
+/// A directory in `parent` whose path has `length` bytes, or `parent` itself.
+fn root_in(parent: &Path, length: Option<usize>) -> Result<PathBuf> {
+    let Some(length) = length else {
+        return Ok(parent.to_owned());
+    };
+    let missing = length
+        .checked_sub(parent.as_os_str().len() + 1)
+        .context("the root cannot be that short")?;
+    let root = parent.join("r".repeat(missing));
+    fs::create_dir(&root)?;
+    Ok(root)
+}
+
 /// Starts `gantry up` and waits for its READY=1.
 fn launch(root: &Path, bin_dir: &Path, options: &Options) -> Result<Child> {
-    let notify = root.join("notify.sock");
-    let _ = fs::remove_file(&notify);
+    // Beside the root: a socket's path has at most 107 bytes.
+    let directory = tempfile::Builder::new().prefix("gt-").tempdir_in("/tmp")?;
+    let notify = directory.path().join("notify.sock");
     let socket = UnixDatagram::bind(&notify)?;
     let log = File::options()
         .create(true)
         .append(true)
         .open(root.join("up.log"))?;
-    let mut up = Command::new(bin_dir.join("gantry"))
+    let program = bin_dir.join("gantry");
+    let mut command = match options.umask {
+        None => Command::new(program),
+        Some(umask) => {
+            let mut shell = Command::new("/bin/sh");
+            let script = format!("umask {umask}; exec \"$0\" \"$@\"");
+            shell.args(["-c", &script]).arg(program);
+            shell
+        }
+    };
+    let mut up = command
         .arg("--root")
         .arg(root)
         .arg("up")

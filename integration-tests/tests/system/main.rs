@@ -26,5 +26,6 @@ mod services;
 mod soak;
 mod store;
 mod terminal;
+mod trust;
 mod volumes;
 mod windows;
