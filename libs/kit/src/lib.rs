@@ -13,16 +13,20 @@
 //! | [`service`] | the life of a service process |
 //! | [`telemetry`] | logs, OpenTelemetry export, and the trace context on calls |
 //! | [`client`] | channels to other services, with deadlines and trace context |
+//! | [`calls`] | what bounds each call: one class for every method |
+//! | [`metadata`] | bounds on what a call carries in headers and trailers |
 //! | [`fault`] | errors as `google.rpc.Status` with typed details, and back |
 //! | [`journal`] | what happened, for those who follow and those who ask later |
 //! | [`store`] | the index each service keeps its records in |
 //! | [`times`] | points in time and durations as people write them |
 #![forbid(unsafe_code)]
 
+pub mod calls;
 pub mod client;
 pub mod config;
 pub mod fault;
 pub mod journal;
+pub mod metadata;
 pub mod paths;
 pub mod service;
 pub mod store;

@@ -28,9 +28,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::client::{CONNECTION_BYTES, WINDOW_BYTES};
+use crate::client::{CONNECTION_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, WINDOW_BYTES};
 use crate::config::{Config, Engine};
 use crate::fault::chain;
+use crate::metadata::{BoundMetadata, HEADERS_ACCEPTED};
 use crate::paths::Paths;
 use crate::telemetry::{self, ServerTraceLayer};
 
@@ -76,6 +77,7 @@ pub struct Service {
     routes: Routes,
     names: Vec<&'static str>,
     beside: Vec<JoinHandle<()>>,
+    keepalive: bool,
 }
 
 impl Service {
@@ -87,7 +89,19 @@ impl Service {
             routes,
             names: names.to_vec(),
             beside: Vec::new(),
+            keepalive: false,
         }
+    }
+
+    /// Gives up a client that is frozen: one that does not acknowledge a PING
+    /// within [`KEEPALIVE_TIMEOUT`], which is sent when nothing has arrived for
+    /// [`KEEPALIVE_INTERVAL`]. For a service whose clients are people's programs;
+    /// hyper sends PINGs to idle connections too, and the engine's own services
+    /// must not wake each other.
+    #[must_use]
+    pub fn gives_up_frozen_clients(mut self) -> Self {
+        self.keepalive = true;
+        self
     }
 
     /// Work that goes on beside the calls (another listener, say), ends by
@@ -194,6 +208,10 @@ pub async fn serve(
         .add_service(reflection.build_v1()?);
     let served = Server::builder()
         .layer(ServerTraceLayer)
+        .layer(BoundMetadata)
+        .http2_max_header_list_size(HEADERS_ACCEPTED)
+        .http2_keepalive_interval(service.keepalive.then_some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(WINDOW_BYTES)
         .max_frame_size(WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_BYTES)
