@@ -17,6 +17,7 @@
 //! | [`metadata`] | bounds on what a call carries in headers and trailers |
 //! | [`fault`] | errors as `google.rpc.Status` with typed details, and back |
 //! | [`journal`] | what happened, for those who follow and those who ask later |
+//! | [`pages`] | lists in pages of bounded size |
 //! | [`store`] | the index each service keeps its records in |
 //! | [`times`] | points in time and durations as people write them |
 #![forbid(unsafe_code)]
@@ -27,6 +28,7 @@ pub mod config;
 pub mod fault;
 pub mod journal;
 pub mod metadata;
+pub mod pages;
 pub mod paths;
 pub mod service;
 pub mod store;
