@@ -28,7 +28,7 @@ pub(crate) struct Engine {
 impl Engine {
     /// Has to be called inside the async runtime.
     pub(crate) fn at(socket: PathBuf) -> Self {
-        let client = client::connect(&socket);
+        let client = client::connect_gateway(&socket);
         Self { socket, client }
     }
 
@@ -52,7 +52,7 @@ impl Engine {
     /// much as reading them.
     pub(crate) fn archives(&self) -> ArchiveServiceClient<Client> {
         let client = match image_socket(&self.socket) {
-            Some(socket) => client::connect(&socket),
+            Some(socket) => client::connect_gateway(&socket),
             None => self.client.clone(),
         };
         ArchiveServiceClient::new(client).max_decoding_message_size(MESSAGE_LIMIT)

@@ -1,7 +1,7 @@
 //! Archives between this machine's files and the engine: packed and unpacked on
 //! a thread of their own, a few pieces under way at a time.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
@@ -13,12 +13,14 @@ use gantry_archive::unpack::{Owner, unpack};
 use gantry_archive::write::{WriteError, Writer};
 use gantry_proto::gateway::v1::{CopyInOpen, CopyInRequest, CopyOutRequest, copy_in_request};
 use gantry_proto::runtime::v1::CopyInEnd;
+use gantry_proto::types::v1::Stream;
 use rustix::fs::{CWD, Mode, OFlags};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::exit::Failure;
 use crate::session::Session;
+use crate::terminal;
 
 /// Pieces under way.
 const BACKLOG: usize = 4;
@@ -61,9 +63,8 @@ pub(crate) async fn to_stdout(session: &Session, request: CopyOutRequest) -> Res
     let mut copied = 0;
     while let Some(answer) = answers.message().await? {
         copied += answer.chunk.len() as u64;
-        std::io::stdout().lock().write_all(&answer.chunk)?;
+        terminal::write(Stream::Stdout, answer.chunk).await?;
     }
-    std::io::stdout().lock().flush()?;
     Ok(copied)
 }
 

@@ -123,6 +123,65 @@ pub(crate) fn shortened(text: &str, width: usize) -> String {
     short
 }
 
+/// Whether a terminal shows a character, and does nothing else with it: neither a
+/// control character nor one that changes the direction or place of others.
+fn is_shown(character: char) -> bool {
+    !character.is_control()
+        && !matches!(
+            character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
+}
+
+/// As Go's `%q` writes a character that is not shown.
+fn push_escaped(text: &mut String, character: char) {
+    match character {
+        '\u{7}' => text.push_str("\\a"),
+        '\u{8}' => text.push_str("\\b"),
+        '\u{c}' => text.push_str("\\f"),
+        '\n' => text.push_str("\\n"),
+        '\r' => text.push_str("\\r"),
+        '\t' => text.push_str("\\t"),
+        '\u{b}' => text.push_str("\\v"),
+        _ => text.push_str(&match u32::from(character) {
+            code @ ..0x80 => format!("\\x{code:02x}"),
+            code @ ..0x10000 => format!("\\u{code:04x}"),
+            code => format!("\\U{code:08x}"),
+        }),
+    }
+}
+
+/// Text of a user, an image or a program for a table or a line: what would act on
+/// the terminal, or break the line, is escaped. All else stays as it is, so that
+/// escaping twice changes nothing.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match is_shown(character) {
+            true => escaped.push(character),
+            false => push_escaped(&mut escaped, character),
+        }
+    }
+    escaped
+}
+
+/// Text in quotes, as Go's `%q` and so Docker writes it.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            _ if is_shown(character) => quoted.push(character),
+            _ => push_escaped(&mut quoted, character),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
 /// Ports that follow each other: exposed, or published under their own numbers.
 struct PortRange {
     /// Address of the host. Empty: they are exposed only.
@@ -248,6 +307,16 @@ mod tests {
         assert_eq!(binary_size(1 << 20), "1MiB");
         assert_eq!(binary_size(1_294_000_000), "1.205GiB");
         assert_eq!(binary_size(0), "0B");
+    }
+
+    #[test]
+    fn what_would_act_on_the_terminal_is_escaped() {
+        assert_eq!(escaped("a b é 漢 \\ \"q\""), "a b é 漢 \\ \"q\"");
+        let hostile = "\x1b[31m\u{9b}0m\r\n\t\x07\x7f\u{202e}\u{e0041}\0";
+        let shown = r"\x1b[31m\u009b0m\r\n\t\a\x7f\u202e\U000e0041\x00";
+        assert_eq!(escaped(hostile), shown);
+        assert_eq!(escaped(shown), shown);
+        assert_eq!(quoted("sh \"x\\\x1b"), r#""sh \"x\\\x1b""#);
     }
 
     #[test]

@@ -14,9 +14,12 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use gantry_kit::client;
 use gantry_kit::fault::{Fault, chain};
+use gantry_kit::metadata::shortened;
 use tonic::{Code, Status};
 
+use crate::display::escaped;
 use crate::parse::ParseError;
 
 /// The engine could not do what `run` asked, or a flag is wrong.
@@ -35,6 +38,8 @@ const FLAGS: [&str; 8] = [
     "userns",
     "uts",
 ];
+/// Longest message that is shown.
+const MESSAGE_BYTES: usize = 4 << 10;
 /// As a shell shows a program that SIGPIPE ended.
 const BROKEN_PIPE: u8 = 128 + 13;
 
@@ -114,7 +119,7 @@ impl Failure {
     pub(crate) fn say(&self, socket: &Path) {
         let message = self.message(socket);
         if !message.is_empty() {
-            eprintln!("gantry: {}", one_line(&message));
+            eprintln!("gantry: {}", shown(&message));
         }
     }
 
@@ -169,6 +174,12 @@ fn explain(status: &Status, socket: &Path) -> String {
             _ => format!("cannot reach the engine at {}: {error}", socket.display()),
         };
     }
+    if client::is_silence(status) {
+        return format!(
+            "the gateway service at {} does not answer; see whether it runs, and its log",
+            socket.display()
+        );
+    }
     let message = status.message();
     let by_a_service = !Fault::from_status(status).reason.is_empty();
     match status.code() {
@@ -207,6 +218,12 @@ fn connect_error(status: &Status) -> Option<&io::Error> {
     None
 }
 
+/// An error as a terminal gets it: one line of bounded length, in which nothing
+/// that came from an image, a program or a caller acts on the terminal.
+fn shown(message: &str) -> String {
+    escaped(&shortened(&one_line(message), MESSAGE_BYTES))
+}
+
 /// Errors are one line, whatever was in them.
 fn one_line(message: &str) -> String {
     message
@@ -240,5 +257,13 @@ mod tests {
     #[test]
     fn a_message_of_several_lines_is_said_on_one() {
         assert_eq!(one_line("a\n  b\n\n"), "a; b");
+    }
+
+    #[test]
+    fn an_error_cannot_act_on_the_terminal_and_is_of_bounded_length() {
+        let message = format!("no image \x1b]0;owned\x07{}", "x".repeat(1 << 20));
+        let text = shown(&message);
+        assert!(text.starts_with("no image \\x1b]0;owned\\a"), "{text:.60}");
+        assert!(text.len() < 2 * MESSAGE_BYTES);
     }
 }

@@ -16,6 +16,8 @@ mod show;
 
 use serde_json::Value;
 
+use crate::display;
+
 pub(crate) use data::{Data, Field, Nil};
 pub(crate) use evaluate::Template;
 
@@ -93,9 +95,25 @@ fn columns(
     let cells = |line: String| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
     let mut table = vec![cells(template.headings(&names.into())?)];
     for row in rows {
-        table.push(cells(template.render(&row.clone().into())?));
+        table.push(cells(template.render(&escaped(row).into())?));
     }
     Ok(crate::table::lines(&table))
+}
+
+/// A row for a table: a tab or a newline in a value would be taken for the
+/// table's own.
+fn escaped(value: &Value) -> Value {
+    match value {
+        Value::String(text) => display::escaped(text).into(),
+        Value::Array(values) => values.iter().map(escaped).collect(),
+        Value::Object(fields) => Value::Object(
+            fields
+                .iter()
+                .map(|(key, value)| (key.clone(), escaped(value)))
+                .collect(),
+        ),
+        other => other.clone(),
+    }
 }
 
 /// Without what only functions of templates read (see [`hidden`]).
@@ -158,5 +176,19 @@ mod tests {
             shown("table {{.ID}}\\t{{.Label \"a.the-k\"}}"),
             "ID        the k\n1         \n2         \n"
         );
+    }
+
+    #[test]
+    fn a_value_cannot_break_its_table_and_stays_as_it_is_elsewhere() {
+        let rows = [json!({"Names": "a\tb\n\u{1b}[31m"})];
+        let shown = |format: &str| {
+            let format = Format::parse(Some(format)).unwrap();
+            format.rows(&rows, "{{.Names}}\t{{.Names}}", &[("Names", "NAMES")])
+        };
+        assert_eq!(
+            shown("table").unwrap(),
+            "NAMES            NAMES\na\\tb\\n\\x1b[31m   a\\tb\\n\\x1b[31m\n"
+        );
+        assert_eq!(shown("{{.Names}}").unwrap(), "a\tb\n\u{1b}[31m\n");
     }
 }

@@ -18,6 +18,8 @@ mod filters;
 mod format;
 mod health_options;
 mod inspect;
+mod interrupt;
+mod lists;
 mod new_file;
 mod operands;
 mod parse;

@@ -1,10 +1,17 @@
-//! Tables as Docker's: columns at least ten wide, three blanks between them.
+//! Tables as Docker's: columns at least ten wide, three blanks between them. What
+//! would act on the terminal or break a line is escaped in every cell.
+
+use crate::display::escaped;
 
 const LEAST: usize = 10;
 const GAP: usize = 3;
 
 /// The lines of a table whose first row are the headings.
 pub(crate) fn lines(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| escaped(cell)).collect())
+        .collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
         .map(|column| {
@@ -18,7 +25,7 @@ pub(crate) fn lines(rows: &[Vec<String>]) -> String {
         })
         .collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         for (column, cell) in row.iter().enumerate() {
             text.push_str(cell);
             if column + 1 < row.len() {
@@ -42,5 +49,11 @@ mod tests {
             lines(&[row(["ID", "A LONG HEADING", "LAST"]), row(["é", "x", ""])]),
             "ID        A LONG HEADING   LAST\né         x                \n"
         );
+    }
+
+    #[test]
+    fn a_cell_cannot_act_on_the_terminal() {
+        let row = ["\x1b[2J".to_owned(), "a\nb".to_owned()].to_vec();
+        assert_eq!(lines(&[row]), "\\x1b[2J   a\\nb\n");
     }
 }

@@ -7,7 +7,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::OwnedFd;
 
-use gantry_proto::types::v1::TerminalSize;
+use gantry_proto::types::v1::{Stream, TerminalSize};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 pub(crate) fn stdin_is_terminal() -> bool {
@@ -57,6 +57,26 @@ impl Drop for Raw {
     fn drop(&mut self) {
         let _gone = tcsetattr(&self.terminal, OptionalActions::Drain, &self.before);
     }
+}
+
+/// Writes on a thread of its own. A reader that has stopped holds up only the
+/// caller: the connection to the engine is served meanwhile, which gives up a
+/// client that it takes for frozen.
+pub(crate) async fn write(
+    stream: Stream,
+    bytes: impl AsRef<[u8]> + Send + 'static,
+) -> io::Result<()> {
+    let write = move || match stream {
+        Stream::Stderr => io::stderr().lock().write_all(bytes.as_ref()),
+        Stream::Stdout | Stream::Unspecified => {
+            let mut out = io::stdout().lock();
+            out.write_all(bytes.as_ref())?;
+            out.flush()
+        }
+    };
+    tokio::task::spawn_blocking(write)
+        .await
+        .map_err(io::Error::other)?
 }
 
 /// Writes to standard output; a reader that went away is an error, not a panic.

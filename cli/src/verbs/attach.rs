@@ -9,10 +9,11 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::run::DetachKeys;
 use crate::exit::Failure;
+use crate::interrupt::Interrupts;
 use crate::session::Session;
 use crate::stream::{Input, Window, Wishes};
 use crate::terminal;
-use crate::watch::{self, End};
+use crate::watch::{self, End, Heard};
 
 /// Requests that wait for the gateway.
 const QUEUE: usize = 16;
@@ -106,12 +107,17 @@ pub(super) async fn window(
     if let Some(size) = redraw {
         let _sent = requests.try_send(Input::Resize(size).into());
     }
-    let answers = session
-        .engine
-        .containers()
-        .attach(ReceiverStream::new(waiting))
-        .await?
-        .into_inner();
+    let mut client = session.engine.containers();
+    let opened = async {
+        let answers = client.attach(ReceiverStream::new(waiting)).await?;
+        let mut answers = answers.into_inner();
+        let first = answers.message().await?.map(Heard::from);
+        Ok((answers, first))
+    };
+    let (answers, first) = Interrupts::new()?.or(opened).await?;
+    if let Some(Heard::Exited(status)) = first {
+        return watch::code(&status);
+    }
     let tty = wishes.tty && wishes.stdin;
     let window = Window::open(requests, wishes)?;
     match watch::follow(window, answers).await? {

@@ -6,6 +6,7 @@ use gantry_proto::image::v1::PullRequest;
 
 use super::run::CidFile;
 use crate::container_options::ContainerOptions;
+use crate::display;
 use crate::exit::Failure;
 use crate::progress::{self, Channel, Progress};
 use crate::registry_auth;
@@ -62,7 +63,7 @@ impl Create {
         }
         .into_inner();
         for warning in &created.warnings {
-            eprintln!("gantry: warning: {warning}");
+            eprintln!("gantry: warning: {}", display::escaped(warning));
         }
         if let Some(file) = &mut cidfile {
             file.write(&created.container_id)?;

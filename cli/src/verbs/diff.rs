@@ -1,13 +1,14 @@
 //! `gantry diff`: what a container changed in its files, or what one image has other than another.
 
-use std::io::{self, Write as _};
-
 use clap::Args;
 use gantry_proto::gateway::v1::DiffRequest;
 use gantry_proto::image::v1::{Change, ChangeKind, CompareImagesRequest};
+use gantry_proto::types::v1::Stream;
 
+use crate::display;
 use crate::exit::Failure;
 use crate::session::Session;
+use crate::terminal;
 
 /// A: added. C: changed. D: deleted.
 #[derive(Debug, Args)]
@@ -30,7 +31,7 @@ impl Diff {
                 let answer = session.engine.containers().diff(request).await?;
                 let mut answers = answer.into_inner();
                 while let Some(some) = answers.message().await? {
-                    show(&some.changes)?;
+                    terminal::write(Stream::Stdout, lines(&some.changes)).await?;
                 }
             }
             Some(second) => {
@@ -41,7 +42,7 @@ impl Diff {
                 let answer = session.engine.images().compare_images(request).await?;
                 let mut answers = answer.into_inner();
                 while let Some(some) = answers.message().await? {
-                    show(&some.changes)?;
+                    terminal::write(Stream::Stdout, lines(&some.changes)).await?;
                 }
             }
         }
@@ -49,7 +50,7 @@ impl Diff {
     }
 }
 
-fn show(changes: &[Change]) -> io::Result<()> {
+fn lines(changes: &[Change]) -> String {
     let mut lines = String::new();
     for change in changes {
         let letter = match change.kind() {
@@ -60,14 +61,8 @@ fn show(changes: &[Change]) -> io::Result<()> {
         lines.push(letter);
         lines.push(' ');
         // A path must not write on the terminal what is not its own line.
-        lines.extend(change.path.chars().map(printable));
+        lines.push_str(&display::escaped(&change.path));
         lines.push('\n');
     }
-    let mut out = io::stdout().lock();
-    out.write_all(lines.as_bytes())?;
-    out.flush()
-}
-
-fn printable(c: char) -> char {
-    if c.is_control() { '?' } else { c }
+    lines
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 use gantry_proto::gateway::v1::{EventsRequest, EventsResponse};
 use gantry_proto::image::v1::Filter;
+use gantry_proto::types::v1::Stream;
 
 use crate::display;
 use crate::exit::Failure;
@@ -51,7 +52,7 @@ impl Events {
                     .map_err(|e| Failure::of(&e))?,
                 Format::Table | Format::Columns(_) => line(&event),
             };
-            terminal::println(&line)?;
+            terminal::write(Stream::Stdout, line + "\n").await?;
         }
         Ok(0)
     }
@@ -76,7 +77,7 @@ fn line(event: &EventsResponse) -> String {
     if !attributes.is_empty() {
         line.push_str(&format!(" ({})", attributes.join(", ")));
     }
-    line
+    display::escaped(&line)
 }
 
 /// In the shape of Docker's events, whose JSON leaves out what is empty. Those of

@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::run::DetachKeys;
 use crate::exit::{Failure, NOT_EXECUTABLE};
+use crate::interrupt::Interrupts;
 use crate::parse::environment;
 use crate::session::Session;
 use crate::stream::{Window, Wishes};
@@ -117,24 +118,24 @@ impl Exec {
         };
         // The queue is empty and its other end is here.
         let _sent = requests.try_send(first);
-        let mut answers = session
-            .engine
-            .containers()
-            .exec(ReceiverStream::new(waiting))
-            .await?
-            .into_inner();
+        let mut client = session.engine.containers();
         // Nothing is read from the terminal for a program that never ran.
-        loop {
-            match answers.message().await?.and_then(|answer| answer.message) {
-                Some(exec_response::Message::Started(_)) => break,
-                Some(_) => {}
-                None => {
-                    return Err(Failure::new(
-                        "the engine ended the call before the program was started",
-                    ));
+        let started = async {
+            let answers = client.exec(ReceiverStream::new(waiting)).await?;
+            let mut answers = answers.into_inner();
+            loop {
+                match answers.message().await?.and_then(|answer| answer.message) {
+                    Some(exec_response::Message::Started(_)) => return Ok(answers),
+                    Some(_) => {}
+                    None => {
+                        return Err(Failure::new(
+                            "the engine ended the call before the program was started",
+                        ));
+                    }
                 }
             }
-        }
+        };
+        let answers = Interrupts::new()?.or(started).await?;
         if self.detach {
             return Ok(0);
         }

@@ -3,12 +3,15 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use clap::Args;
 use gantry_proto::gateway::v1::ExportRequest;
+use gantry_proto::types::v1::Stream;
 
 use crate::exit::Failure;
 use crate::new_file::NewFile;
 use crate::session::Session;
+use crate::terminal;
 
 #[derive(Debug, Args)]
 pub(crate) struct Export {
@@ -34,17 +37,18 @@ impl Export {
         let answer = session.engine.containers().export(request).await?;
         let mut chunks = answer.into_inner();
         while let Some(chunk) = chunks.message().await? {
-            let written = match &mut file {
-                Some(file) => file.write_all(&chunk.chunk),
-                None => io::stdout().lock().write_all(&chunk.chunk),
+            let written = match file {
+                Some(whole) => {
+                    let (whole, written) = write(whole, chunk.chunk).await?;
+                    file = Some(whole);
+                    written
+                }
+                None => terminal::write(Stream::Stdout, chunk.chunk).await,
             };
             written.map_err(|error| self.not_written(error))?;
         }
-        let finished = match file {
-            Some(file) => file.finish(),
-            None => io::stdout().lock().flush(),
-        };
-        finished.map_err(|error| self.not_written(error))?;
+        file.map_or(Ok(()), NewFile::finish)
+            .map_err(|error| self.not_written(error))?;
         Ok(0)
     }
 
@@ -54,4 +58,15 @@ impl Export {
             None => error.into(),
         }
     }
+}
+
+/// Writes on a thread of its own: the file may be a pipe.
+async fn write(mut file: NewFile, bytes: Bytes) -> Result<(NewFile, io::Result<()>), Failure> {
+    let write = move || {
+        let written = file.write_all(&bytes);
+        (file, written)
+    };
+    tokio::task::spawn_blocking(write)
+        .await
+        .map_err(|error| Failure::of(&error))
 }

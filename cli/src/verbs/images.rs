@@ -9,6 +9,7 @@ use crate::display;
 use crate::exit::Failure;
 use crate::filters;
 use crate::format::Format;
+use crate::lists;
 use crate::session::Session;
 use crate::terminal;
 
@@ -67,14 +68,9 @@ impl Images {
         let request = ListRequest {
             all: self.all,
             filters,
+            ..ListRequest::default()
         };
-        let images = session
-            .engine
-            .images()
-            .list(request)
-            .await?
-            .into_inner()
-            .images;
+        let images = lists::images(session.engine.images(), request).await?;
         if self.tree {
             terminal::print(&image_tree::text(&images, self.no_trunc))?;
             return Ok(0);

@@ -11,6 +11,7 @@ use tonic::Code;
 use crate::exit::Failure;
 use crate::format::{Data, Template};
 use crate::inspect;
+use crate::lists;
 use crate::session::Session;
 use crate::terminal;
 
@@ -144,7 +145,7 @@ async fn network(session: &Session, name: &str) -> Result<Data, Failure> {
         filters: vec![filter],
         ..ListRequest::default()
     };
-    let listed = containers.list(request).await?.into_inner().containers;
+    let listed = lists::containers(containers.clone(), request).await?;
     let mut on_it = Vec::new();
     for container in listed {
         let request = InspectRequest {

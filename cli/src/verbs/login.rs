@@ -8,6 +8,7 @@ use gantry_credentials::{Credentials, DockerConfig, Kept, Server};
 use gantry_proto::image::v1::LoginRequest;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
+use crate::display;
 use crate::exit::Failure;
 use crate::registry_auth;
 use crate::session::Session;
@@ -123,7 +124,7 @@ impl Login {
         } else {
             &answer.status
         };
-        terminal::println(status)?;
+        terminal::println(&display::escaped(status))?;
         Ok(0)
     }
 }

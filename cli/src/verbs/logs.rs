@@ -1,6 +1,6 @@
 //! `gantry logs`: what a container has written.
 
-use std::io::{self, Write as _};
+use std::io;
 
 use clap::Args;
 use gantry_proto::gateway::v1::LogsRequest;
@@ -11,6 +11,7 @@ use crate::display;
 use crate::exit::Failure;
 use crate::parse::{ParseError, Parsed, times};
 use crate::session::Session;
+use crate::terminal;
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
@@ -71,9 +72,9 @@ impl Logs {
         let mut lines = Lines::new(self.timestamps, self.details);
         while let Some(answer) = answers.message().await? {
             for entry in answer.entries {
-                lines.write(&entry)?;
+                lines.write(&entry).await?;
             }
-            lines.flush()?;
+            lines.flush().await?;
         }
         Ok(0)
     }
@@ -100,13 +101,13 @@ impl Lines {
         }
     }
 
-    fn write(&mut self, entry: &LogEntry) -> io::Result<()> {
+    async fn write(&mut self, entry: &LogEntry) -> io::Result<()> {
         let stream = match entry.stream() {
             Stream::Stderr => Stream::Stderr,
             Stream::Stdout | Stream::Unspecified => Stream::Stdout,
         };
         if stream != self.stream {
-            self.flush()?;
+            self.flush().await?;
             self.stream = stream;
         }
         let unfinished = &mut self.unfinished[usize::from(stream == Stream::Stderr)];
@@ -125,15 +126,10 @@ impl Lines {
         Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        let written = match self.stream {
-            Stream::Stderr => io::stderr().lock().write_all(&self.buffer),
-            Stream::Stdout | Stream::Unspecified => {
-                let mut out = io::stdout().lock();
-                out.write_all(&self.buffer).and_then(|()| out.flush())
-            }
-        };
-        self.buffer.clear();
-        written
+    async fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        terminal::write(self.stream, std::mem::take(&mut self.buffer)).await
     }
 }

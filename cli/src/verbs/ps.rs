@@ -9,6 +9,7 @@ use crate::display;
 use crate::exit::Failure;
 use crate::filters;
 use crate::format::Format;
+use crate::lists;
 use crate::session::Session;
 use crate::terminal;
 
@@ -86,14 +87,9 @@ impl Ps {
                     .format
                     .as_ref()
                     .is_some_and(|text| text.contains(".Size")),
+            ..ListRequest::default()
         };
-        let containers = session
-            .engine
-            .containers()
-            .list(request)
-            .await?
-            .into_inner()
-            .containers;
+        let containers = lists::containers(session.engine.containers(), request).await?;
         if self.quiet {
             if self.format.is_some() {
                 eprintln!("WARNING: --quiet shows ids, and --format has no effect beside it");
@@ -171,7 +167,7 @@ pub(crate) fn row(container: &ContainerSummary, whole: bool) -> Value {
     json!({
         "ID": id(container, whole),
         "Image": image,
-        "Command": format!("\"{}\"", command.replace('"', "\\\"")),
+        "Command": display::quoted(&command),
         "CreatedAt": display::date_time(container.created.as_ref()),
         "RunningFor": display::ago(container.created.as_ref()),
         "Status": status(container),

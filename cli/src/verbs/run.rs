@@ -15,7 +15,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::container_options::ContainerOptions;
+use crate::display;
 use crate::exit::{Failure, REFUSED};
+use crate::interrupt::Interrupts;
 use crate::parse::keys;
 use crate::progress::{self, Channel, Progress};
 use crate::registry_auth;
@@ -139,15 +141,16 @@ impl Run {
         };
         // The queue is empty and its other end is here.
         let _sent = requests.try_send(first);
-        let mut answers = session
-            .engine
-            .containers()
-            .run(ReceiverStream::new(waiting))
-            .await?
-            .into_inner();
-        let id = self.created(&mut answers, cidfile.as_mut()).await?;
-        if self.detach {
+        let mut client = session.engine.containers();
+        let started = async {
+            let answers = client.run(ReceiverStream::new(waiting)).await?;
+            let mut answers = answers.into_inner();
+            let id = self.created(&mut answers, cidfile.as_mut()).await?;
             until_started(&mut answers).await?;
+            Ok((answers, id))
+        };
+        let (answers, id) = Interrupts::new()?.or(started).await?;
+        if self.detach {
             terminal::println(&id)?;
             return Ok(0);
         }
@@ -188,7 +191,7 @@ impl Run {
                 }
                 Answer::Created(created) => {
                     for warning in &created.warnings {
-                        eprintln!("gantry: warning: {warning}");
+                        eprintln!("gantry: warning: {}", display::escaped(warning));
                     }
                     if let Some(file) = cidfile {
                         file.write(&created.container_id)?;

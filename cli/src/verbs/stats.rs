@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::display;
 use crate::exit::Failure;
 use crate::format::Format;
+use crate::lists;
 use crate::session::Session;
 use crate::terminal;
 
@@ -93,12 +94,8 @@ impl Stats {
                 all: self.all,
                 ..ListRequest::default()
             };
-            let mut client = session.engine.containers();
-            let list = client.list(request).await?.into_inner();
-            list.containers
-                .into_iter()
-                .map(|container| container.id)
-                .collect()
+            let listed = lists::containers(session.engine.containers(), request).await?;
+            listed.into_iter().map(|container| container.id).collect()
         };
         let calls = containers.into_iter().map(|container| {
             let mut client = session.engine.containers();

@@ -50,9 +50,13 @@ fn text(finding: &Finding) -> String {
     if !finding.needed_by.is_empty() {
         text.push_str(&format!(" (needed by {})", finding.needed_by.join(", ")));
     }
+    let mut text = display::escaped(&text);
     text.push('\n');
     if !finding.repaired.is_empty() {
-        text.push_str(&format!("  repaired: {}\n", finding.repaired));
+        text.push_str(&format!(
+            "  repaired: {}\n",
+            display::escaped(&finding.repaired)
+        ));
     }
     text
 }

@@ -5,15 +5,14 @@ use std::collections::HashMap;
 
 use clap::Args;
 use gantry_proto::gateway::v1::{ContainerState, ContainerSummary, ListRequest};
-use gantry_proto::image::v1::{
-    DiskUsageRequest, DiskUsageResponse, FreedBy, Owner, OwnerKind, VolumeUsage,
-};
+use gantry_proto::image::v1::{DiskUsageResponse, FreedBy, Owner, OwnerKind, VolumeUsage};
 use serde_json::{Value, json};
 
 use super::{images, ps, volume_ls};
 use crate::display;
 use crate::exit::Failure;
 use crate::format::Format;
+use crate::lists;
 use crate::session::Session;
 use crate::terminal;
 
@@ -64,18 +63,14 @@ pub(crate) struct SystemDf {
 impl SystemDf {
     pub(crate) async fn run(self, session: &Session) -> Result<u8, Failure> {
         let format = Format::parse(self.format.as_deref()).map_err(|e| Failure::of(&e))?;
-        let mut store = session.engine.store();
-        let mut gateway = session.engine.containers();
         let everything = ListRequest {
             all: true,
             ..ListRequest::default()
         };
         let (usage, containers) = tokio::try_join!(
-            store.disk_usage(DiskUsageRequest {}),
-            gateway.list(everything)
+            lists::disk_usage(session.engine.store()),
+            lists::containers(session.engine.containers(), everything)
         )?;
-        let usage = usage.into_inner();
-        let containers = containers.into_inner().containers;
         let shown_under = |rows: &[Value], table: &str, headings: &[(&str, &str)]| {
             format
                 .rows(rows, table, headings)

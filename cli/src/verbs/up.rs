@@ -10,6 +10,7 @@ use gantry_proto::gateway::v1::ListRequest;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::Failure;
+use crate::lists;
 use crate::session::Session;
 use crate::supervise::{SuperviseError, Supervisor};
 
@@ -79,10 +80,9 @@ fn failed(error: SuperviseError) -> Failure {
 
 /// How many containers run, if the gateway says so in time.
 async fn running(session: &Session) -> Option<usize> {
-    let mut containers = session.engine.containers();
-    let list = containers.list(ListRequest::default());
-    let answer = tokio::time::timeout(COUNT_LIMIT, list).await.ok()?.ok()?;
-    Some(answer.into_inner().containers.len())
+    let list = lists::containers(session.engine.containers(), ListRequest::default());
+    let listed = tokio::time::timeout(COUNT_LIMIT, list).await.ok()?.ok()?;
+    Some(listed.len())
 }
 
 /// The signals that end the engine.

@@ -3,6 +3,7 @@
 use clap::Args;
 use gantry_proto::gateway::v1::{ResourceUpdate, RestartPolicy, UpdateRequest};
 
+use crate::display;
 use crate::each::Each;
 use crate::exit::Failure;
 use crate::parse::{limits, sizes};
@@ -89,7 +90,7 @@ impl Update {
             };
             if let Some(answer) = each.check(client.update(request).await) {
                 for warning in answer.into_inner().warnings {
-                    eprintln!("gantry: warning: {warning}");
+                    eprintln!("gantry: warning: {}", display::escaped(&warning));
                 }
                 each.said(&name)?;
             }

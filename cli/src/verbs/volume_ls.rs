@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::exit::Failure;
 use crate::filters;
 use crate::format::Format;
+use crate::lists;
 use crate::session::Session;
 use crate::terminal;
 
@@ -40,9 +41,9 @@ impl VolumeLs {
         let format = Format::parse(self.format.as_deref()).map_err(|e| Failure::of(&e))?;
         let request = ListVolumesRequest {
             filters: self.filter,
+            ..ListVolumesRequest::default()
         };
-        let answer = session.engine.volumes().list_volumes(request).await?;
-        let volumes = answer.into_inner().volumes;
+        let volumes = lists::volumes(session.engine.volumes(), request).await?;
         if self.quiet && self.format.is_none() {
             let names: String = volumes.iter().map(|v| v.name.clone() + "\n").collect();
             terminal::print(&names)?;

@@ -227,7 +227,10 @@ impl ContainerService for Fake {
 
     async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         let containers = vec![web()];
-        Ok(Response::new(ListResponse { containers }))
+        Ok(Response::new(ListResponse {
+            containers,
+            ..ListResponse::default()
+        }))
     }
 
     async fn inspect(
@@ -554,7 +557,10 @@ impl ImageService for FakeImages {
             size: 124_600_000,
             ..Image::default()
         }];
-        Ok(Response::new(image::ListResponse { images }))
+        Ok(Response::new(image::ListResponse {
+            images,
+            ..image::ListResponse::default()
+        }))
     }
 
     no_image! {

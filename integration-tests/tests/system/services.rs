@@ -296,3 +296,141 @@ fn services_that_are_one_file_are_five_processes_with_their_own_names() -> Resul
     }
     engine.finish()
 }
+
+/// Longer than any deadline of a command whose service is silent.
+const SILENCE_LIMIT: Duration = Duration::from_secs(150);
+
+/// Runs commands at the same time, each of which has to fail and to name `service`.
+fn all_name(engine: &Engine, service: &str, commands: &[&[&str]]) -> Result<()> {
+    let expected = format!("the {service} service");
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let running: Vec<_> = commands
+            .iter()
+            .map(|arguments| {
+                scope.spawn(|| {
+                    let mut command = engine.command(arguments);
+                    gantry_integration_tests::command::run(&mut command, b"", SILENCE_LIMIT)
+                })
+            })
+            .collect();
+        running
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| anyhow::bail!("a thread panicked"))
+            })
+            .collect()
+    });
+    for (arguments, outcome) in commands.iter().zip(outcomes) {
+        let outcome = outcome.with_context(|| format!("{arguments:?}"))?;
+        ensure!(
+            outcome.code != 0 && outcome.stderr.contains(&expected),
+            "{outcome}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn commands_end_with_the_name_of_a_service_that_is_stopped() -> Result<()> {
+    with_engine(|engine| {
+        let image = engine.busybox()?;
+        let id = engine.ok(&["run", "-d", &image, "sleep", "600"])?;
+        let runtime = engine.service_pid("runtime")?;
+        gantry_integration_tests::engine::send(runtime, Signal::STOP)?;
+        let outcome = all_name(
+            engine,
+            "runtime",
+            &[
+                &["exec", &id, "true"],
+                &["exec", "-d", &id, "true"],
+                &["run", "--rm", &image, "true"],
+                &["run", "-d", "--rm", &image, "true"],
+                &["logs", &id],
+                &["top", &id],
+                &["attach", "--no-stdin", &id],
+            ],
+        );
+        // What needs no runtime is not held up.
+        let listed = engine.ok(&["ps", "-q"]);
+        gantry_integration_tests::engine::send(runtime, Signal::CONT)?;
+        outcome?;
+        ensure!(id.starts_with(&listed?), "ps lists something else");
+        engine.ok(&["exec", &id, "true"])?;
+        let images = engine.service_pid("image")?;
+        gantry_integration_tests::engine::send(images, Signal::STOP)?;
+        let outcome = all_name(
+            engine,
+            "image",
+            &[
+                &["pull", "127.0.0.1:1/absent"],
+                &["system", "df"],
+                &["images"],
+                &["run", "--rm", &image, "true"],
+                &["ps", "-s"],
+            ],
+        );
+        gantry_integration_tests::engine::send(images, Signal::CONT)?;
+        outcome?;
+        engine.ok(&["images"])?;
+        let gateway = engine.service_pid("gateway")?;
+        gantry_integration_tests::engine::send(gateway, Signal::STOP)?;
+        let outcome = all_name(
+            engine,
+            "gateway",
+            &[&["ps"], &["logs", "-f", &id], &["run", &image, "true"]],
+        );
+        gantry_integration_tests::engine::send(gateway, Signal::CONT)?;
+        outcome?;
+        engine.ok(&["rm", "-f", &id])?;
+        engine.audit_containers()
+    })
+}
+
+#[test]
+fn a_signal_ends_a_run_that_has_not_started_yet() -> Result<()> {
+    with_engine(|engine| {
+        let image = engine.busybox()?;
+        for service in ["image", "network", "runtime", "gateway"] {
+            let pid = engine.service_pid(service)?;
+            gantry_integration_tests::engine::send(pid, Signal::STOP)?;
+            let ended = (|| {
+                let mut command = engine.command(&["run", "--rm", &image, "sleep", "600"]);
+                let mut child = command.spawn()?;
+                let child_pid = i32::try_from(child.id())?;
+                let deadline = std::time::Instant::now() + Duration::from_secs(60);
+                // Taken from when on it handles signals by itself, or ends by them.
+                loop {
+                    gantry_integration_tests::engine::send(child_pid, Signal::TERM)?;
+                    let moment = std::time::Instant::now() + Duration::from_millis(50);
+                    if gantry_integration_tests::command::wait_until(&child, moment)? {
+                        return Ok(child.wait()?);
+                    }
+                    ensure!(
+                        std::time::Instant::now() < deadline,
+                        "it ignores SIGTERM while {service} is stopped"
+                    );
+                }
+            })();
+            gantry_integration_tests::engine::send(pid, Signal::CONT)?;
+            let status: std::process::ExitStatus = ended?;
+            use std::os::unix::process::ExitStatusExt as _;
+            ensure!(
+                status.code() == Some(143) || status.signal() == Some(15),
+                "{service}: {status}"
+            );
+        }
+        // Nothing of them is left, or comes later.
+        let deadline = std::time::Instant::now() + SILENCE_LIMIT;
+        while !engine.ok(&["ps", "-aq"])?.is_empty() {
+            ensure!(
+                std::time::Instant::now() < deadline,
+                "{}",
+                engine.ok(&["ps", "-a"])?
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        engine.audit_containers()
+    })
+}

@@ -15,14 +15,18 @@
 //! | [`telemetry`] | logs, OpenTelemetry export, and the trace context on calls |
 //! | [`socket`] | Unix sockets at paths of any length |
 //! | [`client`] | channels to other services, with deadlines and trace context |
+//! | [`calls`] | what bounds each call: one class for every method |
+//! | [`metadata`] | bounds on what a call carries in headers and trailers |
 //! | [`fault`] | errors as `google.rpc.Status` with typed details, and back |
 //! | [`identity`] | what tells engines on one machine apart |
 //! | [`incoming`] | connections as they come in, with bounds |
 //! | [`journal`] | what happened, for those who follow and those who ask later |
+//! | [`pages`] | lists in pages of bounded size |
 //! | [`store`] | the index each service keeps its records in |
 //! | [`times`] | points in time and durations as people write them |
 #![forbid(unsafe_code)]
 
+pub mod calls;
 pub mod client;
 pub mod config;
 pub mod directories;
@@ -30,6 +34,8 @@ pub mod fault;
 pub mod identity;
 pub mod incoming;
 pub mod journal;
+pub mod metadata;
+pub mod pages;
 pub mod paths;
 pub mod service;
 pub mod socket;

@@ -26,11 +26,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::client::{CONNECTION_BYTES, WINDOW_BYTES};
+use crate::client::{CONNECTION_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, WINDOW_BYTES};
 use crate::config::{Config, Engine};
 use crate::directories;
 use crate::fault::chain;
 use crate::incoming::{self, Incoming, Limits};
+use crate::metadata::{BoundMetadata, HEADERS_ACCEPTED};
 use crate::paths::Paths;
 pub use crate::socket::{SocketError, bind};
 use crate::telemetry::{self, ServerTraceLayer};
@@ -79,6 +80,7 @@ pub struct Service {
     names: Vec<&'static str>,
     beside: Vec<JoinHandle<()>>,
     http1: bool,
+    keepalive: bool,
 }
 
 impl Service {
@@ -91,6 +93,7 @@ impl Service {
             names: names.to_vec(),
             beside: Vec::new(),
             http1: false,
+            keepalive: false,
         }
     }
 
@@ -99,6 +102,17 @@ impl Service {
     #[must_use]
     pub const fn accept_http1(mut self) -> Self {
         self.http1 = true;
+        self
+    }
+
+    /// Gives up a client that is frozen: one that does not acknowledge a PING
+    /// within [`KEEPALIVE_TIMEOUT`], which is sent when nothing has arrived for
+    /// [`KEEPALIVE_INTERVAL`]. For a service whose clients are people's programs;
+    /// hyper sends PINGs to idle connections too, and the engine's own services
+    /// must not wake each other.
+    #[must_use]
+    pub fn gives_up_frozen_clients(mut self) -> Self {
+        self.keepalive = true;
         self
     }
 
@@ -214,6 +228,10 @@ pub async fn serve(
     let served = Server::builder()
         .layer(ServerTraceLayer)
         .accept_http1(service.http1)
+        .layer(BoundMetadata)
+        .http2_max_header_list_size(HEADERS_ACCEPTED)
+        .http2_keepalive_interval(service.keepalive.then_some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(WINDOW_BYTES)
         .max_frame_size(WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_BYTES)

@@ -75,7 +75,7 @@ pub enum Error {
     Peer { peer: Peer, fault: Box<Fault> },
     /// A service does not answer.
     #[error(
-        "the {} service does not answer ({problem}); see whether it runs",
+        "the {} service does not answer: {problem}; see whether it runs, and its log",
         peer.name()
     )]
     Unanswered { peer: Peer, problem: String },
@@ -84,7 +84,7 @@ pub enum Error {
         id: String,
         source: std::sync::Arc<StoreError>,
     },
-    #[error("the caller went away before the image was there")]
+    #[error("the caller went away before the program ran")]
     CallerGone,
     #[error("the gateway is being stopped; ask again")]
     Stopping,

@@ -6,18 +6,16 @@
 //! the service are forwarded as they are.
 
 use std::convert::Infallible;
-use std::error::Error as _;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
-use gantry_kit::client::MESSAGE_LIMIT;
+use gantry_kit::client::{self, Client, MESSAGE_LIMIT};
 use gantry_proto::image::v1 as wire;
 use gantry_proto::image::v1::image_service_client::ImageServiceClient;
 use http::{Request, Response};
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, UnaryService};
-use tonic::transport::{self, Channel};
 use tonic_prost::ProstCodec;
 use tower::Service;
 
@@ -61,7 +59,7 @@ impl Service<Request<Body>> for ImageRemoval {
             return self.forward.call(request);
         }
         let removal = Removal {
-            channel: self.forward.channel(),
+            client: self.forward.client(),
             engine: Arc::clone(&self.engine),
         };
         Box::pin(async move {
@@ -73,7 +71,7 @@ impl Service<Request<Body>> for ImageRemoval {
 }
 
 struct Removal {
-    channel: Channel,
+    client: Client,
     engine: Arc<Engine>,
 }
 
@@ -88,14 +86,12 @@ impl UnaryService<wire::RemoveRequest> for Removal {
             .filter(|record| record.state.is_shown_running());
         request.get_mut().running_containers =
             running.map(|record| record.id.to_string()).collect();
-        let mut images = ImageServiceClient::new(self.channel.clone());
+        let mut images = ImageServiceClient::new(self.client.clone());
         Box::pin(async move {
-            images.remove(request).await.map_err(|status| {
-                let problem = status.source();
-                match problem.and_then(|p| p.downcast_ref::<transport::Error>()) {
-                    Some(problem) => unanswered(Peer::Image, problem),
-                    None => status,
-                }
+            let removed = images.remove(request).await;
+            removed.map_err(|status| match client::is_unanswered(&status) {
+                true => unanswered(Peer::Image, &status),
+                false => status,
             })
         })
     }

@@ -109,5 +109,5 @@ pub async fn build(context: Context<Settings>) -> Result<Service, BoxError> {
     tokio::spawn(reconcile::tidy(Arc::clone(&engine)));
     let routes = proxy::forward(grpc::routes(&engine), &engine);
     let names: Vec<&'static str> = grpc::NAMES.iter().chain(proxy::NAMES).copied().collect();
-    Ok(Service::new(routes, &names))
+    Ok(Service::new(routes, &names).gives_up_frozen_clients())
 }

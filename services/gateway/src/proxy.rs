@@ -6,15 +6,17 @@
 //! read here and a new call needs no line here. The one exception is the removal
 //! of images ([`crate::image_removal`]): only here is it known what runs. Back-pressure is HTTP/2's own:
 //! neither side is read faster than the other takes. A service that does not
-//! answer becomes a typed error.
+//! answer in the time of the call's class, or breaks off in the middle of an
+//! answer, becomes a typed error that names it.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
-use gantry_kit::client;
+use gantry_kit::client::{self, Client};
 use gantry_kit::fault::Fault;
 use gantry_kit::paths::Paths;
 use gantry_proto::image::v1::{
@@ -23,17 +25,17 @@ use gantry_proto::image::v1::{
 };
 use gantry_proto::network::v1::network_service_server;
 use gantry_proto::registry::v1::registry_service_server;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
-use tower::{Service, ServiceExt as _};
+use tower::Service;
 
 use crate::engine::Engine;
-use crate::error::Peer;
+use crate::error::{Error, Peer};
 use crate::image_removal::ImageRemoval;
+use crate::peers::cause;
 
 /// A service whose calls are forwarded.
 pub trait Forwarded: Clone + Send + Sync + 'static {
@@ -90,21 +92,21 @@ forwarded! {
 /// Forwards one service's calls to its owner.
 #[derive(Clone, Debug)]
 pub struct Forward<F> {
-    channel: Channel,
+    client: Client,
     service: PhantomData<F>,
 }
 
 impl<F: Forwarded> Forward<F> {
     fn new(paths: &Paths) -> Self {
         Self {
-            channel: client::channel(&paths.socket(F::OWNER.name())),
+            client: client::forward(&paths.socket(F::OWNER.name())),
             service: PhantomData,
         }
     }
 
     /// The connection to the service.
-    pub(crate) fn channel(&self) -> Channel {
-        self.channel.clone()
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
     }
 }
 
@@ -123,30 +125,119 @@ impl<F: Forwarded> Service<Request<Body>> for Forward<F> {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let channel = self.channel.clone();
+        let answer = self.client.call(request);
         Box::pin(async move {
-            Ok(match channel.oneshot(request).await {
-                Ok(response) => response,
+            Ok(match answer.await {
+                Ok(response) => response.map(|body| {
+                    Body::new(Answer {
+                        owner: F::OWNER,
+                        body,
+                        over: false,
+                    })
+                }),
                 Err(problem) => unanswered(F::OWNER, &problem).into_http(),
             })
         })
     }
 }
 
-pub(crate) fn unanswered(owner: Peer, problem: &tonic::transport::Error) -> Status {
-    let mut last: &dyn std::error::Error = problem;
-    while let Some(source) = last.source() {
-        last = source;
+/// The body of a service's answer. Where it breaks off, the caller gets a status
+/// that says so, and not a stream that is reset for a reason of HTTP/2.
+#[derive(Debug)]
+struct Answer {
+    owner: Peer,
+    body: Body,
+    /// It broke off: nothing comes any more.
+    over: bool,
+}
+
+impl http_body::Body for Answer {
+    type Data = <Body as http_body::Body>::Data;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Status>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let problem = match std::task::ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            Some(Err(problem)) => problem,
+            frame => return Poll::Ready(frame),
+        };
+        self.over = true;
+        let mut trailers = HeaderMap::new();
+        let broken = unanswered(self.owner, &problem);
+        Poll::Ready(Some(match broken.add_header(&mut trailers) {
+            Ok(()) => Ok(http_body::Frame::trailers(trailers)),
+            Err(status) => Err(status),
+        }))
     }
+
+    fn is_end_stream(&self) -> bool {
+        self.over || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A call that its service did not answer, or did not answer to the end.
+pub(crate) fn unanswered(owner: Peer, problem: &Status) -> Status {
+    let problem = cause(problem);
     let name = owner.name();
-    let message = format!("the {name} service does not answer ({last}); see whether it runs");
+    let error = Error::Unanswered {
+        peer: owner,
+        problem: problem.clone(),
+    };
     Fault::new(
         Code::Unavailable,
         "gantry.gateway",
         "SERVICE_UNAVAILABLE",
-        message,
+        error.to_string(),
     )
     .with("service", name)
-    .with("problem", last)
+    .with("problem", problem)
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+
+    use super::*;
+
+    /// A body that breaks off.
+    struct Broken;
+
+    impl http_body::Body for Broken {
+        type Data = bytes::Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _context: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Status>>> {
+            Poll::Ready(Some(Err(Status::unavailable("connection reset"))))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_ends_with_the_services_name() {
+        let mut answer = Answer {
+            owner: Peer::Image,
+            body: Body::new(Broken),
+            over: false,
+        };
+        let mut next = std::future::poll_fn(|context| Pin::new(&mut answer).poll_frame(context));
+        let trailers = (&mut next).await.unwrap().unwrap().into_trailers().unwrap();
+        assert!(next.await.is_none());
+        let fault = Fault::from_status(&Status::from_header_map(&trailers).unwrap());
+        assert!(fault.is("SERVICE_UNAVAILABLE"));
+        assert_eq!(fault.metadata["service"], "image");
+        assert!(fault.message.contains("connection reset"), "{fault}");
+        assert!(answer.is_end_stream());
+    }
 }

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use gantry_kit::fault::Fault;
+use gantry_kit::pages::{self, PageAsked};
 use gantry_proto::network::v1 as wire;
 use gantry_proto::network::v1::network_service_server::NetworkService;
 use tonic::{Code, Request, Response, Status};
@@ -87,8 +88,9 @@ impl NetworkService for NetworkGrpc {
         &self,
         request: Request<wire::ListEndpointsRequest>,
     ) -> Result<Response<wire::ListEndpointsResponse>, Status> {
-        let endpoints = match request.into_inner().network.as_str() {
-            "" | BRIDGE => self.network.list().into_iter().map(Into::into).collect(),
+        let request = request.into_inner();
+        let endpoints = match request.network.as_str() {
+            "" | BRIDGE => self.network.list(),
             HOST | NONE => Vec::new(),
             name => {
                 return Err(status(&NetworkError::UnknownNetwork {
@@ -96,7 +98,16 @@ impl NetworkService for NetworkGrpc {
                 }));
             }
         };
-        Ok(Response::new(wire::ListEndpointsResponse { endpoints }))
+        let asked = PageAsked {
+            size: request.page_size,
+            token: &request.page_token,
+        };
+        let place = |endpoint: &Endpoint| endpoint.container.to_string();
+        let page = pages::page(endpoints, asked, place, wire::Endpoint::from);
+        Ok(Response::new(wire::ListEndpointsResponse {
+            endpoints: page.entries,
+            next_page_token: page.next_token,
+        }))
     }
 
     async fn list_networks(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::{Stream, StreamExt as _};
+use gantry_kit::pages::{self, PageAsked};
 use gantry_kit::telemetry::record_step;
 use gantry_proto::runtime::v1 as wire;
 use gantry_proto::shim::v1 as shim_wire;
@@ -228,10 +229,18 @@ impl wire::runtime_service_server::RuntimeService for Grpc {
         }))
     }
 
-    async fn list(&self, _: Request<wire::ListRequest>) -> Answer<wire::ListResponse> {
+    async fn list(&self, request: Request<wire::ListRequest>) -> Answer<wire::ListResponse> {
+        let request = request.into_inner();
+        let asked = PageAsked {
+            size: request.page_size,
+            token: &request.page_token,
+        };
         let containers = self.runtime.roster.list();
+        let place = |container: &Container| container.id.clone();
+        let page = pages::page(containers, asked, place, wire::Container::from);
         Ok(Response::new(wire::ListResponse {
-            containers: containers.into_iter().map(Into::into).collect(),
+            containers: page.entries,
+            next_page_token: page.next_token,
         }))
     }
 

@@ -49,7 +49,7 @@ impl Shim {
         process: Option<Process>,
         record: Record,
     ) -> Arc<Self> {
-        let client = ShimServiceClient::new(client::connect(&bundle.socket()))
+        let client = ShimServiceClient::new(client::connect_watched(&bundle.socket()))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
         Arc::new(Self {

@@ -9,10 +9,15 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::container;
+use crate::container::{self, shortened};
 
 /// The domain in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "gantry.shim";
+
+/// Longest message of a status, and longest operand in its details. Each is
+/// encoded once or twice, and gRPC recommends 8 KiB for all headers of a call.
+const MESSAGE_BYTES: usize = 1 << 10;
+const OPERAND_BYTES: usize = 256;
 
 /// Every failure of the shim.
 #[derive(Debug, thiserror::Error)]
@@ -153,11 +158,35 @@ impl From<Error> for Status {
                 classify(error)
             }
         };
-        let message = chain(&error);
+        // A status goes in headers, and one whose headers are too long ends the
+        // connection that all of the container's calls are on.
+        let message = shortened(&chain(&error), MESSAGE_BYTES);
+        for value in metadata.values_mut() {
+            *value = shortened(value, OPERAND_BYTES);
+        }
         Self::with_error_details(
             code,
             message,
             ErrorDetails::with_error_info(reason, DOMAIN, metadata),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_short_however_long_the_command_line_is() {
+        let error = Error::Container(container::Error::Exec {
+            program: "é\n".repeat(1 << 20),
+            failure: container::ExecFailure::NotFound,
+            source: io::Error::from_raw_os_error(libc::ENAMETOOLONG),
+        });
+        let status = Status::from(error);
+        assert!(status.message().len() <= MESSAGE_BYTES);
+        assert!(status.message().starts_with("cannot execute"));
+        assert!(status.message().ends_with("(os error 36)"), "{status}");
+        assert!(status.details().len() < 2 * MESSAGE_BYTES);
     }
 }

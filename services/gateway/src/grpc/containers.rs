@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _};
+use gantry_kit::pages::{self, PageAsked, newest_first};
 use gantry_proto::gateway::v1 as wire;
 use gantry_proto::image::v1 as image;
 use gantry_proto::runtime::v1 as runtime;
@@ -17,6 +18,7 @@ use wire::container_service_server::ContainerService;
 
 use super::status::status;
 use super::{answer, copies, request};
+use crate::container::Record;
 use crate::engine::Engine;
 use crate::error::{Error, Result as DomainResult};
 use crate::filter::Filter;
@@ -268,15 +270,27 @@ impl ContainerService for Containers {
         };
         let records = verbs::list::list(&self.engine, &wanted).await;
         let records = records.map_err(status)?;
-        let containers = if request.size {
-            let sizes = self.engine.peers.image.sizes().await.map_err(status)?;
-            let of = |id: &str| sizes.get(id).copied().unwrap_or_default();
-            let sized = records.iter().map(|r| answer::sized(r, of(r.id.as_str())));
-            sized.collect()
-        } else {
-            records.iter().map(|r| answer::summary(r)).collect()
+        let sizes = match request.size {
+            true => Some(self.engine.peers.image.sizes().await.map_err(status)?),
+            false => None,
         };
-        Ok(Response::new(wire::ListResponse { containers }))
+        let asked = PageAsked {
+            size: request.page_size,
+            token: &request.page_token,
+        };
+        let place =
+            |record: &Arc<Record>| newest_first(record.created.as_nanosecond(), record.id.as_str());
+        let page = pages::page(records, asked, place, |record| match &sizes {
+            None => answer::summary(&record),
+            Some(sizes) => {
+                let sizes = sizes.get(record.id.as_str()).copied();
+                answer::sized(&record, sizes.unwrap_or_default())
+            }
+        });
+        Ok(Response::new(wire::ListResponse {
+            containers: page.entries,
+            next_page_token: page.next_token,
+        }))
     }
 
     async fn inspect(

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
@@ -28,6 +28,10 @@ const INPUT_BYTES: usize = 256 << 10;
 
 /// First and longest wait before a lost window is opened again.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// How long a runtime may be silent before its windows are given up: longer than a
+/// restart takes. A frozen one may never answer.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// How long a window that was left stays open for what was typed last.
 const LINGER: Duration = Duration::from_secs(1);
@@ -143,6 +147,7 @@ impl Line {
         let first = self.open.exec_id.is_empty();
         let mut wait = REOPEN.0;
         let mut denials = 0;
+        let begun = Instant::now();
         loop {
             if first && let Some(exit) = self.ended_meanwhile() {
                 return Ok(Reopened::Exited(exit));
@@ -166,7 +171,7 @@ impl Line {
                     }
                     Some(Ok(WindowOutput::Exited(exit))) => return Ok(Reopened::Exited(exit)),
                     Some(Ok(_)) | None => {}
-                    Some(Err(Error::Unanswered { .. })) => {}
+                    Some(Err(Error::Unanswered { .. })) if begun.elapsed() < SILENCE => {}
                     Some(Err(error)) => {
                         denials += 1;
                         if denials > DENIALS {
@@ -174,7 +179,8 @@ impl Line {
                         }
                     }
                 },
-                Err(Error::Unanswered { .. }) => {}
+                Err(Error::Unanswered { .. }) if begun.elapsed() < SILENCE => {}
+                Err(error @ Error::Unanswered { .. }) => return Err(error),
                 Err(error) => {
                     denials += 1;
                     if denials > DENIALS {

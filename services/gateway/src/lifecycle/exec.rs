@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use gantry_kit::metadata::shortened;
 use tokio::sync::mpsc;
 
 use super::attach::Line;
@@ -18,6 +19,10 @@ use crate::window::{WindowInput, WindowOpen, WindowOutput};
 
 /// Digits of an exec's id that are enough within one container.
 const EXEC_ID_DIGITS: usize = 32;
+
+/// What an event tells of a command line, which may have two megabytes: events are
+/// kept in memory.
+const TOLD_BYTES: usize = 8 << 10;
 
 /// Time before a runtime that does not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -101,7 +106,7 @@ pub async fn exec(
     } else {
         wanted.user
     };
-    let said = wanted.command.join(" ");
+    let said = shortened(&wanted.command.join(" "), TOLD_BYTES);
     let more = [("execID", exec_id.clone())];
     let journal = &engine.journal;
     let told = !wanted.silent;

@@ -69,8 +69,9 @@ impl From<WindowOutput> for RunEvent {
     }
 }
 
-/// Runs a container; detached, until it has started, else to its end. That the
-/// caller goes away ends its window, never the container.
+/// Runs a container; detached, until it has started, else to its end. A caller
+/// that goes away before the program runs has given the run up, and nothing of it
+/// is left; later it ends its window, and never the container.
 ///
 /// # Errors
 /// The container cannot be created or started.
@@ -116,8 +117,19 @@ pub async fn run(
         let _nobody_listens = events.send(RunEvent::Created { id }).await;
         Ok(())
     };
-    let (kept, outputs) = join(told, start::go(&engine, &entry, Starter::Person, &start)).await;
-    let outputs = match kept.and(outputs) {
+    let gone = async {
+        // One that is detached runs, whoever hears of it.
+        if line.is_some() {
+            events.closed().await;
+            start.given_up().cancel();
+        }
+        std::future::pending::<()>().await;
+    };
+    let began = tokio::select! {
+        began = join(told, start::go(&engine, &entry, Starter::Person, &start)) => began,
+        () = gone => return Err(Error::CallerGone),
+    };
+    let outputs = match began.0.and(began.1) {
         Ok(outputs) => outputs,
         Err(error) => {
             drop(line);

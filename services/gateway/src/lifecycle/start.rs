@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::container::{Endpoint, Record, StepTime};
 use crate::engine::{Engine, change};
@@ -42,6 +43,8 @@ pub(super) struct Start<'a> {
     entry: &'a Entry,
     window: Mutex<Option<FirstWindow>>,
     outputs: Mutex<Option<Outputs>>,
+    /// Cancelled when the caller no longer wants the program to run.
+    given_up: CancellationToken,
     endpoint: OnceLock<Option<Endpoint>>,
     pid: OnceLock<i32>,
     started: OnceLock<Timestamp>,
@@ -55,11 +58,17 @@ impl<'a> Start<'a> {
             entry,
             window: Mutex::new(window),
             outputs: Mutex::new(None),
+            given_up: CancellationToken::new(),
             endpoint: OnceLock::new(),
             pid: OnceLock::new(),
             started: OnceLock::new(),
             steps: Mutex::default(),
         }
+    }
+
+    /// Cancel it, and the start fails as long as the program does not run.
+    pub(super) fn given_up(&self) -> &CancellationToken {
+        &self.given_up
     }
 
     fn took(&self, name: &str, began: Timestamp, more: Vec<StepTime>) {
@@ -291,6 +300,7 @@ impl Step for ProgramStep<'_> {
                 entry,
                 window,
                 outputs,
+                given_up,
                 ..
             } = self.0;
             let runtime = &engine.peers.runtime;
@@ -311,6 +321,9 @@ impl Step for ProgramStep<'_> {
                     }
                 }
                 *outputs.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened);
+            }
+            if given_up.is_cancelled() {
+                return Err(Error::CallerGone);
             }
             let began = Timestamp::now();
             let (started, steps) = runtime.start(&entry.id).await?;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use futures::stream::{BoxStream, StreamExt as _};
 use gantry_kit::client::{Client, MESSAGE_LIMIT};
 use gantry_kit::journal::{Event, Kind};
+use gantry_kit::pages::ANY_SIZE;
 use gantry_oci::{ContainerConfig, ImageConfig};
 use gantry_proto::image::v1 as wire;
 use jiff::Timestamp;
@@ -324,17 +325,21 @@ impl Images {
     /// # Errors
     /// The service fails.
     pub async fn snapshots(&self) -> Result<Vec<String>> {
-        let answer = self
-            .snapshots
-            .clone()
-            .list_snapshots(wire::ListSnapshotsRequest {})
-            .await
-            .map_err(|status| error(&status))?;
-        let snapshots = answer.into_inner().snapshots;
-        Ok(snapshots
-            .into_iter()
-            .map(|snapshot| snapshot.container_id)
-            .collect())
+        let mut client = self.snapshots.clone();
+        let mut request = wire::ListSnapshotsRequest {
+            page_size: ANY_SIZE,
+            ..wire::ListSnapshotsRequest::default()
+        };
+        let mut owners = Vec::new();
+        loop {
+            let answer = client.list_snapshots(request.clone()).await;
+            let page = answer.map_err(|status| error(&status))?.into_inner();
+            owners.extend(page.snapshots.into_iter().map(|found| found.container_id));
+            if page.next_page_token.is_empty() {
+                return Ok(owners);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 
     /// The sizes of all containers' files, by their ids. Takes a look at the disk.
@@ -343,18 +348,20 @@ impl Images {
     /// The service fails.
     pub async fn sizes(&self) -> Result<HashMap<String, Sizes>> {
         let mut store = self.store.clone();
-        let answer = store.disk_usage(wire::DiskUsageRequest {}).await;
-        let answer = answer.map_err(|status| error(&status))?;
-        let snapshots = answer.into_inner().snapshots.into_iter();
-        Ok(snapshots
-            .map(|usage| {
+        let answer = store.stream_disk_usage(wire::DiskUsageRequest {}).await;
+        let mut parts = answer.map_err(|status| error(&status))?.into_inner();
+        let mut all = HashMap::new();
+        while let Some(part) = parts.next().await {
+            let part = part.map_err(|status| error(&status))?;
+            all.extend(part.snapshots.into_iter().map(|usage| {
                 let sizes = Sizes {
                     writable: usage.size,
                     whole: usage.size + usage.image_size,
                 };
                 (usage.container_id, sizes)
-            })
-            .collect())
+            }));
+        }
+        Ok(all)
     }
 
     /// What happens to images and volumes from a place on.
@@ -406,9 +413,21 @@ impl Images {
     /// # Errors
     /// The service fails.
     pub async fn count(&self) -> Result<usize> {
-        let answer = self.images.clone().list(wire::ListRequest::default()).await;
-        let answer = answer.map_err(|status| error(&status))?;
-        Ok(answer.into_inner().images.len())
+        let mut client = self.images.clone();
+        let mut request = wire::ListRequest {
+            page_size: ANY_SIZE,
+            ..wire::ListRequest::default()
+        };
+        let mut count = 0;
+        loop {
+            let answer = client.list(request.clone()).await;
+            let page = answer.map_err(|status| error(&status))?.into_inner();
+            count += page.images.len();
+            if page.next_page_token.is_empty() {
+                return Ok(count);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 
     /// Pulls the image that `wanted` names.

@@ -83,16 +83,20 @@ fn refused(peer: Peer, status: &Status) -> Error {
             fault: Box::new(fault),
         };
     }
-    let problem = match fault.code {
-        Code::DeadlineExceeded | Code::Cancelled => "its time was over".to_owned(),
-        _ => cause(status),
-    };
-    Error::Unanswered { peer, problem }
+    Error::Unanswered {
+        peer,
+        problem: cause(status),
+    }
 }
 
 /// The last cause of a broken call: "no such file or directory", not the layers
 /// of transport above it.
-fn cause(status: &Status) -> String {
+pub(crate) fn cause(status: &Status) -> String {
+    if client::is_silence(status)
+        || matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
+    {
+        return "no answer in time".to_owned();
+    }
     let mut last: &dyn std::error::Error = status;
     while let Some(source) = last.source() {
         last = source;

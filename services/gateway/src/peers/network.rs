@@ -1,6 +1,7 @@
 //! The network service: endpoints.
 
 use gantry_kit::client::{Client, MESSAGE_LIMIT};
+use gantry_kit::pages::ANY_SIZE;
 use gantry_proto::network::v1 as wire;
 use wire::network_service_client::NetworkServiceClient;
 
@@ -106,15 +107,20 @@ impl Networks {
     /// # Errors
     /// The service fails.
     pub async fn owners(&self) -> Result<Vec<String>> {
-        let request = wire::ListEndpointsRequest::default();
-        let answer = self.networks.clone().list_endpoints(request).await;
-        let endpoints = answer
-            .map_err(|status| error(&status))?
-            .into_inner()
-            .endpoints;
-        Ok(endpoints
-            .into_iter()
-            .map(|endpoint| endpoint.container_id)
-            .collect())
+        let mut client = self.networks.clone();
+        let mut request = wire::ListEndpointsRequest {
+            page_size: ANY_SIZE,
+            ..wire::ListEndpointsRequest::default()
+        };
+        let mut owners = Vec::new();
+        loop {
+            let answer = client.list_endpoints(request.clone()).await;
+            let page = answer.map_err(|status| error(&status))?.into_inner();
+            owners.extend(page.endpoints.into_iter().map(|found| found.container_id));
+            if page.next_page_token.is_empty() {
+                return Ok(owners);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 }

@@ -38,7 +38,7 @@ impl Default for Teller {
 }
 
 impl Teller {
-    fn tell(&self, id: &str) {
+    pub(crate) fn tell(&self, id: &str) {
         self.journal.lock().unwrap().note(Event {
             kind: Kind::Image,
             action: "tag".into(),
@@ -68,6 +68,7 @@ impl Teller {
 
 #[tonic::async_trait]
 impl image::store_service_server::StoreService for Fake {
+    type StreamDiskUsageStream = BoxStream<image::DiskUsageResponse>;
     type CheckStream = BoxStream<image::CheckResponse>;
     type EventsStream = BoxStream<image::EventsResponse>;
 
@@ -76,6 +77,13 @@ impl image::store_service_server::StoreService for Fake {
         _: Request<image::DiskUsageRequest>,
     ) -> Answer<image::DiskUsageResponse> {
         unused()
+    }
+
+    async fn stream_disk_usage(
+        &self,
+        _: Request<image::DiskUsageRequest>,
+    ) -> Answer<Self::StreamDiskUsageStream> {
+        Err(Status::unimplemented("stream_disk_usage"))
     }
 
     async fn prune(&self, _: Request<image::PruneRequest>) -> Answer<image::PruneResponse> {

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use futures::{Stream, StreamExt as _, stream};
+use gantry_kit::client::MESSAGE_LIMIT;
 use gantry_kit::fault::Fault;
 use gantry_kit::paths::Paths;
 use gantry_kit::service::{self, Service};
@@ -156,7 +157,8 @@ impl World {
 pub(crate) async fn serve(paths: &Paths, world: &Arc<World>, stopping: &CancellationToken) {
     std::fs::create_dir_all(&paths.run).unwrap();
     let fake = || Fake(Arc::clone(world));
-    let images = Routes::new(image::image_service_server::ImageServiceServer::new(fake()))
+    let images = image::image_service_server::ImageServiceServer::new(fake());
+    let images = Routes::new(images.max_decoding_message_size(MESSAGE_LIMIT))
         .add_service(image::snapshot_service_server::SnapshotServiceServer::new(
             fake(),
         ))
@@ -218,11 +220,19 @@ impl image::image_service_server::ImageService for Fake {
     async fn list(&self, _: Request<image::ListRequest>) -> Answer<image::ListResponse> {
         Ok(Response::new(image::ListResponse {
             images: vec![image::Image::default()],
+            ..Default::default()
         }))
     }
 
-    async fn inspect(&self, _: Request<image::InspectRequest>) -> Answer<image::InspectResponse> {
-        unused()
+    /// Knows no image, and says so as the real one does.
+    async fn inspect(
+        &self,
+        request: Request<image::InspectRequest>,
+    ) -> Answer<image::InspectResponse> {
+        let reference = request.into_inner().reference;
+        let message = format!("no such image: {reference}");
+        let fault = Fault::new(Code::NotFound, "gantry.image", "IMAGE_NOT_FOUND", message);
+        Err(fault.with("reference", reference).into())
     }
 
     async fn tag(&self, _: Request<image::TagRequest>) -> Answer<image::TagResponse> {
@@ -365,6 +375,7 @@ impl image::snapshot_service_server::SnapshotService for Fake {
         });
         Ok(Response::new(image::ListSnapshotsResponse {
             snapshots: snapshots.collect(),
+            ..Default::default()
         }))
     }
 }
@@ -429,6 +440,7 @@ impl network::network_service_server::NetworkService for Fake {
         });
         Ok(Response::new(network::ListEndpointsResponse {
             endpoints: endpoints.collect(),
+            ..Default::default()
         }))
     }
 

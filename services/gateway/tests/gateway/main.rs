@@ -5,6 +5,7 @@
     reason = "a panic is how tests fail"
 )]
 
+mod calls;
 mod copies;
 mod events;
 mod fakes;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use gantry_kit::pages::{self, PageAsked, newest_first};
 use gantry_proto::image::v1 as proto;
 use gantry_proto::image::v1::image_service_server::ImageService;
 use tokio::sync::mpsc;
@@ -129,8 +130,19 @@ impl ImageService for ImageGrpc {
         let request = request.into_inner();
         let filters: Vec<Filter> = request.filters.into_iter().map(wire::filter).collect();
         let images = self.store.list(request.all, &filters)?;
+        let asked = PageAsked {
+            size: request.page_size,
+            token: &request.page_token,
+        };
+        // One without a time is the oldest.
+        let place = |image: &Arc<Image>| {
+            let created = image.created().map_or(i128::MIN, |at| at.as_nanosecond());
+            newest_first(created, image.id().as_str())
+        };
+        let page = pages::page(images, asked, place, |image| wire::image(&image));
         Ok(Response::new(proto::ListResponse {
-            images: images.iter().map(|image| wire::image(image)).collect(),
+            images: page.entries,
+            next_page_token: page.next_token,
         }))
     }
 

@@ -1,5 +1,6 @@
 //! `SnapshotService`: writable layers of containers.
 
+use gantry_kit::pages::{self, PageAsked, oldest_first};
 use gantry_proto::image::v1 as proto;
 use gantry_proto::image::v1::snapshot_service_server::SnapshotService;
 use tonic::{Request, Response};
@@ -8,6 +9,7 @@ use super::{Answer, EventStream, ImageGrpc, volumes, wire};
 use crate::ImageStore;
 use crate::commit::CommitOptions;
 use crate::error::ImageError;
+use crate::snapshots::Snapshot;
 
 #[tonic::async_trait]
 impl SnapshotService for ImageGrpc {
@@ -66,11 +68,24 @@ impl SnapshotService for ImageGrpc {
 
     async fn list_snapshots(
         &self,
-        _request: Request<proto::ListSnapshotsRequest>,
+        request: Request<proto::ListSnapshotsRequest>,
     ) -> Answer<proto::ListSnapshotsResponse> {
+        let request = request.into_inner();
+        let asked = PageAsked {
+            size: request.page_size,
+            token: &request.page_token,
+        };
+        let place = |snapshot: &Snapshot| {
+            oldest_first(
+                snapshot.record.created.as_nanosecond(),
+                &snapshot.record.container,
+            )
+        };
         let snapshots = self.store.list_snapshots();
+        let page = pages::page(snapshots, asked, place, |found| wire::snapshot(&found));
         Ok(Response::new(proto::ListSnapshotsResponse {
-            snapshots: snapshots.iter().map(wire::snapshot).collect(),
+            snapshots: page.entries,
+            next_page_token: page.next_token,
         }))
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt as _};
 use gantry_kit::journal::{Follower, Told};
+use gantry_kit::pages::{PAGE_BYTES, bytes};
 use gantry_proto::image::v1 as proto;
 use gantry_proto::image::v1::store_service_server::StoreService;
 use tokio::sync::mpsc;
@@ -19,6 +20,7 @@ use crate::prune::{PruneOptions, Pruned};
 
 #[tonic::async_trait]
 impl StoreService for ImageGrpc {
+    type StreamDiskUsageStream = EventStream<proto::DiskUsageResponse>;
     type CheckStream = EventStream<proto::CheckResponse>;
     type EventsStream = EventStream<proto::EventsResponse>;
 
@@ -28,6 +30,15 @@ impl StoreService for ImageGrpc {
     ) -> Answer<proto::DiskUsageResponse> {
         let account = self.with_store(|store| store.account()).await?;
         Ok(Response::new(usage(account)))
+    }
+
+    async fn stream_disk_usage(
+        &self,
+        _request: Request<proto::DiskUsageRequest>,
+    ) -> Answer<Self::StreamDiskUsageStream> {
+        let account = self.with_store(|store| store.account()).await?;
+        let parts = usage_parts(usage(account)).into_iter().map(Ok);
+        Ok(Response::new(stream::iter(parts).boxed()))
     }
 
     async fn prune(&self, request: Request<proto::PruneRequest>) -> Answer<proto::PruneResponse> {
@@ -225,6 +236,52 @@ fn volume_usage(usage: &VolumeUsage) -> proto::VolumeUsage {
     proto::VolumeUsage {
         volume: Some(volumes::volume(&usage.volume)),
         size: usage.size,
+    }
+}
+
+/// An account in messages of bounded size.
+fn usage_parts(whole: proto::DiskUsageResponse) -> Vec<proto::DiskUsageResponse> {
+    let mut parts = Parts {
+        done: Vec::new(),
+        part: proto::DiskUsageResponse {
+            total: whole.total,
+            layers_size: whole.layers_size,
+            ..proto::DiskUsageResponse::default()
+        },
+        bytes: 0,
+    };
+    for image in whole.images {
+        parts.room(bytes(&image)).images.push(image);
+    }
+    for snapshot in whole.snapshots {
+        parts.room(bytes(&snapshot)).snapshots.push(snapshot);
+    }
+    for owner in whole.owners {
+        parts.room(bytes(&owner)).owners.push(owner);
+    }
+    for volume in whole.volumes {
+        parts.room(bytes(&volume)).volumes.push(volume);
+    }
+    parts.done.push(parts.part);
+    parts.done
+}
+
+/// An account that is being cut.
+struct Parts {
+    done: Vec<proto::DiskUsageResponse>,
+    part: proto::DiskUsageResponse,
+    bytes: usize,
+}
+
+impl Parts {
+    /// The message that takes an entry of so many bytes.
+    fn room(&mut self, bytes: usize) -> &mut proto::DiskUsageResponse {
+        if self.bytes > 0 && self.bytes + bytes > PAGE_BYTES {
+            self.done.push(std::mem::take(&mut self.part));
+            self.bytes = 0;
+        }
+        self.bytes += bytes;
+        &mut self.part
     }
 }
 

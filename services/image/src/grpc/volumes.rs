@@ -1,6 +1,7 @@
 //! `VolumeService`: volumes by their names. Containers come to them through
 //! `SnapshotService`.
 
+use gantry_kit::pages::{self, PageAsked};
 use gantry_proto::image::v1 as proto;
 use gantry_proto::image::v1::volume_service_server::VolumeService;
 use tonic::{Request, Response};
@@ -34,11 +35,18 @@ impl VolumeService for ImageGrpc {
         &self,
         request: Request<proto::ListVolumesRequest>,
     ) -> Answer<proto::ListVolumesResponse> {
-        let filters = request.into_inner().filters.into_iter();
-        let filters: Vec<_> = filters.map(wire::filter).collect();
+        let request = request.into_inner();
+        let filters: Vec<_> = request.filters.into_iter().map(wire::filter).collect();
         let volumes = self.store.list_volumes(&filters)?;
+        let asked = PageAsked {
+            size: request.page_size,
+            token: &request.page_token,
+        };
+        let place = |volume: &Volume| volume.record.name.clone();
+        let page = pages::page(volumes, asked, place, |found| volume(&found));
         Ok(Response::new(proto::ListVolumesResponse {
-            volumes: volumes.iter().map(volume).collect(),
+            volumes: page.entries,
+            next_page_token: page.next_token,
         }))
     }
 

@@ -117,7 +117,7 @@ async fn a_pull_streams_its_progress_and_a_container_gets_its_root() {
         (Code::AlreadyExists, "SNAPSHOT_EXISTS".into())
     );
     let listed = snapshots
-        .list_snapshots(proto::ListSnapshotsRequest {})
+        .list_snapshots(proto::ListSnapshotsRequest::default())
         .await
         .unwrap()
         .into_inner();

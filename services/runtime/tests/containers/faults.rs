@@ -99,7 +99,7 @@ async fn a_stopped_shim_is_marked_sick_and_slows_nobody() {
     });
     // The shim still stands: that they are answered at all shows that they do not wait for it.
     assert!(stats.await.is_err());
-    let listed = client.list(runtime::ListRequest {}).await.unwrap();
+    let listed = client.list(runtime::ListRequest::default()).await.unwrap();
     let containers = listed.into_inner().containers;
     let sick = |id: &str| {
         let found = containers.iter().find(|c| c.container_id == id);

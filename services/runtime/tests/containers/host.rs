@@ -92,7 +92,12 @@ impl Host {
 
     async fn ready(&mut self) {
         let begin = Instant::now();
-        while self.client.list(runtime::ListRequest {}).await.is_err() {
+        while self
+            .client
+            .list(runtime::ListRequest::default())
+            .await
+            .is_err()
+        {
             assert!(begin.elapsed() < LIMIT, "the service does not answer");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -131,6 +131,26 @@ pub enum Error {
 
 use super::record::Status;
 
+/// `text` of at most `limit` bytes: its beginning and its end, and between them how many bytes are left out. What an
+/// error names may be as long as a command line, and the ways that an error takes are not.
+pub(crate) fn shortened(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let left_out = |bytes| format!("… ({bytes} bytes left out) …");
+    let kept = limit.saturating_sub(left_out(text.len()).len());
+    let boundary = |index: &usize| text.is_char_boundary(*index);
+    let head = (0..=kept / 2).rev().find(boundary).unwrap_or(0);
+    let tail = text.len() - kept / 2;
+    let tail = (tail..=text.len()).find(boundary).unwrap_or(text.len());
+    format!(
+        "{}{}{}",
+        &text[..head],
+        left_out(tail - head),
+        &text[tail..]
+    )
+}
+
 impl Error {
     /// The exit code that Docker's command gives for this error: 126, 127, or 125.
     #[must_use]

@@ -83,6 +83,7 @@ mod update;
 mod wire;
 
 pub use create::create;
+pub(crate) use error::shortened;
 pub use error::{Error, ExecFailure, Result};
 pub use exec::{ExecOptions, Executed};
 pub use handle::{Container, Created};

@@ -26,8 +26,13 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::error::{Error, ExecFailure};
+use super::error::{Error, ExecFailure, shortened};
 use super::timing::Timing;
+
+/// Largest message: what does not fit in the receiver's buffer is cut off and lost.
+const MESSAGE_BYTES: usize = 16 << 10;
+/// Longest text of a [`Failure`]: six bytes each in JSON, where they are control characters, and two of them.
+const FIELD_BYTES: usize = MESSAGE_BYTES / 16;
 
 /// Parent to child: the id mappings are written.
 pub(super) const MAPPED: u8 = b'm';
@@ -155,8 +160,8 @@ impl From<&Error> for Failure {
         };
         Self {
             kind,
-            first,
-            second,
+            first: shortened(&first, FIELD_BYTES),
+            second: shortened(&second, FIELD_BYTES),
             errno,
         }
     }
@@ -267,7 +272,7 @@ pub(super) fn send_bytes(
 
 /// Receives a message; `None`: the other end is closed.
 pub(super) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Message, Option<OwnedFd>)>> {
-    let mut buffer = vec![0_u8; 16 * 1024];
+    let mut buffer = vec![0_u8; MESSAGE_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
@@ -356,6 +361,29 @@ mod tests {
             };
             assert_eq!(Error::from(failure).to_string(), error.to_string());
         }
+    }
+
+    #[test]
+    fn an_error_arrives_however_long_its_object_is() {
+        for text in ["x".repeat(2 << 20), "\u{1}é".repeat(1 << 20)] {
+            let error = Error::Exec {
+                program: text.clone(),
+                failure: ExecFailure::NotFound,
+                source: io::Error::from_raw_os_error(libc::ENAMETOOLONG),
+            };
+            let (near, far) = pair().unwrap();
+            send(far.as_fd(), &Message::Failed((&error).into()), None).unwrap();
+            let Some((Message::Failed(failure), None)) = receive(near.as_fd()).unwrap() else {
+                panic!("it did not arrive");
+            };
+            let arrived = Error::from(failure);
+            assert_eq!(arrived.exit_code(), 127);
+            assert!(arrived.to_string().contains("bytes left out"), "{arrived}");
+        }
+        let long = Error::step("s".repeat(1 << 20), "\u{1}".repeat(1 << 20), Errno::IO);
+        let (near, far) = pair().unwrap();
+        send(far.as_fd(), &Message::Failed((&long).into()), None).unwrap();
+        assert!(receive(near.as_fd()).unwrap().is_some());
     }
 
     #[test]
