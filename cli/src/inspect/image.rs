@@ -1,5 +1,6 @@
 //! An image in the shape of Docker's `ImageInspect`.
 
+use gantry_oci::ImageConfig;
 use gantry_proto::image::v1::InspectResponse;
 use serde_json::Value;
 
@@ -9,8 +10,7 @@ use crate::format::{Data, Field, Nil};
 pub(crate) fn document(response: &InspectResponse) -> Data {
     let image = response.image.clone().unwrap_or_default();
     let platform = image.platform.clone().unwrap_or_default();
-    // What is not JSON was not accepted into the store.
-    let config: Value = serde_json::from_slice(&response.config).unwrap_or_default();
+    let config = configuration(&response.config);
     let text = |key: &str| Data::from(config[key].as_str().unwrap_or_default());
     let comment = config["history"]
         .as_array()
@@ -21,7 +21,7 @@ pub(crate) fn document(response: &InspectResponse) -> Data {
         Field::from(("Id", image.id.into())),
         ("RepoTags", image.tags.into()).into(),
         ("RepoDigests", image.digests.into()).into(),
-        ("Parent", "".into()).into(),
+        ("Parent", response.parent.clone().into()).into(),
         ("Comment", comment.into()).into(),
         ("Created", display::rfc3339(image.created.as_ref()).into()).into(),
         ("DockerVersion", text("docker_version")).into(),
@@ -57,6 +57,15 @@ pub(crate) fn document(response: &InspectResponse) -> Data {
         )
             .into(),
     ])
+}
+
+/// An image's configuration in its one spelling: documents are written for readers
+/// that take others too.
+pub(crate) fn configuration(raw: &[u8]) -> Value {
+    // What cannot be read was not accepted into the store.
+    let read = ImageConfig::parse(raw).ok();
+    read.and_then(|config| serde_json::to_value(config).ok())
+        .unwrap_or_default()
 }
 
 /// What containers of it run, with every field that Docker shows: the image's own

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::display;
 use crate::exit::Failure;
 use crate::format::Format;
+use crate::inspect::image::configuration;
 use crate::parse::limits;
 use crate::session::Session;
 use crate::terminal;
@@ -77,8 +78,7 @@ impl History {
 
     /// The newest step first. Only the last step's result has a name: the image.
     fn rows(&self, response: &InspectResponse) -> Result<Vec<Value>, Failure> {
-        let config: Value =
-            serde_json::from_slice(&response.config).map_err(|e| Failure::of(&e))?;
+        let config = configuration(&response.config);
         let image = response.image.clone().unwrap_or_default();
         let mut sizes = response.layer_sizes.iter();
         let mut rows: Vec<Value> = config["history"]

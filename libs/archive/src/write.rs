@@ -7,7 +7,9 @@
 //!
 //! A file may change while it is read. Its entry has the size that its header
 //! says, whatever happens: what is missing is zeros. Files with holes are stored
-//! whole; their holes are not read.
+//! whole, since not every reader knows holes; the holes are not read. Where the
+//! readers do know them, as those of layers, [`Writer::sparse`] stores a file of
+//! large holes as its regions.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,6 +30,11 @@ const NAME_FIELD: usize = 100;
 /// The largest number in a ustar header's field for an owner, and for a size or time.
 const OWNER_FIELD: u64 = 0o777_7777;
 const SIZE_FIELD: u64 = 0o777_7777_7777;
+
+/// Bytes of holes from which on [`Writer::sparse`] leaves them out.
+pub const HOLES_FROM: u64 = 64 << 20;
+/// Regions of a file with holes: their map stays below the MiB that Go's reader takes.
+const REGIONS_MAX: usize = 20_000;
 
 /// Extended attributes by their names.
 pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -113,13 +120,7 @@ impl<T: FnMut(Bytes) -> bool> Writer<T> {
         let mut pax = PaxBuilder::new();
         put_attributes(&mut header, &mut pax, stat, head)
             .map_err(|reason| refused(head.name, reason))?;
-        for (key, value) in &head.xattrs {
-            if let Ok(key) = std::str::from_utf8(key)
-                && !key.contains('=')
-            {
-                pax.add(&format!("SCHILY.xattr.{key}"), value);
-            }
-        }
+        put_xattrs(&mut pax, &head.xattrs);
         self.put_headers(head.name, header, pax)
     }
 
@@ -183,6 +184,57 @@ impl<T: FnMut(Bytes) -> bool> Writer<T> {
         self.zeros(size.next_multiple_of(HEADER_SIZE as u64) - size)
     }
 
+    /// Writes the header and the content of a file with large holes, of which
+    /// only the regions between them go into the archive (GNU's sparse format
+    /// 1.0, in PAX records). False: it has none worth that, and nothing was
+    /// written. [`Head::size`] is the size of the whole file.
+    ///
+    /// # Errors
+    /// As of [`Writer::header`] and [`Writer::content`].
+    pub fn sparse(&mut self, stat: &Stat, head: Head<'_>, file: &File) -> Result<bool, WriteError> {
+        let failed = |source: io::Error| WriteError::Read {
+            path: shown(head.name),
+            source,
+        };
+        let Ok(name) = std::str::from_utf8(head.name) else {
+            return Ok(false);
+        };
+        let size = head.size;
+        let Some(regions) = regions(file, size).map_err(failed)? else {
+            return Ok(false);
+        };
+        let mut map = format!("{}\n", regions.len());
+        for (offset, end) in &regions {
+            map.push_str(&format!("{offset}\n{}\n", end - offset));
+        }
+        let map_size = map.len().next_multiple_of(HEADER_SIZE);
+        let data: u64 = regions.iter().map(|(offset, end)| end - offset).sum();
+        let mut header = HeaderBuilder::new_ustar();
+        let mut pax = PaxBuilder::new();
+        pax.add("GNU.sparse.major", "1");
+        pax.add("GNU.sparse.minor", "0");
+        pax.add("GNU.sparse.name", name);
+        pax.add("GNU.sparse.realsize", size.to_string());
+        let stored = Head {
+            // Who does not know the records sees what it is.
+            name: b"GNUSparseFile.0",
+            size: map_size as u64 + data,
+            ..head
+        };
+        put_attributes(&mut header, &mut pax, stat, &stored)
+            .map_err(|reason| refused(head.name, reason))?;
+        put_xattrs(&mut pax, &stored.xattrs);
+        self.put_headers(name.as_bytes(), header, pax)?;
+        self.put(map.as_bytes())?;
+        self.zeros((map_size - map.len()) as u64)?;
+        for (offset, end) in regions {
+            rustix::fs::seek(file, SeekFrom::Start(offset)).map_err(|e| failed(e.into()))?;
+            self.copy(file, end - offset, failed)?;
+        }
+        self.zeros(data.next_multiple_of(HEADER_SIZE as u64) - data)?;
+        Ok(true)
+    }
+
     /// Copies exactly `size` bytes, or zeros in the place of those that are not there any more.
     fn copy(
         &mut self,
@@ -215,29 +267,14 @@ impl<T: FnMut(Bytes) -> bool> Writer<T> {
         failed: impl Fn(io::Error) -> WriteError,
     ) -> Result<(), WriteError> {
         let mut position = 0;
-        while position < size {
-            let data = match rustix::fs::seek(content, SeekFrom::Data(position)) {
-                Ok(data) => data.min(size),
-                Err(Errno::NXIO) => size,
-                // A file system that knows no holes.
-                Err(Errno::INVAL) => position,
-                Err(error) => return Err(failed(error.into())),
-            };
+        while let Some((data, end)) = next_region(content, position, size).map_err(&failed)? {
             self.zeros(data - position)?;
-            if data == size {
-                return Ok(());
-            }
-            let hole = match rustix::fs::seek(content, SeekFrom::Hole(data)) {
-                Ok(hole) => hole.min(size),
-                Err(Errno::NXIO | Errno::INVAL) => size,
-                Err(error) => return Err(failed(error.into())),
-            };
             rustix::fs::seek(content, SeekFrom::Start(data))
                 .map_err(|error| failed(error.into()))?;
-            self.copy(content, hole - data, &failed)?;
-            position = hole;
+            self.copy(content, end - data, &failed)?;
+            position = end;
         }
-        Ok(())
+        self.zeros(size - position)
     }
 
     fn put(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
@@ -280,6 +317,63 @@ impl<T: FnMut(Bytes) -> bool> Writer<T> {
             Ok(())
         } else {
             Err(WriteError::Unwanted)
+        }
+    }
+}
+
+/// The next region of a file that is no hole: where it begins and where it ends.
+/// `None`: up to `size` there is none. Moves the file's position.
+///
+/// # Errors
+/// The file system fails.
+pub fn next_region(file: &File, position: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
+    if position >= size {
+        return Ok(None);
+    }
+    let data = match rustix::fs::seek(file, SeekFrom::Data(position)) {
+        Ok(data) if data >= size => return Ok(None),
+        Ok(data) => data,
+        Err(Errno::NXIO) => return Ok(None),
+        // A file system that knows no holes.
+        Err(Errno::INVAL) => position,
+        Err(error) => return Err(error.into()),
+    };
+    let end = match rustix::fs::seek(file, SeekFrom::Hole(data)) {
+        Ok(hole) => hole.min(size),
+        Err(Errno::NXIO | Errno::INVAL) => size,
+        Err(error) => return Err(error.into()),
+    };
+    // A file that is cut short meanwhile must not hold anybody up.
+    Ok(Some((data, end.max(data + 1).min(size))))
+}
+
+/// The regions of a file, where it has holes worth leaving out.
+fn regions(file: &File, size: u64) -> io::Result<Option<Vec<(u64, u64)>>> {
+    let found = rustix::fs::fstat(file)?;
+    let allocated = u64::try_from(found.st_blocks).unwrap_or(0) * 512;
+    if size.saturating_sub(allocated) < HOLES_FROM {
+        return Ok(None);
+    }
+    let mut regions = Vec::new();
+    let (mut position, mut data) = (0, 0);
+    while let Some((start, end)) = next_region(file, position, size)? {
+        if regions.len() == REGIONS_MAX {
+            return Ok(None);
+        }
+        regions.push((start, end));
+        data += end - start;
+        position = end;
+    }
+    Ok((size - data >= HOLES_FROM).then_some(regions))
+}
+
+/// An extended attribute whose name is no text has no place in an archive.
+fn put_xattrs(pax: &mut PaxBuilder, xattrs: &Xattrs) {
+    for (key, value) in xattrs {
+        if let Ok(key) = std::str::from_utf8(key)
+            && !key.contains('=')
+        {
+            pax.add(&format!("SCHILY.xattr.{key}"), value);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! (`Healthcheck`, `Shell`, `OnBuild`), writes `null` for what is empty, and
 //! others add fields. All of it is kept: named fields here, the rest in `extra`,
 //! so that a configuration can be read, changed (a commit) and written again.
+//! Its readers are mostly Go's, and it is read as they do ([`crate::lenient`]).
 //! The digest of a configuration is that of the bytes received, never of a
 //! document written again.
 
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::Digest;
+use crate::lenient::{self, Shape};
 use crate::manifest::ManifestError;
 use crate::platform::Platform;
 
@@ -86,19 +88,27 @@ pub struct ImageConfig {
 /// The layers of an image.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct RootFs {
-    /// Always `layers`.
-    #[serde(rename = "type")]
+    /// Always `layers`, also where it is absent.
+    #[serde(default = "layers", rename = "type")]
     pub kind: String,
     /// Digests of the uncompressed layers, the lowest first.
     #[serde(default, deserialize_with = "null_is_default")]
     pub diff_ids: Vec<Digest>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+fn layers() -> String {
+    "layers".to_owned()
 }
 
 impl Default for RootFs {
     fn default() -> Self {
         Self {
-            kind: "layers".to_owned(),
+            kind: layers(),
             diff_ids: Vec::new(),
+            extra: Extra::new(),
         }
     }
 }
@@ -125,6 +135,9 @@ pub struct History {
         skip_serializing_if = "is_false"
     )]
     pub empty_layer: bool,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: Extra,
 }
 
 #[expect(
@@ -264,6 +277,9 @@ pub struct Healthcheck {
         skip_serializing_if = "is_zero"
     )]
     pub retries: i64,
+    /// Everything else.
+    #[serde(flatten)]
+    pub extra: Extra,
 }
 
 #[expect(
@@ -272,6 +288,64 @@ pub struct Healthcheck {
 )]
 const fn is_zero(value: &i64) -> bool {
     *value == 0
+}
+
+const NAMES: Shape = Shape::Map(&Shape::Any);
+const HEALTHCHECK: Shape = Shape::Record(&[
+    ("Test", &Shape::Texts),
+    ("Interval", &Shape::Any),
+    ("Timeout", &Shape::Any),
+    ("StartPeriod", &Shape::Any),
+    ("StartInterval", &Shape::Any),
+    ("Retries", &Shape::Any),
+]);
+/// The form of a [`ContainerConfig`].
+const CONTAINER_CONFIG: Shape = Shape::Record(&[
+    ("User", &Shape::Text),
+    ("ExposedPorts", &NAMES),
+    ("Env", &Shape::Texts),
+    ("Entrypoint", &Shape::Texts),
+    ("Cmd", &Shape::Texts),
+    ("Volumes", &NAMES),
+    ("WorkingDir", &Shape::Text),
+    ("Labels", &Shape::Map(&Shape::Text)),
+    ("StopSignal", &Shape::Text),
+    ("StopTimeout", &Shape::Any),
+    ("Healthcheck", &HEALTHCHECK),
+    ("Shell", &Shape::Texts),
+    ("OnBuild", &Shape::Texts),
+]);
+const HISTORY: Shape = Shape::Record(&[
+    ("created", &Shape::Text),
+    ("created_by", &Shape::Text),
+    ("author", &Shape::Text),
+    ("comment", &Shape::Text),
+    ("empty_layer", &Shape::Any),
+]);
+const IMAGE_CONFIG: Shape = Shape::Record(&[
+    ("created", &Shape::Text),
+    ("author", &Shape::Text),
+    ("architecture", &Shape::Text),
+    ("variant", &Shape::Text),
+    ("os", &Shape::Text),
+    ("os.version", &Shape::Text),
+    ("os.features", &Shape::Texts),
+    ("config", &CONTAINER_CONFIG),
+    (
+        "rootfs",
+        &Shape::Record(&[("type", &Shape::Text), ("diff_ids", &Shape::Texts)]),
+    ),
+    ("history", &Shape::List(&HISTORY)),
+]);
+
+impl ContainerConfig {
+    /// Reads what a container is to run with.
+    ///
+    /// # Errors
+    /// It is not JSON, or a field has another type.
+    pub fn parse(raw: &[u8]) -> Result<Self, serde_json::Error> {
+        lenient::read(raw, &CONTAINER_CONFIG)
+    }
 }
 
 impl ImageConfig {
@@ -283,8 +357,13 @@ impl ImageConfig {
                 limit: CONFIG_MAX as u64,
             });
         }
-        let config: Self =
-            serde_json::from_slice(raw).map_err(|source| ManifestError::Json { source })?;
+        let json = |source| ManifestError::Json { source };
+        let mut config: Self = lenient::read(raw, &IMAGE_CONFIG).map_err(json)?;
+        // What a `null` in a list stands for.
+        config.config.env.retain(|variable| !variable.is_empty());
+        if config.rootfs.kind.is_empty() {
+            config.rootfs.kind = layers();
+        }
         if config.rootfs.kind != "layers" {
             return Err(ManifestError::RootFsType {
                 kind: config.rootfs.kind,
@@ -344,6 +423,29 @@ mod tests {
         assert_eq!(config.extra["docker_version"], "20.10");
         let again = serde_json::to_vec(&config).unwrap();
         assert_eq!(ImageConfig::parse(&again).unwrap(), config);
+    }
+
+    #[test]
+    fn a_configuration_that_only_go_would_read_is_read_the_same() {
+        let text = br#"{"Architecture":"amd64","OS":"linux","os":null,
+            "Config":{"cmd":"/bin/true","ENV":["A=1",null],"entrypoint":null,"Labels":{"Cmd":null},
+                "healthcheck":{"test":["CMD","true"],"interval":5},"ArgsEscaped":true,"Volumes":{"/v":null}},
+            "RootFS":{"diff_ids":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]},
+            "history":[null,{"CREATED_BY":"x","empty_layer":null}]}"#;
+        let config = ImageConfig::parse(text).unwrap();
+        assert_eq!(config.platform().to_string(), "linux/amd64");
+        assert_eq!(config.rootfs.kind, "layers");
+        assert_eq!(config.rootfs.diff_ids.len(), 1);
+        let run = &config.config;
+        assert_eq!(run.cmd.as_deref(), Some(&["/bin/true".to_owned()][..]));
+        assert_eq!(run.env, ["A=1"]);
+        assert_eq!(run.entrypoint, None);
+        assert_eq!(run.labels["Cmd"], "");
+        assert_eq!(run.healthcheck.as_ref().unwrap().interval, 5);
+        assert_eq!(run.extra["ArgsEscaped"], true);
+        assert!(run.volumes.contains_key("/v"));
+        assert_eq!(config.history[1].created_by.as_deref(), Some("x"));
+        assert!(config.extra.is_empty(), "{:?}", config.extra);
     }
 
     #[test]

@@ -408,12 +408,18 @@ impl Store {
                     Err(ContentError::NotFound { .. }) => {}
                     Err(ContentError::Damaged { .. }) => {
                         tracing::warn!(%digest, "content did not reach the disk before the last stop: removed");
-                        remove_if_there(&self.blob_path(&digest))?;
+                        // What cannot be removed is found by a check, and must not stop the others.
+                        if let Err(error) = remove_if_there(&self.blob_path(&digest)) {
+                            tracing::error!(%digest, %error, "damaged content cannot be removed");
+                            continue;
+                        }
                     }
                     Err(error) => return Err(error),
                 }
             }
-            remove_if_there(&entry.path())?;
+            if let Err(error) = remove_if_there(&entry.path()) {
+                tracing::error!(%error, "a mark of unsettled content cannot be removed");
+            }
         }
         Ok(())
     }

@@ -12,6 +12,7 @@
 pub mod config;
 pub mod content;
 pub mod digest;
+pub mod lenient;
 pub mod manifest;
 pub mod media_type;
 pub mod name;

@@ -3,7 +3,7 @@
 //! A digest names bytes, not a meaning, so a [`Document`] never writes JSON
 //! again. Reading is strict where a lie could do harm (media type against
 //! content, sizes, digests) and lenient where the world differs
-//! (unknown fields and media types, `null` for an empty list).
+//! (unknown fields and media types, and all that [`crate::lenient`] tells of).
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::Digest;
+use crate::lenient::{self, Shape};
 use crate::media_type::MediaType;
 use crate::platform::Platform;
 
@@ -229,6 +230,37 @@ pub struct Document {
     kind: DocumentKind,
 }
 
+const ANNOTATIONS: Shape = Shape::Map(&Shape::Text);
+const PLATFORM: Shape = Shape::Record(&[
+    ("architecture", &Shape::Text),
+    ("os", &Shape::Text),
+    ("variant", &Shape::Text),
+    ("os.version", &Shape::Text),
+    ("os.features", &Shape::Texts),
+]);
+const DESCRIPTOR: Shape = Shape::Record(&[
+    ("mediaType", &Shape::Text),
+    ("digest", &Shape::Text),
+    ("size", &Shape::Any),
+    ("urls", &Shape::Texts),
+    ("annotations", &ANNOTATIONS),
+    ("data", &Shape::Text),
+    ("artifactType", &Shape::Text),
+    ("platform", &PLATFORM),
+]);
+/// Both kinds of documents, and what tells an old one.
+const DOCUMENT: Shape = Shape::Record(&[
+    ("schemaVersion", &Shape::Any),
+    ("mediaType", &Shape::Text),
+    ("artifactType", &Shape::Text),
+    ("config", &DESCRIPTOR),
+    ("layers", &Shape::List(&DESCRIPTOR)),
+    ("manifests", &Shape::List(&DESCRIPTOR)),
+    ("subject", &DESCRIPTOR),
+    ("annotations", &ANNOTATIONS),
+    ("fsLayers", &Shape::Any),
+]);
+
 /// The fields that tell what a document is, before it is read as that.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -262,12 +294,12 @@ impl Document {
             });
         }
         let json = |source| ManifestError::Json { source };
-        let outline: Outline = serde_json::from_slice(&raw).map_err(json)?;
+        let outline: Outline = lenient::read(&raw, &DOCUMENT).map_err(json)?;
         let media_type = outline.media_type(declared)?;
         let kind = if media_type.is_index() {
-            DocumentKind::Index(Box::new(serde_json::from_slice(&raw).map_err(json)?))
+            DocumentKind::Index(Box::new(lenient::read(&raw, &DOCUMENT).map_err(json)?))
         } else {
-            DocumentKind::Manifest(Box::new(serde_json::from_slice(&raw).map_err(json)?))
+            DocumentKind::Manifest(Box::new(lenient::read(&raw, &DOCUMENT).map_err(json)?))
         };
         let document = Self {
             digest: Digest::sha256_of(&raw),
@@ -453,6 +485,35 @@ mod tests {
         format!(
             r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{D}","size":0}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{D}","size":7}}]{extra}}}"#
         )
+    }
+
+    #[test]
+    fn a_manifest_that_only_go_would_read_is_read_the_same() {
+        let text = format!(
+            r#"{{"SchemaVersion":1,"schemaVersion":2,"Config":{{"MediaType":"application/vnd.oci.image.config.v1+json","digest":"{D}","size":0,"platform":null}},"LAYERS":[{{"mediatype":"application/vnd.oci.image.layer.v1.tar+gzip","Digest":"{D}","Size":7,"urls":null,"annotations":{{"A":null,"a":"1"}}}}],"annotations":null,"mediaType":null,"subject":null}}"#
+        );
+        let document = Document::parse(text.clone(), None).unwrap();
+        assert_eq!(document.raw(), text.as_bytes());
+        assert_eq!(document.media_type(), &MediaType::OciManifest);
+        let DocumentKind::Manifest(parts) = document.kind() else {
+            panic!("{document:?}");
+        };
+        assert_eq!(parts.layers[0].size, 7);
+        let annotations = parts.layers[0].annotations.as_ref().unwrap();
+        assert_eq!(
+            (annotations["A"].as_str(), annotations["a"].as_str()),
+            ("", "1")
+        );
+        let text = format!(
+            r#"{{"schemaVersion":2,"Manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{D}","size":7,"Platform":{{"Architecture":"amd64","OS":"linux","variant":null}}}}]}}"#
+        );
+        let document = Document::parse(text, None).unwrap();
+        assert_eq!(document.media_type(), &MediaType::OciIndex);
+        let platform = document.descriptors().next().unwrap().platform.clone();
+        assert_eq!(platform.unwrap().to_string(), "linux/amd64");
+        // Who spells it otherwise cannot hide it.
+        let error = Document::parse(manifest(r#","MANIFESTS":[]"#), None);
+        assert!(matches!(error, Err(ManifestError::Ambiguous)));
     }
 
     #[test]

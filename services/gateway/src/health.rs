@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use gantry_oci::Healthcheck;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +111,31 @@ pub fn check(wanted: &HealthWanted) -> Result<()> {
         return refused("its retries are negative");
     }
     Ok(())
+}
+
+/// The health check of an image that is made of a container: the container's
+/// own, and for what that leaves open its image's.
+#[must_use]
+pub fn merged(own: &HealthWanted, image: Option<Healthcheck>) -> Option<Healthcheck> {
+    if *own == HealthWanted::default() {
+        return image;
+    }
+    let mut check = image.unwrap_or_default();
+    if !own.test.is_empty() {
+        check.test.clone_from(&own.test);
+    }
+    for (field, wanted) in [
+        (&mut check.interval, own.interval_nanos),
+        (&mut check.timeout, own.timeout_nanos),
+        (&mut check.start_period, own.start_period_nanos),
+        (&mut check.start_interval, own.start_interval_nanos),
+        (&mut check.retries, own.retries.into()),
+    ] {
+        if wanted != 0 {
+            *field = wanted;
+        }
+    }
+    Some(check)
 }
 
 impl Check {

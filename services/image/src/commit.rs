@@ -114,6 +114,7 @@ impl ImageStore {
             author: some(&options.author),
             comment: some(&options.message),
             empty_layer: made.is_none(),
+            ..History::default()
         };
         let new = NewImage {
             parent,

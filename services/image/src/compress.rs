@@ -1,15 +1,18 @@
 //! A layer that is not packed becomes one that is.
+//!
+//! What is read is hashed on the way: a blob that the disk has damaged must not
+//! become a whole one of another name.
 
-use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 
 use flate2::write::GzEncoder;
-use gantry_oci::content::{Commit, Expected, IngestKey, Store};
-use gantry_oci::{Compression, Descriptor, MediaType};
+use gantry_oci::content::{Commit, ContentError, Expected, IngestKey, Store};
+use gantry_oci::{Compression, Descriptor, Hasher, MediaType};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ImageError;
 use crate::pull::blocking;
+use crate::unpack::SourceFailed;
 
 /// The layer packed with gzip; `None` where it is packed already. The same layer
 /// gives the same blob.
@@ -35,12 +38,14 @@ pub(crate) async fn compress(
         }
         let mut writer = content.writer(&IngestKey::random())?;
         let source = Cancellable {
-            file,
+            source: file,
             cancel: cancel.clone(),
         };
+        let mut hasher = Hasher::new(digest.algorithm());
         // Without a name or a time in its header.
         let mut encoder = GzEncoder::new(&mut writer, flate2::Compression::fast());
-        let written = copy(source, &mut encoder).and_then(|()| encoder.finish().map(drop));
+        let written =
+            copy(source, &mut encoder, &mut hasher).and_then(|()| encoder.finish().map(drop));
         if let Err(error) = written {
             writer.abort()?;
             if cancel.is_cancelled() {
@@ -48,6 +53,11 @@ pub(crate) async fn compress(
                 return Err(ImageError::Cancelled { what });
             }
             return Err(ImageError::io("pack", &path)(error));
+        }
+        let found = hasher.finish();
+        if found != digest {
+            writer.abort()?;
+            return Err(ContentError::Damaged { digest, found }.into());
         }
         let committed = writer.commit(&Expected::anything(), Commit::Deferred)?;
         Ok(Some(Descriptor::new(
@@ -59,27 +69,35 @@ pub(crate) async fn compress(
     .await
 }
 
-/// A file that ends with an error when nobody wants what is made of it.
-struct Cancellable {
-    file: File,
-    cancel: CancellationToken,
+/// A source that ends with an error once nobody wants what is made of it.
+#[derive(Debug)]
+pub(crate) struct Cancellable<R> {
+    pub(crate) source: R,
+    pub(crate) cancel: CancellationToken,
 }
 
-impl io::Read for Cancellable {
+impl<R: io::Read> io::Read for Cancellable<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.cancel.is_cancelled() {
-            return Err(io::Error::other("it was cancelled"));
+            return Err(io::Error::other(SourceFailed("it was cancelled".into())));
         }
-        self.file.read(buffer)
+        self.source.read(buffer)
     }
 }
 
-fn copy(mut source: impl io::Read, target: &mut impl io::Write) -> io::Result<()> {
+fn copy(
+    mut source: impl io::Read,
+    target: &mut impl io::Write,
+    hasher: &mut Hasher,
+) -> io::Result<()> {
     let mut buffer = vec![0; 256 << 10];
     loop {
         match source.read(&mut buffer)? {
             0 => return Ok(()),
-            count => target.write_all(&buffer[..count])?,
+            count => {
+                hasher.update(&buffer[..count]);
+                target.write_all(&buffer[..count])?;
+            }
         }
     }
 }

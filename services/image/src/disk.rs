@@ -24,10 +24,16 @@
 //! be made again of the packed ones. A layer that no record names is removed at
 //! startup.
 //!
+//! **What cannot be removed** (a file that is immutable, a directory that
+//! something is mounted in) stays where it is, and keeps nothing from starting or
+//! from going on: it is reported in the log and by a check ([`Places::stuck`]).
+//! Nothing is ever removed beyond a mount.
+//!
 //! **A full disk.** Removing takes renames and unlinks. The few records that
 //! have to be written while something goes (an image that loses one of its
 //! names) take the room of `reserve`, which is given back when there is some.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -37,6 +43,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gantry_kit::directories;
 use gantry_oci::content::IngestKey;
 use rustix::fs::{FallocateFlags, IFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::ImageError;
 use crate::unpack::removal;
@@ -57,6 +64,8 @@ pub(crate) struct Places {
     pub(crate) reserve: PathBuf,
     /// Held while the trash is emptied.
     emptying: Arc<Mutex<()>>,
+    /// What could not be thrown away, and why.
+    stuck: Arc<Mutex<BTreeMap<PathBuf, String>>>,
 }
 
 /// Bytes of the reserve: a few dozen records.
@@ -79,6 +88,7 @@ impl Places {
             damaged: root.join("damaged"),
             reserve: root.join("reserve"),
             emptying: Arc::default(),
+            stuck: Arc::default(),
         };
         for directory in [
             &places.root,
@@ -132,6 +142,35 @@ impl Places {
     /// Takes a file or directory out of sight at once; [`Places::empty_trash`]
     /// removes it. What is gone already is fine.
     pub(crate) fn discard(&self, path: &Path) -> Result<bool, ImageError> {
+        let outcome = self.try_discard(path);
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        match &outcome {
+            Ok(_) => _ = stuck.remove(path),
+            Err(error) => _ = stuck.insert(path.to_owned(), gantry_kit::fault::chain(error)),
+        }
+        outcome
+    }
+
+    /// The same, for what must keep nothing else waiting: a failure is logged,
+    /// and told by [`Places::stuck`].
+    pub(crate) fn discard_or_leave(&self, path: &Path) {
+        if let Err(error) = self.discard(path) {
+            let error = gantry_kit::fault::chain(&error);
+            tracing::error!(path = %path.display(), error, "a leftover cannot be removed and stays; see whether it is immutable (lsattr) or something is mounted there");
+        }
+    }
+
+    /// What could not be thrown away and is still there, and why.
+    pub(crate) fn stuck(&self) -> Vec<(PathBuf, String)> {
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        stuck.retain(|path, _| fs::symlink_metadata(path).is_ok());
+        stuck
+            .iter()
+            .map(|(path, why)| (path.clone(), why.clone()))
+            .collect()
+    }
+
+    fn try_discard(&self, path: &Path) -> Result<bool, ImageError> {
         let to = self.trash.join(IngestKey::random().as_str());
         match fs::rename(path, &to) {
             Ok(()) => Ok(true),
@@ -150,37 +189,41 @@ impl Places {
         self.emptying.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes what was discarded. One failure does not keep the rest.
-    pub(crate) fn empty_trash(&self) {
+    /// Removes what was discarded. One failure does not keep the rest: the names
+    /// of what stays, and why.
+    pub(crate) fn empty_trash(&self) -> Vec<(String, Errno)> {
         let held = self.hold_trash();
-        self.empty_held_trash(&held);
+        let left = self.empty_held_trash(&held);
         drop(held);
         self.refill_reserve();
+        left
     }
 
     /// The same, for who keeps others from it.
-    pub(crate) fn empty_held_trash(&self, _held: &MutexGuard<'_, ()>) {
+    pub(crate) fn empty_held_trash(&self, _held: &MutexGuard<'_, ()>) -> Vec<(String, Errno)> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let trash = match rustix::fs::open(&self.trash, flags, Mode::empty()) {
             Ok(trash) => trash,
             Err(error) => {
                 tracing::warn!(path = %self.trash.display(), %error, "the trash cannot be opened");
-                return;
+                return Vec::new();
             }
         };
         // Trees too deep for one go leave parts of themselves behind: until nothing moves.
         loop {
             let mut removed = false;
+            let mut left = Vec::new();
             for name in names_in(&self.trash).unwrap_or_default() {
                 match removal::remove_deep_tree(trash.as_fd(), name.as_bytes()) {
                     Ok(()) => removed = true,
                     Err(error) => {
                         tracing::warn!(name, %error, "the trash cannot be emptied");
+                        left.push((name, error));
                     }
                 }
             }
             if !removed {
-                return;
+                return left;
             }
         }
     }
@@ -190,7 +233,7 @@ impl Places {
         for directory in [&self.layers, &self.writable, &self.volumes, &self.images] {
             for name in names_in(directory)? {
                 if name.starts_with(NEW) {
-                    self.discard(&directory.join(name))?;
+                    self.discard_or_leave(&directory.join(name));
                 }
             }
         }

@@ -216,6 +216,16 @@ pub enum ImageError {
         "layer {layer} of image {reference} is here unpacked only, and no registry that the image is known to be in has it; pull the image again"
     )]
     PackedMissing { reference: String, layer: Digest },
+    /// A blob that an image names for a layer holds something else.
+    #[error(
+        "blob {blob} does not hold the layer that image {reference} names it for; repair the store (gantry system check --repair), or remove the image and pull or load it again"
+    )]
+    WrongPacking {
+        reference: String,
+        blob: String,
+        #[source]
+        source: UnpackError,
+    },
     /// More results than a registry gives.
     #[error("{limit} results cannot be asked for; at most {most} can")]
     SearchLimit { limit: u32, most: u32 },

@@ -99,6 +99,7 @@ impl LayerJob {
         let size = self.descriptor.size;
         loop {
             if let Some(layer) = self.store.shared.layers.find(&self.diff_id, &self.chain_id) {
+                self.verify_known().await?;
                 self.report(LayerState::Exists, size);
                 return Ok(layer);
             }
@@ -124,6 +125,22 @@ impl LayerJob {
                 }
             }
         }
+    }
+
+    /// The layer is here. Its blob may be here too, of another image that says
+    /// that it holds another layer: then it is inflated and compared. One that
+    /// is not here is verified when it is fetched or used.
+    async fn verify_known(&self) -> Result<(), ImageError> {
+        let (blob, diff_id) = (&self.descriptor.digest, &self.diff_id);
+        if self.store.is_verified_packing(blob, diff_id) || !self.store.has(&self.descriptor) {
+            return Ok(());
+        }
+        let (store, cancel) = (self.store.clone(), self.cancel.clone());
+        let (blob, diff_id) = (blob.clone(), diff_id.clone());
+        blocking("verifying a layer", move || {
+            store.verify_packing(&blob, &diff_id, &cancel)
+        })
+        .await
     }
 
     fn cancelled(&self) -> ImageError {
@@ -308,6 +325,9 @@ impl LayerJob {
     async fn name(&self, fresh: Result<Fresh, ImageError>) -> Result<Layer, ImageError> {
         let fresh = fresh?;
         let chain_id = self.chain_id.clone();
+        // The blob's bytes are those that were unpacked.
+        self.store
+            .note_packing(&self.descriptor.digest, &self.diff_id);
         blocking("naming a layer", move || {
             let layer = fresh.new.finish(&fresh.unpacked, &chain_id);
             drop(fresh.leader);

@@ -154,10 +154,8 @@ impl ImageStore {
     }
 
     pub(crate) fn image_files(&self, image: &Image) -> Result<Union, UnionError> {
-        let keys = image.record.layers.iter().rev();
-        let mut layers: Vec<_> = keys
-            .map(|layer| self.shared.layers.directory(&layer.key))
-            .collect();
+        let keys = image.record.layers.iter().map(|layer| &layer.key);
+        let mut layers = self.shared.layers.stack(keys);
         if layers.is_empty() {
             layers.push(self.shared.places.empty.clone());
         }

@@ -158,6 +158,7 @@ impl ImageStore {
                 Err(error) => _ = first_error.get_or_insert(error.into()),
             }
         }
+        self.forget_packings(&gone.blobs);
         self.empty_trash_behind();
         match first_error {
             Some(error) => Err(error),
@@ -201,7 +202,13 @@ impl ImageStore {
             blobs: self.stale_blobs()?,
             layers: self.shared.layers.keys(),
         };
-        self.collect(&everything)?;
+        if let Err(error) = self.collect(&everything) {
+            let error = gantry_kit::fault::chain(&error);
+            tracing::error!(
+                error,
+                "not all that nobody refers to can be removed; check the store"
+            );
+        }
         self.undo_loads()?;
         for ingest in self.shared.content.list_ingests()? {
             // Who chose a name at random does not find it again.

@@ -108,6 +108,8 @@ impl ImageStore {
                 unpacked.diff_id.hex().to_owned(),
                 packed.digest.to_string(),
             ]);
+            // Unpacked from the very blob.
+            store.note_packing(&packed.digest, &unpacked.diff_id);
             let layer = new.finish(&unpacked, &unpacked.diff_id)?;
             let record = LayerRecord {
                 descriptor: packed,

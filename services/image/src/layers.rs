@@ -24,7 +24,7 @@ use crate::error::ImageError;
 use crate::image::{ImageRecord, LayerRecord};
 use crate::measure;
 use crate::store::read_file;
-use crate::tree_record;
+use crate::tree_record::{self, ContentFormat};
 use crate::unpack::{RootAttributes, Unpacked};
 
 /// What `layer.json` says of a layer.
@@ -43,6 +43,9 @@ pub(crate) struct LayerMeta {
     /// made by a version that kept none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tree_digest: Option<Digest>,
+    /// What the file `tree` has of the files' content.
+    #[serde(default, skip_serializing_if = "ContentFormat::is_whole")]
+    pub(crate) tree_content: ContentFormat,
 }
 
 /// Whether a directory can be a layer's: the others are none of the store's.
@@ -65,6 +68,7 @@ impl LayerMeta {
             entries: 0,
             root: layer.root,
             tree_digest: None,
+            tree_content: ContentFormat::default(),
         }
     }
 }
@@ -126,7 +130,7 @@ impl Layers {
                         layer = key,
                         "the machine stopped before a layer was on the disk: it is unpacked again"
                     );
-                    places.discard(&directory)?;
+                    places.discard_or_leave(&directory);
                     continue;
                 }
             }
@@ -145,7 +149,7 @@ impl Layers {
                 }
                 None => {
                     tracing::warn!(layer = key, "an unfinished layer is removed");
-                    places.discard(&directory)?;
+                    places.discard_or_leave(&directory);
                 }
             }
         }
@@ -209,6 +213,21 @@ impl Layers {
     /// The directory that overlayfs mounts.
     pub(crate) fn directory(&self, key: &str) -> PathBuf {
         self.places.layers.join(key).join("fs")
+    }
+
+    /// The directories that overlayfs mounts for a stack of layers, given the
+    /// lowest first; the top-most first. A layer that is there more than once
+    /// counts where it is top-most: what it shows or hides further down, it shows
+    /// or hides there already, and overlayfs refuses a directory given twice.
+    pub(crate) fn stack<'a>(
+        &self,
+        keys: impl DoubleEndedIterator<Item = &'a String>,
+    ) -> Vec<PathBuf> {
+        let mut seen = HashSet::new();
+        keys.rev()
+            .filter(|key| seen.insert(*key))
+            .map(|key| self.directory(key))
+            .collect()
     }
 
     pub(crate) fn contains(&self, key: &str) -> bool {
@@ -304,6 +323,7 @@ impl NewLayer {
             entries: unpacked.entries,
             root: unpacked.root,
             tree_digest: Some(self.write_tree(unpacked)?),
+            tree_content: ContentFormat::Blocks,
         };
         let name = if depends { chain_id } else { &unpacked.diff_id };
         let json = serde_json::to_vec(&meta).map_err(std::io::Error::from);

@@ -43,6 +43,7 @@ mod measure;
 pub mod names;
 pub mod pack;
 mod packed;
+mod packings;
 pub mod prune;
 pub mod pull;
 pub mod push;
@@ -76,6 +77,7 @@ use flight::Flights;
 use garbage::Leases;
 use image::{Image, ImageRecord};
 use layers::Layers;
+use packings::Packings;
 use registry_client::{Client, Credentials};
 use snapshots::Snapshots;
 use store::Records;
@@ -99,6 +101,7 @@ struct Shared {
     catalogue: RwLock<Catalogue>,
     /// Images whose configuration is lost: what is left of them is kept for a repair.
     unreadable: Mutex<Vec<ImageRecord>>,
+    packings: Packings,
     snapshots: Snapshots,
     volumes: Volumes,
     syncer: Syncer,
@@ -151,6 +154,7 @@ impl ImageStore {
                 }
             }
         }
+        let packings = Packings::new(records.packings());
         let snapshots = Snapshots::new(records.snapshots()?);
         let layers = Layers::open(&places, &images)?;
         let volumes = Volumes::new(volumes::load(&places)?);
@@ -165,6 +169,7 @@ impl ImageStore {
                 records,
                 catalogue: RwLock::new(catalogue),
                 unreadable: Mutex::new(unreadable),
+                packings,
                 snapshots,
                 volumes,
                 syncer: syncer.clone(),

@@ -177,8 +177,17 @@ impl<'a, T: FnMut(Bytes) -> bool> Packer<'a, T> {
             link: b"",
             xattrs,
         };
-        self.writer.header(&node.stat, &head)?;
-        self.writer.content(&content, size, path)?;
+        // Readers of layers know holes; those of exported archives need not.
+        let xattrs = head.xattrs.clone();
+        let as_regions = self.layer
+            && !node.is_split()
+            && self
+                .writer
+                .sparse(&node.stat, Head { xattrs, ..head }, &content)?;
+        if !as_regions {
+            self.writer.header(&node.stat, &head)?;
+            self.writer.content(&content, size, path)?;
+        }
         self.remember(path, node);
         Ok(())
     }

@@ -114,32 +114,14 @@ impl ImageStore {
         read.map_err(|source| unusable(image, source))
     }
 
-    /// For each layer, how it is packed elsewhere in the store.
+    /// For each layer, the blobs that may hold it.
     fn packings_of(&self, image: &Image) -> Vec<Vec<Descriptor>> {
         let layers = image.record.layers.iter();
-        layers
-            .map(|layer| {
-                let mut packings = self.packings(&layer.diff_id);
-                packings.retain(|packing| packing.digest != layer.descriptor.digest);
-                packings
-            })
-            .collect()
-    }
-
-    /// All packings of a layer that images have.
-    fn packings(&self, diff_id: &Digest) -> Vec<Descriptor> {
-        let catalogue = self.catalogue();
-        let records = catalogue.images().flat_map(|image| &image.record.layers);
-        records
-            .filter(|layer| layer.diff_id == *diff_id)
-            .flat_map(|layer| [Some(&layer.descriptor), layer.kept_as.as_ref()])
-            .flatten()
-            .cloned()
-            .collect()
+        layers.map(|layer| self.packings_of_layer(layer)).collect()
     }
 
     /// What stands for a packed layer that was not fetched, since the layer was
-    /// here in another packing.
+    /// here in another packing. Blocks.
     pub(crate) fn packing_in_place_of(
         &self,
         descriptor: &Descriptor,
@@ -148,13 +130,14 @@ impl ImageStore {
         if self.has(descriptor) {
             return None;
         }
-        let packings = self.packings(diff_id);
-        packings.into_iter().find(|packing| self.has(packing))
-    }
-
-    fn has(&self, blob: &Descriptor) -> bool {
-        let found = self.shared.content.stat(&blob.digest);
-        found.is_ok_and(|found| found.size == blob.size)
+        let others = self.other_packings(diff_id, &descriptor.digest);
+        let cancel = CancellationToken::new();
+        let found = self.first_verified(diff_id, &others, &cancel);
+        found.unwrap_or_else(|error| {
+            let error = gantry_kit::fault::chain(&error);
+            tracing::warn!(layer = %diff_id, error, "a blob holds another layer than its image says; check the store");
+            None
+        })
     }
 
     /// Sees to it that there is a blob for each layer, and the manifest that names them.
@@ -166,23 +149,28 @@ impl ImageStore {
         login: Option<&Login>,
         cancel: &CancellationToken,
     ) -> Result<(), ImageError> {
-        for (position, others) in packings.iter().enumerate() {
+        for (position, candidates) in packings.iter().enumerate() {
             let mut descriptor = packed.layers[position].descriptor.clone();
             if descriptor.media_type.is_foreign_layer() {
                 continue;
             }
-            if !self.has(&descriptor) {
-                match others.iter().find(|other| self.has(other)) {
-                    Some(other) => descriptor = in_place_of(descriptor, other),
-                    None => {
-                        packed.made.push(descriptor.digest.clone());
-                        self.fetch_blob(image, &descriptor, login, cancel).await?;
-                    }
+            let diff_id = packed.layers[position].diff_id.clone();
+            match self.verified(image, &diff_id, candidates, cancel).await? {
+                Some(other) if other.digest != descriptor.digest => {
+                    descriptor = in_place_of(descriptor, &other);
+                }
+                Some(_) => {}
+                None => {
+                    packed.made.push(descriptor.digest.clone());
+                    self.fetch_blob(image, &descriptor, login, cancel).await?;
+                    let fetched = std::slice::from_ref(&descriptor);
+                    self.verified(image, &diff_id, fetched, cancel).await?;
                 }
             }
             if let Some(compressed) = compress(&self.shared.content, &descriptor, cancel).await? {
                 packed.made.push(compressed.digest.clone());
                 packed.lease.add(self, &compressed.digest);
+                self.note_packing(&compressed.digest, &diff_id);
                 descriptor = Descriptor {
                     annotations: descriptor.annotations,
                     ..compressed
@@ -211,23 +199,59 @@ impl ImageStore {
         Ok(())
     }
 
-    /// The manifest of an image with the packings of its layers that are here,
-    /// as far as there are any: what an archive has. Nothing is fetched or made.
-    pub(crate) fn document_of_what_is_here(&self, image: &Image) -> Result<Document, ImageError> {
+    /// The manifest of an image with one blob in the place of another.
+    pub(crate) fn document_with(
+        &self,
+        image: &Image,
+        old: &Digest,
+        new: &Descriptor,
+    ) -> Result<Document, ImageError> {
         let own = self.own_document(image)?;
         let layers: Vec<Descriptor> = image
             .record
             .layers
             .iter()
-            .map(|layer| {
-                let other = self.packing_in_place_of(&layer.descriptor, &layer.diff_id);
-                let descriptor = layer.descriptor.clone();
-                match other {
-                    Some(other) => in_place_of(descriptor, &other),
-                    None => descriptor,
-                }
+            .map(|layer| match layer.descriptor.digest == *old {
+                true => in_place_of(layer.descriptor.clone(), new),
+                false => layer.descriptor.clone(),
             })
             .collect();
+        manifest_with(&own, layers.iter(), image)
+    }
+
+    /// A blob of the store that holds a layer of the image, see
+    /// [`ImageStore::first_verified`].
+    async fn verified(
+        &self,
+        image: &Image,
+        diff_id: &Digest,
+        candidates: &[Descriptor],
+        cancel: &CancellationToken,
+    ) -> Result<Option<Descriptor>, ImageError> {
+        let (store, cancel) = (self.clone(), cancel.clone());
+        let (id, candidates) = (diff_id.clone(), candidates.to_vec());
+        let found = blocking("verifying a layer", move || {
+            store.first_verified(&id, &candidates, &cancel)
+        });
+        found.await.map_err(|error| wrong_packing(image, error))
+    }
+
+    /// The manifest of an image with the packings of its layers that are here,
+    /// as far as there are any: what an archive has. Nothing is fetched or made.
+    /// Blocks, where it was never verified what a blob holds.
+    pub(crate) fn document_of_what_is_here(&self, image: &Image) -> Result<Document, ImageError> {
+        let own = self.own_document(image)?;
+        let mut layers: Vec<Descriptor> = Vec::with_capacity(image.record.layers.len());
+        for layer in &image.record.layers {
+            let candidates = self.packings_of_layer(layer);
+            let cancel = CancellationToken::new();
+            let found = self.first_verified(&layer.diff_id, &candidates, &cancel);
+            let descriptor = layer.descriptor.clone();
+            layers.push(match found.map_err(|error| wrong_packing(image, error))? {
+                Some(other) if other.digest != descriptor.digest => in_place_of(descriptor, &other),
+                _ => descriptor,
+            });
+        }
         let mut recorded = image.record.layers.iter().map(|layer| &layer.descriptor);
         if layers.iter().all(|layer| recorded.next() == Some(layer)) {
             return Ok(own);
@@ -429,6 +453,18 @@ fn unusable(image: &Image, source: gantry_oci::ManifestError) -> ImageError {
     ImageError::Config {
         reference: image.id().to_string(),
         source,
+    }
+}
+
+/// Says of which image a blob is that does not hold its layer.
+fn wrong_packing(image: &Image, error: ImageError) -> ImageError {
+    match error {
+        ImageError::Layer { digest, source } => ImageError::WrongPacking {
+            reference: image.display_name(),
+            blob: digest,
+            source,
+        },
+        other => other,
     }
 }
 

@@ -274,9 +274,17 @@ impl ImageStore {
         let digest = resolved.digest().clone();
         let id = resolved.parts.config.digest.clone();
         let parts = resolved.parts.layers.iter().zip(&layers);
-        let mut kept: Vec<Option<Descriptor>> = parts
-            .map(|(descriptor, layer)| self.packing_in_place_of(descriptor, &layer.meta.diff_id))
+        let parts: Vec<(Descriptor, Digest)> = parts
+            .map(|(descriptor, layer)| (descriptor.clone(), layer.meta.diff_id.clone()))
             .collect();
+        let store = self.clone();
+        let mut kept = blocking("looking for packed layers", move || {
+            let kept = parts
+                .iter()
+                .map(|(descriptor, diff_id)| store.packing_in_place_of(descriptor, diff_id));
+            Ok(kept.collect::<Vec<Option<Descriptor>>>())
+        })
+        .await?;
         let names = kept.iter().flatten();
         let lease = self.lease(names.map(|kept| kept.digest.to_string()).collect());
         for kept in &mut kept {

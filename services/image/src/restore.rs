@@ -8,8 +8,9 @@ use gantry_oci::content::ContentError;
 
 use crate::ImageStore;
 use crate::error::ImageError;
-use crate::image::Image;
-use crate::unpack::{self, UnpackError};
+use crate::image::{Image, ImageRecord};
+use crate::layers::NewLayer;
+use crate::unpack::{self, UnpackError, Unpacked};
 
 impl ImageStore {
     /// Unpacks those layers of an image that are not there, from its packed
@@ -21,39 +22,69 @@ impl ImageStore {
             if self.shared.layers.contains(&record.key) {
                 continue;
             }
-            let failed = |source| ImageError::Layer {
-                digest: record.descriptor.digest.to_string(),
-                source,
-            };
-            let own = self.shared.content.open_blob(&record.descriptor.digest);
-            let (packed, _) = match (own, &record.kept_as) {
-                (Err(ContentError::NotFound { .. }), Some(kept)) => {
-                    self.shared.content.open_blob(&kept.digest)?
-                }
-                (own, _) => own?,
-            };
-            let new = self.shared.layers.begin()?;
-            let mut below: Vec<_> = image.record.layers[..position]
-                .iter()
-                .rev()
-                .map(|layer| self.shared.layers.directory(&layer.key))
-                .collect();
-            let limits = &self.shared.config.limits;
-            let unpacked =
-                unpack::unpack_as(packed, new.open()?, &record.diff_id, limits, &mut below)
-                    .map_err(failed)?;
+            let (new, unpacked) = self.unpack_again(&image.record, position)?;
             let chain_id = chain_ids.get(position).unwrap_or(&record.diff_id);
             let layer = new.finish(&unpacked, chain_id)?;
             if layer.key != record.key {
                 // What it needed of the layers below is there now and was not, or the other way round.
                 let reason = "the layers below it are not those that it was unpacked over";
-                return Err(failed(UnpackError::LowerMissing {
-                    reason: reason.to_owned(),
-                }));
+                return Err(ImageError::Layer {
+                    digest: record.descriptor.digest.to_string(),
+                    source: UnpackError::LowerMissing {
+                        reason: reason.to_owned(),
+                    },
+                });
             }
             restored.push(layer.key);
         }
         Ok(restored)
+    }
+
+    /// Unpacks a layer of an image from any blob of the store that holds it.
+    pub(crate) fn unpack_again(
+        &self,
+        record: &ImageRecord,
+        position: usize,
+    ) -> Result<(NewLayer, Unpacked), ImageError> {
+        let layer = &record.layers[position];
+        let mut below: Vec<_> = record.layers[..position]
+            .iter()
+            .rev()
+            .map(|layer| self.shared.layers.directory(&layer.key))
+            .collect();
+        let limits = &self.shared.config.limits;
+        let mut failure = None;
+        for blob in self.packings_of_layer(layer) {
+            let packed = match self.shared.content.open_blob(&blob.digest) {
+                Ok((packed, _)) => packed,
+                Err(error) => {
+                    failure.get_or_insert(error.into());
+                    continue;
+                }
+            };
+            let new = self.shared.layers.begin()?;
+            match unpack::unpack_as(packed, new.open()?, &layer.diff_id, limits, &mut below) {
+                Ok(unpacked) => {
+                    self.note_packing(&blob.digest, &layer.diff_id);
+                    return Ok((new, unpacked));
+                }
+                Err(source) => {
+                    let error = ImageError::Layer {
+                        digest: blob.digest.to_string(),
+                        source,
+                    };
+                    // That the first is not here says less than what is wrong with another.
+                    match &failure {
+                        Some(ImageError::Layer { .. }) => {}
+                        _ => failure = Some(error),
+                    }
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| {
+            let digest = layer.descriptor.digest.clone();
+            ContentError::NotFound { digest }.into()
+        }))
     }
 
     /// Puts right what a power cut did to unpacked layers. An image whose layers

@@ -326,10 +326,7 @@ impl ImageStore {
 
     fn snapshot(&self, record: &SnapshotRecord) -> Snapshot {
         let directory = self.snapshot_directory(&record.container);
-        let layers = record.layers.iter().rev();
-        let mut lower: Vec<PathBuf> = layers
-            .map(|key| self.shared.layers.directory(key))
-            .collect();
+        let mut lower = self.shared.layers.stack(record.layers.iter());
         if lower.is_empty() {
             lower.push(self.shared.places.empty.clone());
         }

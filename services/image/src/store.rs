@@ -4,8 +4,9 @@
 //! | --- | --- | --- |
 //! | `images` | configuration's digest | [`ImageRecord`] as JSON |
 //! | `snapshots` | container's id | [`SnapshotRecord`] as JSON |
+//! | `packings` | blob's digest, a space, diff ID | nothing (see [`crate::packings`]) |
 //!
-//! Each record is also a file (see [`crate::disk`]), written before the index
+//! Each record but a packing is also a file (see [`crate::disk`]), written before the index
 //! and removed before it: the files decide. The index stands in for a file that
 //! was lost or damaged, which is then written anew; an index that was lost or
 //! damaged is filled from the files. A file that cannot be read is set aside and
@@ -26,10 +27,12 @@ use serde::de::DeserializeOwned;
 use crate::disk::{Places, is_full, names_in, remove_file};
 use crate::error::ImageError;
 use crate::image::ImageRecord;
+use crate::packings::Packing;
 use crate::snapshots::{SnapshotRecord, check_container};
 
 const IMAGES: &str = "images";
 const SNAPSHOTS: &str = "snapshots";
+const PACKINGS: &str = "packings";
 
 /// The records.
 #[derive(Debug)]
@@ -102,6 +105,7 @@ impl Records {
         &self,
         images: &[ImageRecord],
         snapshots: &[SnapshotRecord],
+        packings: &[Packing],
     ) -> Result<(), ImageError> {
         let mut index = self.index();
         *index = None;
@@ -114,6 +118,9 @@ impl Records {
         }
         for record in snapshots {
             batch = batch.put(SNAPSHOTS, record.container.as_str(), to_json(record)?);
+        }
+        for packing in packings {
+            batch = batch.put(PACKINGS, packing_key(packing), "");
         }
         opened.index.apply(batch, Durability::Power)?;
         *index = Some(Box::new(opened.index));
@@ -138,7 +145,14 @@ impl Records {
                     found.insert(record.id.clone(), (record, written));
                 }
                 _ => {
-                    let aside = self.places.set_aside(&path)?;
+                    let aside = match self.places.set_aside(&path) {
+                        Ok(aside) => aside,
+                        Err(error) => {
+                            let error = gantry_kit::fault::chain(&error);
+                            tracing::error!(path = %path.display(), error, "an image's record can neither be read nor set aside, and is left out");
+                            continue;
+                        }
+                    };
                     tracing::error!(aside = %aside.display(), "an image's record cannot be read and is set aside");
                 }
             }
@@ -254,7 +268,7 @@ impl Records {
                             container = name,
                             "a writable layer without a record is removed"
                         );
-                        self.places.discard(&directory)?;
+                        self.places.discard_or_leave(&directory);
                     }
                     None => tracing::error!(
                         container = name,
@@ -285,21 +299,47 @@ impl Records {
         self.apply(batch, durability);
     }
 
-    fn scan<T: DeserializeOwned>(&self, tree: &'static str) -> Vec<T> {
+    /// The verified packings.
+    pub(crate) fn packings(&self) -> Vec<Packing> {
+        let keys = self.scan_raw(PACKINGS).into_iter();
+        let pairs = keys.filter_map(|(key, _)| {
+            let (blob, diff_id) = std::str::from_utf8(&key).ok()?.split_once(' ')?;
+            Some((blob.parse().ok()?, diff_id.parse().ok()?))
+        });
+        pairs.collect()
+    }
+
+    /// Remembers a packing, without waiting for the disk.
+    pub(crate) fn put_packing(&self, packing: &Packing) {
+        let batch = Batch::new().put(PACKINGS, packing_key(packing), "");
+        self.apply(batch, Durability::Later);
+    }
+
+    pub(crate) fn delete_packings(&self, packings: &[Packing]) {
+        let mut batch = Batch::new();
+        for packing in packings {
+            batch = batch.delete(PACKINGS, packing_key(packing));
+        }
+        if !packings.is_empty() {
+            self.apply(batch, Durability::Later);
+        }
+    }
+
+    fn scan_raw(&self, tree: &'static str) -> Vec<gantry_kit::store::Record> {
         let index = self.index();
         let Some(open) = index.as_ref() else {
             return Vec::new();
         };
-        let scanned = match open.scan(tree) {
-            Ok(scanned) => scanned,
-            Err(error) => {
-                let error = gantry_kit::fault::chain(&error);
-                tracing::error!(tree, error, "the index cannot be read");
-                return Vec::new();
-            }
-        };
+        open.scan(tree).unwrap_or_else(|error| {
+            let error = gantry_kit::fault::chain(&error);
+            tracing::error!(tree, error, "the index cannot be read");
+            Vec::new()
+        })
+    }
+
+    fn scan<T: DeserializeOwned>(&self, tree: &'static str) -> Vec<T> {
         let mut records = Vec::new();
-        for (key, value) in scanned {
+        for (key, value) in self.scan_raw(tree) {
             match serde_json::from_slice(&value) {
                 Ok(record) => records.push(record),
                 Err(error) => {
@@ -314,6 +354,10 @@ impl Records {
 
 /// The name of a writable layer's record in its directory.
 pub(crate) const SNAPSHOT_FILE: &str = "snapshot.json";
+
+fn packing_key((blob, diff_id): &Packing) -> String {
+    format!("{blob} {diff_id}")
+}
 
 fn index_path(places: &Places) -> PathBuf {
     places.root.join("index")

@@ -11,24 +11,28 @@
 //! ```
 //!
 //! KIND is `d`, `f`, `l`, `c`, `b`, `p` or `s`; MODE is octal; SIZE is in bytes,
-//! of a device its number; MTIME is seconds and nanoseconds; CONTENT is the
-//! file's XXH3-128 and XATTRS the SHA-256 of all its extended attributes, both
+//! of a device its number; MTIME is seconds and nanoseconds; CONTENT is a
+//! XXH3-128 of the file (see [`ContentFormat`]) and XATTRS the SHA-256 of all its extended attributes, both
 //! in hexadecimal; `-` is for what there is none of. In a path all but visible
 //! ASCII, and `%`, is written as `%` and two hexadecimal digits. The root's
 //! path is `.`. A directory comes before what is in it, names in the order of
 //! their bytes.
 //!
 //! Content is hashed as it is unpacked; a fast hash, since it is to find what a
-//! disk does to files, and not what an attacker who is root does.
+//! disk does to files, and not what an attacker who is root does. Blocks of
+//! zeros take no part in it, so that a hole costs nothing, whatever its size,
+//! and a file is the same whether its file system keeps it as one or not.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use gantry_archive::write::next_region;
 use gantry_oci::{Algorithm, Digest, Hasher};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_128;
 
 use crate::unpack::tree::{get_xattr, list_xattrs};
@@ -47,20 +51,135 @@ const DEPTH_MAX: usize = 4_096;
 /// Differences that are told of one layer.
 const DIFFERENCES_MAX: usize = 100;
 
+/// Bytes of a block that is left out of a hash when it is all zeros.
+const BLOCK: usize = 4 << 10;
+const ZEROS: [u8; BLOCK] = [0; BLOCK];
+
+/// What is hashed of a file's content.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ContentFormat {
+    /// All of it: what older versions recorded.
+    #[default]
+    Whole,
+    /// Each run of blocks that are not all zeros, with its offset before it (8
+    /// bytes, the lowest first), and last the length.
+    Blocks,
+}
+
+impl ContentFormat {
+    pub(crate) fn is_whole(&self) -> bool {
+        *self == Self::Whole
+    }
+}
+
 /// Hashes a file's content as it passes.
-pub(crate) struct ContentHasher(XxHash3_128);
+pub(crate) struct ContentHasher {
+    hash: XxHash3_128,
+    format: ContentFormat,
+    /// Bytes that were hashed or left out; whole blocks, until the end.
+    position: u64,
+    /// The beginning of the block at `position`.
+    partial: Vec<u8>,
+    /// The last block was hashed.
+    in_run: bool,
+}
 
 impl ContentHasher {
-    pub(crate) fn new() -> Self {
-        Self(XxHash3_128::new())
+    pub(crate) fn new(format: ContentFormat) -> Self {
+        Self {
+            hash: XxHash3_128::new(),
+            format,
+            position: 0,
+            partial: Vec::new(),
+            in_run: false,
+        }
     }
 
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
-        self.0.write(bytes);
+    pub(crate) fn update(&mut self, mut bytes: &[u8]) {
+        if self.format == ContentFormat::Whole {
+            self.hash.write(bytes);
+            return;
+        }
+        if !self.partial.is_empty() {
+            let (now, rest) = bytes.split_at(bytes.len().min(BLOCK - self.partial.len()));
+            self.partial.extend_from_slice(now);
+            if self.partial.len() < BLOCK {
+                return;
+            }
+            bytes = rest;
+            self.take_partial();
+        }
+        let (whole, rest) = bytes.split_at(bytes.len() / BLOCK * BLOCK);
+        self.blocks(whole);
+        self.partial.extend_from_slice(rest);
     }
 
-    pub(crate) fn finish(&self) -> ContentHash {
-        ContentHash(self.0.finish_128().to_be_bytes())
+    /// Takes so many zeros, without looking at each.
+    pub(crate) fn skip(&mut self, count: u64) {
+        let mut left = count;
+        if self.format == ContentFormat::Whole || !self.partial.is_empty() {
+            let most = match self.format {
+                ContentFormat::Whole => left,
+                ContentFormat::Blocks => left.min((BLOCK - self.partial.len()) as u64),
+            };
+            left -= most;
+            self.update_zeros(most);
+        }
+        let whole = left / BLOCK as u64 * BLOCK as u64;
+        if whole > 0 {
+            self.position += whole;
+            self.in_run = false;
+        }
+        self.update_zeros(left - whole);
+    }
+
+    fn update_zeros(&mut self, mut count: u64) {
+        while count > 0 {
+            let now = usize::try_from(count).unwrap_or(BLOCK).min(BLOCK);
+            self.update(&ZEROS[..now]);
+            count -= now as u64;
+        }
+    }
+
+    fn take_partial(&mut self) {
+        let mut block = std::mem::take(&mut self.partial);
+        self.blocks(&block);
+        block.clear();
+        self.partial = block;
+    }
+
+    /// Takes whole blocks; the last of a file may be shorter.
+    fn blocks(&mut self, bytes: &[u8]) {
+        let mut run_from = 0;
+        let mut at = 0;
+        for block in bytes.chunks(BLOCK) {
+            let zeros = *block == ZEROS[..block.len()];
+            if zeros {
+                if self.in_run {
+                    self.hash.write(&bytes[run_from..at]);
+                }
+                self.in_run = false;
+            } else if !self.in_run {
+                let offset = self.position + at as u64;
+                self.hash.write(&offset.to_le_bytes());
+                self.in_run = true;
+                run_from = at;
+            }
+            at += block.len();
+        }
+        if self.in_run {
+            self.hash.write(&bytes[run_from..]);
+        }
+        self.position += bytes.len() as u64;
+    }
+
+    pub(crate) fn finish(mut self) -> ContentHash {
+        if self.format == ContentFormat::Blocks {
+            self.take_partial();
+            self.hash.write(&self.position.to_le_bytes());
+        }
+        ContentHash(self.hash.finish_128().to_be_bytes())
     }
 }
 
@@ -120,14 +239,15 @@ pub(crate) struct WalkError {
     source: io::Error,
 }
 
-/// Writes the record of a tree; the digest of what was written.
+/// Writes the record of a tree, in the format [`ContentFormat::Blocks`]; the
+/// digest of what was written.
 pub(crate) fn write(
     root: BorrowedFd<'_>,
     known: &KnownContent,
     out: &mut dyn Write,
 ) -> Result<Digest, WalkError> {
     let mut hasher = Hasher::new(Algorithm::Sha256);
-    walk(root, known, &mut |line| {
+    walk(root, known, ContentFormat::Blocks, &mut |line| {
         hasher.update(line.as_bytes());
         hasher.update(b"\n");
         out.write_all(line.as_bytes())?;
@@ -164,13 +284,14 @@ pub(crate) struct Compared {
 pub(crate) fn compare(
     root: BorrowedFd<'_>,
     record: &mut dyn BufRead,
+    format: ContentFormat,
 ) -> Result<Compared, WalkError> {
     let mut compared = Compared::default();
     let mut lines = record.lines();
     let mut missing: BTreeMap<String, String> = BTreeMap::new();
     let mut unexpected: BTreeMap<String, String> = BTreeMap::new();
     let mut bytes = 0;
-    walk(root, &KnownContent::default(), &mut |line| {
+    walk(root, &KnownContent::default(), format, &mut |line| {
         let field = |n| line.split(' ').nth(n);
         if field(0) == Some("f") {
             bytes += field(5).and_then(|size| size.parse().ok()).unwrap_or(0);
@@ -286,10 +407,12 @@ type Visit<'a> = dyn FnMut(&str) -> io::Result<()> + 'a;
 fn walk(
     root: BorrowedFd<'_>,
     known: &KnownContent,
+    format: ContentFormat,
     visit: &mut Visit<'_>,
 ) -> Result<(), WalkError> {
     let mut walker = Walker {
         known,
+        format,
         visit,
         path: Vec::new(),
         line: String::new(),
@@ -306,6 +429,7 @@ fn walk(
 
 struct Walker<'a, 'v> {
     known: &'a KnownContent,
+    format: ContentFormat,
     visit: &'a mut Visit<'v>,
     /// From the root to the entry at hand; empty for the root.
     path: Vec<u8>,
@@ -393,7 +517,7 @@ impl Walker<'_, '_> {
             FileType::RegularFile => {
                 let hash = match self.known.get(stat.st_ino) {
                     Some(hash) => hash,
-                    None => self.hash_content(parent, name)?,
+                    None => self.hash_content(parent, name, stat)?,
                 };
                 line.push_str(&hex::encode(hash.0));
             }
@@ -425,21 +549,23 @@ impl Walker<'_, '_> {
         &mut self,
         parent: BorrowedFd<'_>,
         name: &[u8],
+        stat: &Stat,
     ) -> Result<ContentHash, WalkError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NOATIME | OFlags::CLOEXEC;
         let file = rustix::fs::openat(parent, name, flags, Mode::empty())
             .map_err(|e| self.failed("opening it", e.into()))?;
         let mut file = File::from(file);
         self.buffer.resize(READ_BYTES, 0);
-        let mut hasher = ContentHasher::new();
-        loop {
-            match file.read(&mut self.buffer) {
-                Ok(0) => return Ok(hasher.finish()),
-                Ok(count) => hasher.update(&self.buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.failed("reading it", error)),
-            }
-        }
+        let mut hasher = ContentHasher::new(self.format);
+        let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let hashed = if allocated < size {
+            hash_regions(&file, size, &mut self.buffer, &mut hasher)
+        } else {
+            hash_all(&mut file, &mut self.buffer, &mut hasher)
+        };
+        hashed.map_err(|e| self.failed("reading it", e))?;
+        Ok(hasher.finish())
     }
 
     /// The digest of all extended attributes; `None` when there is none.
@@ -466,6 +592,43 @@ impl Walker<'_, '_> {
         }
         Ok(Some(hasher.finish()))
     }
+}
+
+/// Hashes a source to its end.
+fn hash_all(
+    mut source: impl Read,
+    buffer: &mut [u8],
+    hasher: &mut ContentHasher,
+) -> io::Result<()> {
+    loop {
+        match source.read(buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => hasher.update(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Hashes the regions of a file that have content; its holes are not read.
+fn hash_regions(
+    file: &File,
+    size: u64,
+    buffer: &mut [u8],
+    hasher: &mut ContentHasher,
+) -> io::Result<()> {
+    let mut position = 0;
+    while position < size {
+        let region = next_region(file, position, size)?;
+        let (data, end) = region.unwrap_or((size, size));
+        hasher.skip(data - position);
+        if data < end {
+            rustix::fs::seek(file, SeekFrom::Start(data))?;
+            hash_all(file.take(end - data), buffer, hasher)?;
+        }
+        position = end;
+    }
+    Ok(())
 }
 
 fn push_escaped(line: &mut String, path: &[u8]) {

@@ -14,9 +14,13 @@ fn record(root: &Path) -> (Vec<u8>, Digest) {
 
 fn differences(root: &Path, record: &[u8]) -> Vec<String> {
     let directory = fs::File::open(root).unwrap();
-    compare(directory.as_fd(), &mut io::Cursor::new(record))
-        .unwrap()
-        .differences
+    compare(
+        directory.as_fd(),
+        &mut io::Cursor::new(record),
+        ContentFormat::Blocks,
+    )
+    .unwrap()
+    .differences
 }
 
 fn tree() -> tempfile::TempDir {
@@ -104,7 +108,7 @@ fn every_kind_of_damage_is_found_and_named() {
 fn content_that_is_known_is_not_read() {
     let root = tempfile::TempDir::new().unwrap();
     fs::write(root.path().join("f"), "content").unwrap();
-    let mut hasher = ContentHasher::new();
+    let mut hasher = ContentHasher::new(ContentFormat::Blocks);
     hasher.update(b"con");
     hasher.update(b"tent");
     let mut known = KnownContent::default();
@@ -116,4 +120,76 @@ fn content_that_is_known_is_not_read() {
     let mut with = Vec::new();
     write(directory.as_fd(), &known, &mut with).unwrap();
     assert_eq!(with, record(root.path()).0);
+}
+
+#[test]
+fn a_file_has_one_hash_however_its_zeros_come() {
+    let mut content = vec![0; 5 * BLOCK + 100];
+    content[BLOCK + 7] = 1;
+    content[5 * BLOCK + 3] = 2;
+    let all = |content: &[u8], piece: usize| {
+        let mut hasher = ContentHasher::new(ContentFormat::Blocks);
+        content.chunks(piece).for_each(|piece| hasher.update(piece));
+        hasher.finish()
+    };
+    let expected = all(&content, content.len());
+    for piece in [1, 100, BLOCK - 1, BLOCK, BLOCK + 1] {
+        assert_eq!(all(&content, piece), expected, "{piece}");
+    }
+    let mut hasher = ContentHasher::new(ContentFormat::Blocks);
+    hasher.skip(BLOCK as u64 + 7);
+    hasher.update(&[1]);
+    hasher.skip(4 * BLOCK as u64 - 5);
+    hasher.update(&[2]);
+    hasher.skip(96);
+    assert_eq!(hasher.finish(), expected);
+    // What differs has another: content, its place, the length.
+    for other in [
+        [&content[..], &[0]].concat(),
+        [&[0; BLOCK], &content[..5 * BLOCK], &[0; 100]].concat(),
+        vec![0; content.len()],
+    ] {
+        assert_ne!(all(&other, other.len()), expected);
+    }
+}
+
+#[test]
+fn a_hole_is_not_read_and_is_the_same_as_zeros() {
+    let root = tempfile::TempDir::new().unwrap();
+    let path = root.path().join("f");
+    let file = fs::File::create(&path).unwrap();
+    file.set_len(1 << 40).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"x", 1 << 30).unwrap();
+    let (record, _) = record(root.path());
+    assert_eq!(differences(root.path(), &record), Vec::<String>::new());
+    let modified = file.metadata().unwrap().modified().unwrap();
+    // Zeros in the place of a hole change nothing; anything else does.
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0; 10_000], 1 << 20).unwrap();
+    file.set_modified(modified).unwrap();
+    assert_eq!(differences(root.path(), &record), Vec::<String>::new());
+    std::os::unix::fs::FileExt::write_all_at(&file, b"y", 1 << 20).unwrap();
+    file.set_modified(modified).unwrap();
+    assert_eq!(differences(root.path(), &record), ["f has another content"]);
+}
+
+#[test]
+fn a_record_of_an_older_version_is_compared_as_it_was_made() {
+    let root = tree();
+    let directory = fs::File::open(root.path()).unwrap();
+    let mut old = Vec::new();
+    walk(
+        directory.as_fd(),
+        &KnownContent::default(),
+        ContentFormat::Whole,
+        &mut |line| {
+            old.extend_from_slice(line.as_bytes());
+            old.push(b'\n');
+            Ok(())
+        },
+    )
+    .unwrap();
+    let mut lines = io::Cursor::new(&old);
+    let compared = compare(directory.as_fd(), &mut lines, ContentFormat::Whole).unwrap();
+    assert_eq!(compared.differences, Vec::<String>::new());
+    assert_ne!(old, record(root.path()).0);
 }

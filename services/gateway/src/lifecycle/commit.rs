@@ -10,6 +10,7 @@ use super::{files, pause};
 use crate::container::Record;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::health;
 use crate::peers::{Committed, NewImage};
 use crate::roster::Entry;
 use crate::spec::process;
@@ -136,6 +137,7 @@ fn ran_with(record: &Record) -> ContainerConfig {
     if !wanted.stop_signal.is_empty() {
         config.stop_signal.clone_from(&wanted.stop_signal);
     }
+    config.healthcheck = health::merged(&wanted.health, config.healthcheck);
     if let Some(seconds) = wanted.stop_timeout_seconds {
         config.stop_timeout = Some(seconds.into());
     }
@@ -146,7 +148,7 @@ fn ran_with(record: &Record) -> ContainerConfig {
 mod tests {
     use super::*;
     use crate::container::{ContainerId, Image};
-    use crate::wanted::{Mount, PortMapping, Wanted};
+    use crate::wanted::{HealthWanted, Mount, PortMapping, Wanted};
 
     fn record(wanted: Wanted) -> Record {
         let id = ContainerId::try_from("a".repeat(64)).unwrap();
@@ -212,6 +214,37 @@ mod tests {
         assert_eq!(ports, ["53/udp", "80/tcp"]);
         assert_eq!(config.volumes.keys().collect::<Vec<_>>(), ["/data"]);
         assert_eq!(config.stop_signal, "SIGQUIT");
+    }
+
+    #[test]
+    fn the_health_check_is_in_the_image_with_what_only_the_image_says_of_it() {
+        let mut container = record(Wanted {
+            health: HealthWanted {
+                test: words("CMD-SHELL true"),
+                interval_nanos: 7_000_000_000,
+                ..HealthWanted::default()
+            },
+            ..Wanted::default()
+        });
+        let check = ran_with(&container).healthcheck.unwrap();
+        assert_eq!(
+            (check.test, check.interval),
+            (words("CMD-SHELL true"), 7_000_000_000)
+        );
+        if let Some(image) = &mut container.image {
+            image.config.healthcheck = Some(gantry_oci::Healthcheck {
+                test: words("CMD image"),
+                interval: 1_000_000_000,
+                retries: 9,
+                ..gantry_oci::Healthcheck::default()
+            });
+        }
+        let check = ran_with(&container).healthcheck.unwrap();
+        assert_eq!((check.interval, check.retries), (7_000_000_000, 9));
+        assert_eq!(check.test, words("CMD-SHELL true"));
+        container.wanted.health = HealthWanted::default();
+        let check = ran_with(&container).healthcheck.unwrap();
+        assert_eq!((check.test, check.retries), (words("CMD image"), 9));
     }
 
     #[test]

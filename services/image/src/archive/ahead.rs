@@ -10,7 +10,7 @@
 //! like that, since each holds memory: the others fail, and are unpacked again
 //! when it is their turn.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,10 +22,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::ImageStore;
+use crate::compress::Cancellable;
 use crate::error::ImageError;
 use crate::layers::NewLayer;
 use crate::pull::blocking;
-use crate::unpack::{self, Lower, SourceFailed, UnpackError, Unpacked};
+use crate::unpack::{self, Lower, UnpackError, Unpacked};
 
 /// Layers that stand still at a time.
 const WAITING_MAX: usize = 8;
@@ -236,21 +237,6 @@ impl Lower for BelowOnceKnown {
         };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         below
-    }
-}
-
-/// A source that ends when nobody wants it any more.
-struct Cancellable<R> {
-    source: R,
-    cancel: CancellationToken,
-}
-
-impl<R: Read> Read for Cancellable<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.cancel.is_cancelled() {
-            return Err(io::Error::other(SourceFailed("it was given up".into())));
-        }
-        self.source.read(buffer)
     }
 }
 

@@ -8,15 +8,14 @@
 //! on `blobs/sha256/<hex>`. To a reader they are all just paths.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use gantry_oci::config::CONFIG_MAX;
+use gantry_oci::lenient::{self, Shape};
 use gantry_oci::manifest::MANIFEST_MAX;
 use gantry_oci::{
     Algorithm, Compression, Descriptor, Digest, ImageConfig, ManifestError, MediaType, Reference,
 };
-use serde::de::{Error as _, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::DOCKER_LIST;
 use super::entries::Entries;
@@ -36,39 +35,15 @@ pub(super) struct Listed {
     /// Names with a tag, in familiar form. Absent: it has none.
     pub(super) repo_tags: Option<Vec<String>>,
     /// Paths of the layers.
-    #[serde(default)]
     pub(super) layers: Option<Vec<String>>,
 }
 
-/// The list, no longer than is sensible.
-struct List(Vec<Listed>);
-
-impl<'de> Deserialize<'de> for List {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Images;
-        impl<'de> Visitor<'de> for Images {
-            type Value = List;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of images")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<List, A::Error> {
-                let mut images = Vec::new();
-                while let Some(image) = list.next_element()? {
-                    if images.len() == IMAGES_MAX {
-                        return Err(A::Error::custom(format_args!(
-                            "it lists more than {IMAGES_MAX} images"
-                        )));
-                    }
-                    images.push(image);
-                }
-                Ok(List(images))
-            }
-        }
-        deserializer.deserialize_seq(Images)
-    }
-}
+/// The form of the list.
+const LIST: Shape = Shape::List(&Shape::Record(&[
+    ("Config", &Shape::Text),
+    ("RepoTags", &Shape::Texts),
+    ("Layers", &Shape::Texts),
+]));
 
 /// `repositories`: for Docker before 1.10, which knew images by repository and tag.
 pub(super) type Repositories = BTreeMap<String, BTreeMap<String, String>>;
@@ -83,8 +58,15 @@ pub(super) fn images(entries: &Entries) -> Result<Vec<Planned>, ImageError> {
         .find(DOCKER_LIST)?
         .ok_or_else(|| missing(DOCKER_LIST, "every Docker archive"))?;
     let raw = entries.document(list, DOCKER_LIST, MANIFEST_MAX as u64)?;
-    let List(listed) =
-        serde_json::from_slice(&raw).map_err(|source| document(ManifestError::Json { source }))?;
+    let listed: Vec<Listed> =
+        lenient::read(&raw, &LIST).map_err(|source| document(ManifestError::Json { source }))?;
+    if listed.len() > IMAGES_MAX {
+        let reason = format!(
+            "lists {} images; at most {IMAGES_MAX} are loaded",
+            listed.len()
+        );
+        return Err(ArchiveError::entry(DOCKER_LIST, reason).into());
+    }
     if listed.is_empty() {
         return Err(ArchiveError::NoImage { path: DOCKER_LIST }.into());
     }

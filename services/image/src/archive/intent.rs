@@ -7,7 +7,7 @@
 //! `<root>/loads/<random>` has a digest in each line.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gantry_oci::Digest;
 use gantry_oci::content::IngestKey;
@@ -54,15 +54,23 @@ impl ImageStore {
         if directory.is_dir() {
             for name in names_in(&directory)? {
                 let path = directory.join(name);
-                let lines = fs::read_to_string(&path).map_err(ImageError::io("read", &path))?;
-                let blobs = lines.lines().filter_map(|line| line.parse().ok()).collect();
-                self.collect(&Candidates {
-                    blobs,
-                    layers: Vec::new(),
-                })?;
-                remove_file(&path)?;
+                // One that cannot be undone does not stop the others, nor the start.
+                if let Err(error) = self.undo_load(&path) {
+                    let error = gantry_kit::fault::chain(&error);
+                    tracing::error!(path = %path.display(), error, "what a killed load left cannot be removed; check the store");
+                }
             }
         }
         Ok(())
+    }
+
+    fn undo_load(&self, path: &Path) -> Result<(), ImageError> {
+        let lines = fs::read_to_string(path).map_err(ImageError::io("read", path))?;
+        let blobs = lines.lines().filter_map(|line| line.parse().ok()).collect();
+        self.collect(&Candidates {
+            blobs,
+            layers: Vec::new(),
+        })?;
+        self.shared.places.discard(path).map(drop)
     }
 }

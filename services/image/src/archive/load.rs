@@ -9,18 +9,19 @@ use gantry_oci::content::Commit;
 use gantry_oci::{Descriptor, Digest, MediaType, Platform, Reference};
 use tokio_util::sync::CancellationToken;
 
-use super::ahead::{Ahead, cancelled};
+use super::ahead::{Ahead, Early, cancelled};
 use super::entries::{Entries, Place};
 use super::intake::Intake;
 use super::plan::{self, Planned, PlannedLayer};
 use crate::ImageStore;
+use crate::compress::Cancellable;
 use crate::error::ImageError;
 use crate::garbage::Candidates;
 use crate::image::{Image, ImageRecord, LayerRecord};
 use crate::import::{Pieces, manifest_of};
 use crate::layers::Layer;
 use crate::pull::{Event, LayerState, Watcher, blocking};
-use crate::unpack::UnpackError;
+use crate::unpack::{self, UnpackError};
 
 /// How to load.
 #[derive(Clone, Debug, Default)]
@@ -180,7 +181,15 @@ impl Load {
             taken,
         };
         if let Some((known, lease)) = self.store.whole_image(&planned.id) {
-            for layer in &planned.layers {
+            let layers = known.record.layers.iter().rev();
+            let directories: Vec<PathBuf> = layers
+                .map(|layer| self.store.shared.layers.directory(&layer.key))
+                .collect();
+            for (position, layer) in planned.layers.iter().enumerate() {
+                let above = planned.layers.len() - position;
+                let below = directories.get(above..).unwrap_or_default();
+                let early = self.entries()?.arrived_mut(layer.file).early.take();
+                self.verify(layer, early, below).await?;
                 let label = self.entries()?.arrived(layer.file).label.clone();
                 self.report(label, LayerState::Exists, layer.descriptor.size);
             }
@@ -257,9 +266,7 @@ impl Load {
             .layers
             .find(&layer.diff_id, &layer.chain_id);
         if let Some(known) = known {
-            if let Some(early) = early {
-                early.discard().await;
-            }
+            self.verify(layer, early, below).await?;
             self.report(label, LayerState::Exists, size);
             return Ok(known);
         }
@@ -279,21 +286,64 @@ impl Load {
                     .await?
             }
         };
-        let (expected, chain_id) = (layer.diff_id.clone(), layer.chain_id.clone());
+        let (layer, store) = (layer.clone(), self.store.clone());
         let found = blocking("naming a layer", move || {
-            if fresh.unpacked.diff_id != expected {
-                let found = fresh.unpacked.diff_id;
-                let source = UnpackError::DiffId { expected, found };
-                return Err(ImageError::Layer {
-                    digest: name,
-                    source,
-                });
-            }
-            fresh.new.finish(&fresh.unpacked, &chain_id)
+            same_diff_id(&layer, &fresh.unpacked.diff_id)?;
+            store.note_packing(&layer.descriptor.digest, &layer.diff_id);
+            fresh.new.finish(&fresh.unpacked, &layer.chain_id)
         })
         .await?;
         self.report(label, LayerState::Complete, size);
         Ok(found)
+    }
+
+    /// Makes sure that an entry of the archive holds the layer that it is listed
+    /// for, which is unpacked already. What is remembered of an equal entry is
+    /// enough; else it is inflated and hashed.
+    async fn verify(
+        &mut self,
+        layer: &PlannedLayer,
+        early: Option<Early>,
+        below: &[PathBuf],
+    ) -> Result<(), ImageError> {
+        let (blob, diff_id) = (layer.descriptor.digest.clone(), layer.diff_id.clone());
+        if self.store.is_verified_packing(&blob, &diff_id) {
+            if let Some(early) = early {
+                early.discard().await;
+            }
+            return Ok(());
+        }
+        let algorithm = diff_id.algorithm();
+        let begun = match early {
+            Some(early) => early.finish(below.to_vec()).await?,
+            None => None,
+        };
+        let source = match begun {
+            Some(fresh) if fresh.unpacked.diff_id.algorithm() == algorithm => Err(fresh),
+            _ => Ok(self.entries()?.open(layer.file)?),
+        };
+        let limits = self.store.shared.config.limits.clone();
+        let cancel = self.cancel.clone();
+        let (layer, store) = (layer.clone(), self.store.clone());
+        blocking("verifying a layer", move || {
+            let found = match source {
+                // Dropped, the directory goes.
+                Err(fresh) => fresh.unpacked.diff_id,
+                Ok(source) => {
+                    let source = Cancellable { source, cancel };
+                    unpack::diff_id_of(source, algorithm, &limits).map_err(|source| {
+                        ImageError::Layer {
+                            digest: blob.to_string(),
+                            source,
+                        }
+                    })?
+                }
+            };
+            same_diff_id(&layer, &found)?;
+            store.note_packing(&blob, &diff_id);
+            Ok(())
+        })
+        .await
     }
 
     /// Takes what an image consists of out of the entries, to be named.
@@ -345,6 +395,19 @@ impl Load {
         .await?;
         outcome
     }
+}
+
+fn same_diff_id(layer: &PlannedLayer, found: &Digest) -> Result<(), ImageError> {
+    if *found == layer.diff_id {
+        return Ok(());
+    }
+    Err(ImageError::Layer {
+        digest: layer.descriptor.digest.to_string(),
+        source: UnpackError::DiffId {
+            expected: layer.diff_id.clone(),
+            found: found.clone(),
+        },
+    })
 }
 
 /// The blobs of an image: its documents and its packed layers.

@@ -69,8 +69,15 @@ impl ImageStore {
                 names.extend(name);
             }
         }
-        let blobs = wanted.values().flat_map(|(image, _)| image.blobs());
-        let lease = self.lease(blobs.map(ToString::to_string).collect());
+        // Another blob may stand for one of the image's own.
+        let mut names = Vec::new();
+        for (image, _) in wanted.values() {
+            names.extend(image.blobs().map(ToString::to_string));
+            let layers = image.record.layers.iter();
+            let packings = layers.flat_map(|layer| self.packings_of_layer(layer));
+            names.extend(packings.map(|blob| blob.digest.to_string()));
+        }
+        let lease = self.lease(names);
         let mut images = wanted
             .into_values()
             .map(|(image, names)| self.saved(image, names))

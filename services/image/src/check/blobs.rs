@@ -131,7 +131,7 @@ impl Check {
     }
 
     /// Fetches a blob from the repository that a name is of.
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         digest: &Digest,
         record: &ImageRecord,
@@ -276,6 +276,7 @@ impl ImageStore {
         for layer in records.iter().flat_map(|record| &record.layers) {
             let known = packings.entry(layer.diff_id.clone()).or_default();
             known.push(layer.descriptor.digest.clone());
+            known.extend(layer.kept_as.iter().map(|kept| kept.digest.clone()));
         }
         let named = self.records_with(digest);
         named.iter().all(|record| {

@@ -14,7 +14,6 @@ use crate::layers::{LayerMeta, META, TREE};
 use crate::pull::blocking;
 use crate::store::read_file;
 use crate::tree_record;
-use crate::unpack;
 
 /// Differences that are told of one layer.
 const DIFFERENCES_MAX: usize = 5;
@@ -120,7 +119,8 @@ fn look(directory: &Path, meta: &LayerMeta) -> Looked {
     }
     let compared = File::open(directory.join("fs")).and_then(|root| {
         let mut record = BufReader::new(File::open(&tree)?);
-        tree_record::compare(root.as_fd(), &mut record).map_err(std::io::Error::other)
+        tree_record::compare(root.as_fd(), &mut record, meta.tree_content)
+            .map_err(std::io::Error::other)
     });
     match compared {
         Err(error) => problem(gantry_kit::fault::chain(&error)),
@@ -176,30 +176,7 @@ impl ImageStore {
             return Ok("removed, since nobody needs it");
         };
         let layer = &record.layers[position];
-        let failed = |source| ImageError::Layer {
-            digest: layer.descriptor.digest.to_string(),
-            source,
-        };
-        // Any packing of it will do.
-        let mut packings = records.iter().flat_map(|record| &record.layers);
-        let content = &self.shared.content;
-        let packed = packings
-            .by_ref()
-            .filter(|other| other.diff_id == layer.diff_id)
-            .find_map(|other| content.open_blob(&other.descriptor.digest).ok());
-        let packed = match packed {
-            Some((packed, _)) => packed,
-            None => content.open_blob(&layer.descriptor.digest)?.0,
-        };
-        let mut below: Vec<_> = record.layers[..position]
-            .iter()
-            .rev()
-            .map(|layer| self.shared.layers.directory(&layer.key))
-            .collect();
-        let new = self.shared.layers.begin()?;
-        let limits = &self.shared.config.limits;
-        let unpacked = unpack::unpack_as(packed, new.open()?, &layer.diff_id, limits, &mut below)
-            .map_err(failed)?;
+        let (new, unpacked) = self.unpack_again(record, position)?;
         let chain_id = LayerMeta::of_record(layer).chain_id;
         let chain_id = chain_id.as_ref().unwrap_or(&layer.diff_id);
         if self.shared.layers.contains(key)

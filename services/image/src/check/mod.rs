@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | records | files, index and memory disagree | written again from memory |
 //! | blobs | their digest is another, or an image's is missing | fetched again from where the image came from |
+//! | packed layers | inflated, they are not the layer that an image names them for | another blob of the layer takes their place: one that is here, or is fetched for another image |
 //! | images | manifest, configuration and record do not fit together | read again, where the configuration could be fetched |
 //! | layers | their files are not those of their record (`tree`) | unpacked again from the packed layer, in place |
 //! | writable layers | a part of the directory is missing | its record is written again |
@@ -21,6 +22,7 @@ mod blobs;
 mod images;
 mod layers;
 pub(crate) mod mend;
+mod packings;
 mod records;
 
 use std::sync::Arc;
@@ -103,6 +105,7 @@ impl ImageStore {
         };
         check.records().await?;
         check.blobs().await?;
+        check.packings().await?;
         check.images().await?;
         check.layers().await?;
         check.leftovers().await?;

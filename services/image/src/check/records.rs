@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
 
 use super::{Check, Finding, line};
 use crate::account::OwnerKind;
@@ -57,7 +58,7 @@ impl Check {
         self.begin("what nobody owns")?;
         let (store, repair) = (self.store.clone(), self.repair);
         let found = blocking("looking for leftovers", move || {
-            let mut found = Vec::new();
+            let mut found = store.check_stuck(repair);
             for owner in store.account()?.owners {
                 let aside = owner.kind == OwnerKind::Metadata
                     && owner.freed_by == crate::account::FreedBy::Prune;
@@ -93,6 +94,39 @@ impl Check {
 }
 
 impl crate::ImageStore {
+    /// What could not be removed.
+    fn check_stuck(&self, repair: bool) -> Vec<Finding> {
+        let places = &self.shared.places;
+        let shown = |path: &Path| {
+            path.strip_prefix(&places.root)
+                .unwrap_or(path)
+                .display()
+                .to_string()
+        };
+        let mut found = Vec::new();
+        for (path, why) in places.stuck() {
+            let mut finding = Finding {
+                object: format!("file {}", shown(&path)),
+                problem: format!(
+                    "it cannot be removed: {why}; see whether it is immutable (lsattr) or something is mounted there"
+                ),
+                ..Finding::default()
+            };
+            if repair && places.discard(&path).is_ok() {
+                finding.repaired = "removed".to_owned();
+            }
+            found.push(finding);
+        }
+        for (name, why) in places.empty_trash() {
+            found.push(Finding {
+                object: format!("file {}", shown(&places.trash.join(name))),
+                problem: format!("it cannot be removed: {why}; see whether something in it is immutable (lsattr) or mounted"),
+                ..Finding::default()
+            });
+        }
+        found
+    }
+
     fn check_records(&self, repair: bool) -> Result<Vec<Finding>, ImageError> {
         // What changes meanwhile would look wrong.
         let _changes = self.shared.changes_lock();
@@ -171,7 +205,7 @@ impl crate::ImageStore {
                 .iter()
                 .map(|record| SnapshotRecord::clone(record))
                 .collect();
-            match records.rebuild_index(&all, &writable) {
+            match records.rebuild_index(&all, &writable, &self.shared.packings.all()) {
                 Ok(()) => index.repaired = "rebuilt from the files".to_owned(),
                 Err(error) => index.problem = format!("{}: {}", index.problem, line(&error)),
             }

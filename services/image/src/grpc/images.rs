@@ -161,6 +161,12 @@ impl ImageService for ImageGrpc {
             manifest: manifest.into(),
             manifest_media_type: image.record.manifest_media_type.to_string(),
             layer_sizes: image.record.layers.iter().map(|layer| layer.size).collect(),
+            parent: image
+                .record
+                .parent
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
         }))
     }
 

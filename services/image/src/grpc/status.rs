@@ -136,6 +136,11 @@ impl From<ImageError> for Status {
                     .with("reference", reference)
                     .with("layer", layer)
             }
+            ImageError::WrongPacking {
+                reference, blob, ..
+            } => fault(Code::DataLoss, "PACKED_LAYER_WRONG")
+                .with("reference", reference)
+                .with("layer", blob),
             ImageError::SearchLimit { limit, .. } => {
                 fault(Code::InvalidArgument, "INVALID_LIMIT").with("limit", limit)
             }

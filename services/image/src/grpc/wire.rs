@@ -71,8 +71,7 @@ pub(super) fn container_config(json: &[u8]) -> Result<Option<ContainerConfig>, I
     if json.is_empty() {
         return Ok(None);
     }
-    let config = serde_json::from_slice(json);
-    config
+    ContainerConfig::parse(json)
         .map(Some)
         .map_err(|source| ImageError::NewConfig { source })
 }

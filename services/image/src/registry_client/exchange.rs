@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use gantry_oci::lenient::{self, Shape};
 use http::header::{
     AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
 };
@@ -560,6 +561,7 @@ fn is_https(uri: &Uri) -> bool {
 fn error_message(body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Document {
+        #[serde(default)]
         errors: Vec<Entry>,
     }
     #[derive(serde::Deserialize)]
@@ -569,7 +571,14 @@ fn error_message(body: &[u8]) -> String {
         #[serde(default)]
         message: String,
     }
-    let Ok(document) = serde_json::from_slice::<Document>(body) else {
+    const FORM: Shape = Shape::Record(&[(
+        "errors",
+        &Shape::List(&Shape::Record(&[
+            ("code", &Shape::Text),
+            ("message", &Shape::Text),
+        ])),
+    )]);
+    let Ok(document) = lenient::read::<Document>(body, &FORM) else {
         return String::new();
     };
     let text = document

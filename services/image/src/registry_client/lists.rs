@@ -1,6 +1,7 @@
 //! Lists that come in pages: tags, and a registry's search.
 
 use gantry_oci::Tag;
+use gantry_oci::lenient::{self, Shape};
 use http::header::{HeaderMap, LINK};
 use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
@@ -26,7 +27,6 @@ const HUB_SEARCH: &str = "index.docker.io";
 pub struct Found {
     /// The repository's name in its registry.
     pub name: String,
-    #[serde(deserialize_with = "text")]
     pub description: String,
     #[serde(rename = "star_count")]
     pub stars: u64,
@@ -36,10 +36,19 @@ pub struct Found {
     pub automated: bool,
 }
 
-/// A description that is `null` is none.
-fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
+/// The form of a page of tags or repositories.
+const PAGE: Shape = Shape::Record(&[("tags", &Shape::Texts), ("repositories", &Shape::Texts)]);
+/// The form of what a search found.
+const SEARCH: Shape = Shape::Record(&[(
+    "results",
+    &Shape::List(&Shape::Record(&[
+        ("name", &Shape::Text),
+        ("description", &Shape::Text),
+        ("star_count", &Shape::Any),
+        ("is_official", &Shape::Any),
+        ("is_automated", &Shape::Any),
+    ])),
+)]);
 
 impl Repository {
     /// All tags, as the registry orders them.
@@ -83,7 +92,7 @@ impl Repository {
             None => None,
         };
         let bytes = self.collect(response.into_body(), PAGE_MAX, what).await?;
-        let page = serde_json::from_slice(&bytes)
+        let page = lenient::read(&bytes, &PAGE)
             .map_err(|error| self.malformed(what, &error.to_string()))?;
         Ok((page, next))
     }
@@ -125,7 +134,7 @@ impl Repository {
             return Ok(None);
         }
         let bytes = self.collect(response.into_body(), PAGE_MAX, &what).await?;
-        match serde_json::from_slice::<Answer>(&bytes) {
+        match lenient::read::<Answer>(&bytes, &SEARCH) {
             Ok(answer) => Ok(Some(answer.results.unwrap_or_default())),
             // A page for people, at a path that is nothing to the registry.
             Err(_) if !bytes.trim_ascii_start().starts_with(b"{") => Ok(None),

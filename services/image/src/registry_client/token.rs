@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use bytes::Bytes;
 use gantry_credentials::Credentials;
+use gantry_oci::lenient::{self, Shape};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -53,7 +54,28 @@ struct Answer {
     access_token: String,
     #[serde(default)]
     refresh_token: String,
-    expires_in: Option<u64>,
+    /// Seconds. What is no number says nothing.
+    expires_in: Option<serde_json::Value>,
+}
+
+/// The form of an [`Answer`].
+const ANSWER: Shape = Shape::Record(&[
+    ("token", &Shape::Text),
+    ("access_token", &Shape::Text),
+    ("refresh_token", &Shape::Text),
+    ("expires_in", &Shape::Any),
+]);
+
+impl Answer {
+    fn life(&self) -> Duration {
+        let seconds = self.expires_in.as_ref().and_then(|value| match value {
+            serde_json::Value::String(text) => text.trim().parse().ok(),
+            number => number.as_f64(),
+        });
+        seconds
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .unwrap_or(DEFAULT_LIFE)
+    }
 }
 
 impl Repository {
@@ -228,8 +250,9 @@ impl Repository {
                 source,
             })?
             .to_bytes();
-        let answer: Answer = serde_json::from_slice(&body)
+        let answer: Answer = lenient::read(&body, &ANSWER)
             .map_err(|_| self.malformed(what, "its token service gave no token"))?;
+        let life = answer.life();
         let token = if answer.token.is_empty() {
             answer.access_token
         } else {
@@ -238,7 +261,6 @@ impl Repository {
         let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
             .map_err(|_| self.malformed(what, "its token service gave an odd token"))?;
         header.set_sensitive(true);
-        let life = answer.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs);
         self.remember(Token {
             header,
             secret: self.credentials.is_some(),

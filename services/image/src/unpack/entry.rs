@@ -93,6 +93,9 @@ impl Entry {
             entry.xattrs.push((key.to_vec(), value.to_vec()));
         }
         if let Some((map, real_size)) = &entry.sparse {
+            if *real_size > limits.unpacked_bytes {
+                return Err(UnpackError::holes(limits));
+            }
             check_sparse(map, *real_size, entry.size)
                 .map_err(|why| bad("sparse map", why.to_owned()))?;
         }

@@ -82,6 +82,15 @@ pub enum UnpackError {
     ThreadLost,
 }
 
+impl UnpackError {
+    pub(super) const fn holes(limits: &super::Limits) -> Self {
+        Self::Limit {
+            what: "bytes of files, their holes included",
+            limit: limits.unpacked_bytes,
+        }
+    }
+}
+
 const fn name_of(format: Compression) -> &'static str {
     match format {
         Compression::None => "tar",

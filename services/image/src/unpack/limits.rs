@@ -8,7 +8,8 @@ use serde::Deserialize;
 pub struct Limits {
     /// Entries of the archive.
     pub entries: u64,
-    /// Bytes of the archive once inflated.
+    /// Bytes of the archive once inflated; and bytes of its files, with their
+    /// holes and with those that are copied from a layer below.
     pub unpacked_bytes: u64,
     /// Inflated bytes per compressed byte, looked at beyond the first gibibyte:
     /// deflate can reach 1,032, honest layers rarely 20.

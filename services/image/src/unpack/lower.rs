@@ -6,13 +6,13 @@
 //! that moment, and not before, so that layers which need nothing from each
 //! other (nearly all) never wait.
 
-use std::io;
 use std::path::PathBuf;
 
 use rustix::fs::{FileType, Timespec};
 
 use super::error::{UnpackError, shown};
 use super::path::LayerPath;
+use super::sparse::copy_content;
 use super::tree::{Ownership, Tree};
 use crate::union::{Node, Union};
 
@@ -66,6 +66,15 @@ impl<'a> LowerLayers<'a> {
         }
     }
 
+    /// Bytes of the file at `path` below. `None`: there is none.
+    pub(super) fn size_of(&mut self, path: &LayerPath) -> Result<Option<u64>, UnpackError> {
+        let found = self.union()?.find(path.components())?;
+        Ok(found.map(|node| match node.kind() {
+            FileType::RegularFile => u64::try_from(node.stat.st_size).unwrap_or(0),
+            _ => 0,
+        }))
+    }
+
     /// Copies the file at `path` from below into the layer, as an overlay does
     /// before it gives a file a second name. False: there is none.
     pub(super) fn copy_up(
@@ -87,9 +96,9 @@ impl<'a> LowerLayers<'a> {
             }
             FileType::RegularFile => {
                 let source = union.content(&node, path.as_bytes())?;
-                let mut source = source.ok_or_else(|| missing(path))?;
-                let mut target = tree.make_file(path)?;
-                io::copy(&mut source, &mut target).map_err(|source| UnpackError::Write {
+                let source = source.ok_or_else(|| missing(path))?;
+                let target = tree.make_file(path)?;
+                copy_content(&source, &target).map_err(|source| UnpackError::Write {
                     path: shown(path.as_bytes()),
                     step: "copying it from the layer below",
                     source,

@@ -26,7 +26,7 @@ mod limits;
 mod lower;
 mod path;
 pub(crate) mod removal;
-mod sparse;
+pub(crate) mod sparse;
 pub(crate) mod tree;
 mod unpacker;
 
@@ -57,7 +57,7 @@ pub struct Unpacked<D = Digest> {
     pub diff_id: D,
     /// Bytes of the archive, inflated.
     pub tar_bytes: u64,
-    /// Bytes of the files' content.
+    /// Bytes of the files' content, with their holes.
     pub content_bytes: u64,
     /// Entries of the archive.
     pub entries: u64,
@@ -144,6 +144,17 @@ pub(crate) fn unpack_unhashed<R: Read + Send + 'static>(
 ) -> Result<Unpacked<()>, UnpackError> {
     let stream = TarStream::start(source, limits, (), Checksum::Compared)?;
     unpack_stream(stream, directory, limits, lower)
+}
+
+/// The diff ID of a layer, without unpacking it. Blocks.
+pub(crate) fn diff_id_of<R: Read + Send + 'static>(
+    source: R,
+    algorithm: Algorithm,
+    limits: &Limits,
+) -> Result<Digest, UnpackError> {
+    let mut stream = TarStream::start(source, limits, Hasher::new(algorithm), Checksum::Compared)?;
+    stream.drain()?;
+    Ok(stream.finish().0.finish())
 }
 
 impl Unpacked<()> {

@@ -1,9 +1,11 @@
 //! Removing trees, following nothing and however deep they are.
+//!
+//! Nothing beyond a mount is removed: a mount point is refused with `EXDEV`.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 /// Removes a file or a directory with all that is in it, following nothing.
@@ -39,7 +41,7 @@ fn remove_tree_at(
         return rustix::fs::renameat(parent, name, spill, elsewhere.as_str());
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+    let directory = match open_here(parent, name, flags) {
         Ok(directory) => directory,
         Err(Errno::NOENT) => return Ok(()),
         Err(Errno::NOTDIR | Errno::LOOP) => return Err(refused),
@@ -59,8 +61,28 @@ fn remove_tree_at(
     }
 }
 
+/// Opens a directory, if nothing is mounted on it.
+fn open_here(parent: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    loop {
+        let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve) {
+            // openat2 says so when something was renamed while it looked.
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
+}
+
 /// Removes a path of the store with all that is in it. What is gone already is fine.
 pub(crate) fn remove_path(path: &std::path::Path) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
-    remove_tree(CWD, path.as_os_str().as_bytes()).map_err(io::Error::from)
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = match rustix::fs::open(parent, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        parent => parent?,
+    };
+    remove_tree(parent.as_fd(), name.as_bytes()).map_err(io::Error::from)
 }

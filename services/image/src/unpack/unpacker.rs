@@ -16,7 +16,7 @@ use super::{
     Header, Headers, Limits, Lower, Passing, RootAttributes, TarStream, UnpackError, Unpacked,
     shown, sparse,
 };
-use crate::tree_record::{ContentHash, ContentHasher, KnownContent};
+use crate::tree_record::{ContentFormat, ContentHash, ContentHasher, KnownContent};
 
 /// The prefix of a whiteout's name.
 const WHITEOUT: &[u8] = b".wh.";
@@ -183,16 +183,17 @@ impl<'a, H: Passing> Unpacker<'a, H> {
         let made = rustix::fs::fstat(&file).map_err(failed("looking at it"))?;
         match &entry.sparse {
             Some((map, real_size)) => {
-                sparse::write(&mut self.stream, &mut file, path, map, *real_size)?;
-                self.known.forget(made.st_ino);
+                self.count(*real_size)?;
+                let hash = sparse::write(&mut self.stream, &mut file, path, map, *real_size)?;
+                self.known.add(made.st_ino, hash);
             }
             None => {
+                self.count(entry.size)?;
                 let hash = self.copy_content(&mut file, path, entry.size)?;
                 self.known.add(made.st_ino, hash);
             }
         }
         self.skip(path, padded(entry.size) - entry.size)?;
-        self.content_bytes += entry.size;
         self.forget_directory(path);
         // In this order: writing takes capabilities away, changing the owner takes the set-id bits away.
         let owner = entry.owner;
@@ -212,6 +213,15 @@ impl<'a, H: Passing> Unpacker<'a, H> {
             self.tolerate(key, set.map_err(failed("setting an extended attribute")))?;
         }
         rustix::fs::futimens(&file, &tree::times(entry.mtime)).map_err(failed("setting its times"))
+    }
+
+    /// Counts bytes of files, which need not be those of the archive.
+    fn count(&mut self, bytes: u64) -> Result<(), UnpackError> {
+        self.content_bytes = self.content_bytes.saturating_add(bytes);
+        if self.content_bytes > self.limits.unpacked_bytes {
+            return Err(UnpackError::holes(&self.limits));
+        }
+        Ok(())
     }
 
     fn make_hard_link(&mut self, entry: &Entry) -> Result<(), UnpackError> {
@@ -248,6 +258,10 @@ impl<'a, H: Passing> Unpacker<'a, H> {
             }
             Some(_) => {}
             None => {
+                let Some(size) = self.lower.size_of(&target)? else {
+                    return Err(missing());
+                };
+                self.count(size)?;
                 if !self.lower.copy_up(&mut self.tree, &target)? {
                     return Err(missing());
                 }
@@ -268,7 +282,7 @@ impl<'a, H: Passing> Unpacker<'a, H> {
         path: &LayerPath,
         size: u64,
     ) -> Result<ContentHash, UnpackError> {
-        let mut hasher = ContentHasher::new();
+        let mut hasher = ContentHasher::new(ContentFormat::Blocks);
         let mut left = size;
         while left > 0 {
             let bytes = self.stream.peek()?;

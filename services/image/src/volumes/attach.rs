@@ -107,7 +107,8 @@ pub enum Part {
     },
     Image {
         id: Digest,
-        /// The top-most first; at least two.
+        /// The top-most first, each once; the last one is empty. Alone, as of an
+        /// image without layers, it is no overlay.
         layers: Vec<PathBuf>,
     },
 }
@@ -442,15 +443,9 @@ impl ImageStore {
             });
         }
         for files in &record.images {
-            let layers = files.layers.iter().rev();
-            let mut layers: Vec<_> = layers
-                .map(|key| self.shared.layers.directory(key))
-                .collect();
+            let mut layers = self.shared.layers.stack(files.layers.iter());
             // Of one layer alone overlayfs makes nothing, and its marks would be seen.
             layers.push(self.shared.places.empty.clone());
-            if layers.len() < 2 {
-                layers.push(self.shared.places.empty.clone());
-            }
             all.push(Mounted {
                 target: files.target.clone(),
                 part: Part::Image {

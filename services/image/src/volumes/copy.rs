@@ -9,17 +9,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps, Uid,
-    XattrFlags,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
 use crate::union::{Node, Union, UnionError, Xattrs};
 use crate::unpack::shown;
+use crate::unpack::sparse::copy_content;
 use crate::unpack::tree::{get_xattr, list_xattrs};
 
 /// Why a volume could not be filled.
@@ -290,31 +290,4 @@ impl Copier<'_> {
         }
         Ok(())
     }
-}
-
-/// Copies a file's content; its holes stay holes.
-fn copy_content(from: &File, to: &File) -> io::Result<()> {
-    let size = from.metadata()?.len();
-    let mut position = 0;
-    while position < size {
-        let data = match rustix::fs::seek(from, SeekFrom::Data(position)) {
-            Ok(data) => data.min(size),
-            Err(Errno::NXIO) => break,
-            // A file system that knows no holes.
-            Err(Errno::INVAL) => position,
-            Err(error) => return Err(error.into()),
-        };
-        let hole = match rustix::fs::seek(from, SeekFrom::Hole(data)) {
-            Ok(hole) => hole.min(size),
-            Err(Errno::NXIO | Errno::INVAL) => size,
-            Err(error) => return Err(error.into()),
-        };
-        rustix::fs::seek(from, SeekFrom::Start(data))?;
-        rustix::fs::seek(to, SeekFrom::Start(data))?;
-        // Within the kernel where it can.
-        let (mut source, mut target) = (from.take(hole - data), to);
-        io::copy(&mut source, &mut target)?;
-        position = hole;
-    }
-    to.set_len(size)
 }

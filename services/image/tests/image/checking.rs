@@ -103,8 +103,8 @@ async fn a_store_at_rest_is_clean() {
     fixture.store.prepare("c2", "a:1", true).unwrap();
     let (checked, found) = check(&fixture.store, false).await;
     assert_eq!(found, []);
-    // Records, 7 blobs, 2 images, 3 layers, leftovers.
-    assert_eq!(checked.objects, 14);
+    // Records, 7 blobs, 3 packed layers, 2 images, 3 layers, leftovers.
+    assert_eq!(checked.objects, 17);
     assert!(checked.bytes > 700_000, "{checked:?}");
     let fixture = fixture.reopen();
     assert_clean(&fixture.store).await;

@@ -652,3 +652,37 @@ async fn a_layer_of_many_directories_does_not_run_out_of_descriptors() {
     assert!(mounted(&fixture, &image).contains_key(&path.join("/")));
     assert_ne!(image.id(), &Digest::sha256_of(b""));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_keeps_all_that_its_image_s_configuration_says() {
+    let fixture = Fixture::new();
+    let layer = Archive::new().file("f", b"1").finish();
+    let mut text: serde_json::Value =
+        serde_json::from_str(&crate::loads::config("base", &[&layer])).unwrap();
+    text["vendor"] = serde_json::json!({"x": [1, 2]});
+    text["os.features"] = serde_json::json!(["a"]);
+    text["rootfs"]["vendor"] = serde_json::json!(1);
+    text["history"] = serde_json::json!([{"created_by": "ADD", "vendor": "h"}]);
+    let run = serde_json::json!({
+        "Cmd": ["base"], "Env": ["A=1"], "Healthcheck": {"Test": ["CMD", "true"], "Interval": 7, "Vendor": 1},
+        "OnBuild": ["RUN x"], "Shell": ["/bin/ash", "-c"], "StopSignal": "SIGQUIT", "StopTimeout": 3,
+        "ArgsEscaped": true, "Vendor": {"Deep": null}, "Volumes": {"/v": {}},
+    });
+    text["config"] = run.clone();
+    let list = serde_json::json!(["base:1"]);
+    let archive = crate::stacks::docker(&text.to_string(), &[layer], list);
+    let loaded = crate::archives::load(&fixture, &archive).await.unwrap();
+    let parent = loaded[0].image.id().clone();
+    let (_, snapshot) = fixture.store.prepare("c", "base:1", true).unwrap();
+    fs::write(snapshot.upper.join("own"), "x").unwrap();
+    let image = commit(&fixture, "c").await;
+    assert_eq!(image.record.parent, Some(parent));
+    let made: serde_json::Value = serde_json::from_slice(&image.config_raw).unwrap();
+    assert_eq!(made["config"], run);
+    for kept in ["vendor", "os.features", "architecture", "os"] {
+        assert_eq!(made[kept], text[kept], "{kept}");
+    }
+    assert_eq!(made["rootfs"]["vendor"], 1);
+    assert_eq!(made["history"][0], text["history"][0]);
+    assert_eq!(made["history"].as_array().unwrap().len(), 2);
+}

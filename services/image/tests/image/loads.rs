@@ -377,3 +377,34 @@ async fn what_the_fuzzer_starts_from_is_loaded() {
     }
     assert!(seen >= 6, "{seen} seeds");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_only_a_lenient_reader_takes_are_loaded() {
+    let layer = Archive::new().file("f", b"1").finish();
+    let text = config("odd", &[&layer])
+        .replace("\"config\"", "\"CONFIG\"")
+        .replace("[\"odd\"]", "\"odd\"")
+        .replace("\"os\"", "\"os\":\"plan9\",\"Os\"")
+        .replace("\"type\":\"layers\"", "\"type\":null");
+    let list = format!(
+        r#"[{{"config":"config.json","REPOTAGS":["odd:1"],"layers":null,"Layers":["{}.tar"],"Parent":null}}]"#,
+        sha(&layer)
+    );
+    let archive = Archive::new()
+        .file(format!("{}.tar", sha(&layer)), &layer)
+        .file("config.json", &text)
+        .file("manifest.json", list)
+        .finish();
+    let fixture = Fixture::new();
+    let loaded = load(&fixture, &archive).await.unwrap();
+    assert_eq!(names(&loaded), ["odd:1"]);
+    let image = &loaded[0].image;
+    // The bytes decide what it is called, and are kept.
+    assert_eq!(image.id().hex(), sha(text.as_bytes()));
+    assert_eq!(image.config_raw, text.as_bytes());
+    assert_eq!(
+        image.config.config.cmd.as_deref(),
+        Some(&["odd".to_owned()][..])
+    );
+    assert_eq!(image.config.os, "linux");
+}

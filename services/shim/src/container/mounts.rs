@@ -402,6 +402,16 @@ impl PlannedMount {
 
     fn make(&self, mode: Option<&str>) -> Result<OwnedFd> {
         let object = || format!("{} on {}", self.kind, self.destination.display());
+        if let Some(overlay) = self.layers() {
+            let tree = rootfs::mount_overlay(&overlay)?;
+            let attributes = Attributes {
+                set: self.options.set | self.options.set_recursive,
+                ..Attributes::default()
+            };
+            set_attributes(tree.as_fd(), c"", false, attributes)
+                .during("set mount flags", object())?;
+            return Ok(tree);
+        }
         let context = fsopen(self.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC).map_err(|error| {
             if error == rustix::io::Errno::NODEV {
                 Error::Unsupported {

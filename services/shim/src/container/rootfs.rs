@@ -1,5 +1,6 @@
 //! The root file system: mounted, filled, entered.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -73,16 +74,19 @@ pub(super) fn propagate_tree(tree: BorrowedFd<'_>, flags: u64) -> Result<()> {
     set_attributes(tree, c"", true, attributes).during("set mount propagation", "detached")
 }
 
+/// Layers that one overlay takes (`OVL_MAX_STACK` in the kernel).
+const LAYERS_MAX: usize = 500;
+
 /// Mounts the layers; the result is detached.
+///
+/// A layer given more than once counts where it is top-most: what it shows or hides further down, it shows or hides
+/// there already, and overlayfs refuses a directory that it has already. More layers than one overlay takes are put
+/// together in read-only overlays of the lower ones, which are layers of the last one. Those must be attached
+/// somewhere meanwhile: each over its own first layer, in a mount namespace that must be apart from the host's.
 pub(super) fn mount_overlay(overlay: &Overlay) -> Result<OwnedFd> {
-    let top = || match &overlay.upper {
-        Some(upper) => upper.display().to_string(),
-        None => overlay
-            .lower
-            .first()
-            .map(|lower| lower.display().to_string())
-            .unwrap_or_default(),
-    };
+    let mut overlay = overlay.clone();
+    let mut seen = HashSet::new();
+    overlay.lower.retain(|layer| seen.insert(layer.clone()));
     // One layer alone needs no overlay: a read-only view of it is the same, and cheaper.
     if let ([only], None) = (overlay.lower.as_slice(), &overlay.upper) {
         let tree = clone_path(only)?;
@@ -98,6 +102,69 @@ pub(super) fn mount_overlay(overlay: &Overlay) -> Result<OwnedFd> {
         .during("set mount flags", only.display())?;
         return Ok(tree);
     }
+    let Some(direct) = direct_layers(overlay.lower.len()) else {
+        return Err(Error::invalid(
+            "root",
+            format!(
+                "has {} layers; at most {} can be mounted",
+                overlay.lower.len(),
+                LAYERS_MAX * LAYERS_MAX
+            ),
+        ));
+    };
+    let below = overlay.lower.split_off(direct);
+    let mut attached = Attached(Vec::new());
+    for group in below.chunks(LAYERS_MAX) {
+        if let [only] = group {
+            overlay.lower.push(only.clone());
+            continue;
+        }
+        let tree = mount_layers(&Overlay {
+            lower: group.to_vec(),
+            upper: None,
+            work: None,
+            options: overlay.options.clone(),
+        })?;
+        attach(&tree, &group[0])?;
+        attached.0.push(group[0].clone());
+        overlay.lower.push(group[0].clone());
+    }
+    // It holds what it is made of by itself.
+    mount_layers(&overlay)
+}
+
+/// How many of the top-most layers are given to the last overlay as they are, where the others go into overlays of
+/// their own. `None`: there are too many layers even so.
+fn direct_layers(count: usize) -> Option<usize> {
+    if count <= LAYERS_MAX {
+        return Some(count);
+    }
+    let groups = (count - LAYERS_MAX).div_ceil(LAYERS_MAX - 1);
+    LAYERS_MAX.checked_sub(groups)
+}
+
+/// Mounts over layers that are taken off again.
+struct Attached(Vec<PathBuf>);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // What stays goes with the mount namespace.
+            let _stays = rustix::mount::unmount(path, UnmountFlags::DETACH);
+        }
+    }
+}
+
+/// Mounts as many layers as one overlay takes.
+fn mount_layers(overlay: &Overlay) -> Result<OwnedFd> {
+    let top = || match &overlay.upper {
+        Some(upper) => upper.display().to_string(),
+        None => overlay
+            .lower
+            .first()
+            .map(|lower| lower.display().to_string())
+            .unwrap_or_default(),
+    };
     match configure(overlay, &top(), true) {
         // Before Linux 6.5 there is only the one string.
         Err(Error::Step { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
@@ -289,6 +356,18 @@ mod tests {
         );
         assert_eq!(propagation(Some("shared")).unwrap(), Some(libc::MS_SHARED));
         assert!(propagation(Some("rubbish")).is_err());
+    }
+
+    #[test]
+    fn any_number_of_layers_is_cut_into_overlays_that_the_kernel_takes() {
+        for count in [1, 499, 500, 501, 999, 1000, 1001, 5000, 250_000] {
+            let direct = direct_layers(count).unwrap();
+            let groups = (count - direct).div_ceil(LAYERS_MAX);
+            assert!(direct + groups <= LAYERS_MAX, "{count}");
+        }
+        assert_eq!(direct_layers(500), Some(500));
+        assert_eq!(direct_layers(501), Some(499));
+        assert_eq!(direct_layers(250_001), None);
     }
 
     #[test]

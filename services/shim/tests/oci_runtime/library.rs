@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use gantry_shim::container::{
-    Container, Error, ExecOptions, Gate, Status, Stdio, Target, TerminalSize,
+    Container, Error, ExecOptions, Gate, Overlay, Status, Stdio, Target, TerminalSize,
 };
 use oci_spec::runtime::{LinuxSeccomp, Process};
 use serde_json::json;
@@ -15,6 +15,7 @@ use crate::tests;
 pub const TESTS: &[crate::Test] = tests![
     a_program_runs_and_its_code_comes_back,
     layers_are_seen_as_one_and_writes_go_to_the_top,
+    more_layers_than_one_overlay_takes_are_seen_as_one,
     a_missing_program_is_told_before_start,
     a_user_name_is_looked_up_in_the_containers_own_files,
     a_missing_working_directory_is_made_if_asked_for,
@@ -59,6 +60,70 @@ fn layers_are_seen_as_one_and_writes_go_to_the_top() {
         "new\n"
     );
     assert!(!bundle.root().join("data/written").exists());
+}
+
+fn more_layers_than_one_overlay_takes_are_seen_as_one() {
+    let bundle = Bundle::script(
+        "cat /data/top /data/file600 /data/file1; ls /data/gone; echo new > /data/written",
+    );
+    let mut overlay = bundle.overlay();
+    let layers = upper_directories(&overlay, 1_100);
+    std::fs::write(bundle.root().join("data/gone"), "x").unwrap();
+    for (number, layer) in layers.iter().enumerate() {
+        std::fs::create_dir(layer.join("data")).unwrap();
+        std::fs::write(
+            layer.join(format!("data/file{number}")),
+            format!("{number}\n"),
+        )
+        .unwrap();
+        std::fs::write(layer.join("data/top"), format!("top {number}\n")).unwrap();
+    }
+    // Removed in one overlay, of what is in another.
+    let mode = rustix::fs::Mode::empty();
+    let gone = layers[1_000].join("data/gone");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        gone,
+        rustix::fs::FileType::CharacterDevice,
+        mode,
+        0,
+    )
+    .unwrap();
+    let upper = overlay.upper.clone().unwrap();
+    // The same layer twice, as images have empty ones.
+    overlay.lower = layers
+        .iter()
+        .rev()
+        .cloned()
+        .chain([layers[5].clone(), bundle.root()])
+        .collect();
+    let (created, reader) = bundle.create(|options| options.overlay = Some(overlay));
+    let mut created = created.unwrap();
+    created.container.start().unwrap();
+    let text = read_all(reader);
+    assert!(text.starts_with("top 1099\n600\n1\n"), "{text}");
+    assert!(text.contains("No such file"), "{text}");
+    finish(&created);
+    assert_eq!(
+        std::fs::read_to_string(upper.join("data/written")).unwrap(),
+        "new\n"
+    );
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        !mounts.contains(&layers[0].display().to_string()),
+        "{mounts}"
+    );
+}
+
+/// Directories for layers, beside the others.
+fn upper_directories(overlay: &Overlay, count: usize) -> Vec<std::path::PathBuf> {
+    let beside = overlay.lower[0].parent().unwrap().join("layers");
+    let make = |number: usize| {
+        let layer = beside.join(number.to_string());
+        std::fs::create_dir_all(&layer).unwrap();
+        layer
+    };
+    (0..count).map(make).collect()
 }
 
 fn a_missing_program_is_told_before_start() {
