@@ -4,6 +4,7 @@
 use gantry_credentials::{Credentials, CredentialsError, DockerConfig, Server};
 use gantry_kit::fault::chain;
 use gantry_oci::Reference;
+use gantry_oci::reference::OWN_REGISTRY;
 use gantry_proto::image::v1::RegistryAuth;
 
 /// The person's file of credentials.
@@ -33,6 +34,9 @@ pub(crate) async fn for_term(term: &str) -> Option<RegistryAuth> {
 
 /// What cannot be had is said, and done without: most images need no credentials.
 async fn for_server(server: &Server) -> Option<RegistryAuth> {
+    if is_own(server) {
+        return None;
+    }
     let found = match file() {
         Ok(config) => config.find(server).await,
         Err(CredentialsError::Homeless) => Ok(None),
@@ -51,10 +55,15 @@ async fn for_server(server: &Server) -> Option<RegistryAuth> {
 /// which costs more than to find out whether they are needed.
 pub(crate) fn has_helper(image: &str) -> bool {
     let helper = || {
-        let server = server_of(image)?;
+        let server = server_of(image).filter(|server| !is_own(server))?;
         file().ok()?.helper(&server).ok()?
     };
     helper().is_some()
+}
+
+/// Whether it is the engine's own registry, which takes no credentials.
+fn is_own(server: &Server) -> bool {
+    server.host().eq_ignore_ascii_case(OWN_REGISTRY)
 }
 
 pub(crate) fn wire(credentials: Credentials) -> RegistryAuth {

@@ -73,7 +73,7 @@ pub fn reflected_services(socket: &Path) -> Result<Vec<String>> {
 pub fn registry_address(socket: &Path) -> Result<String> {
     let status = block(async {
         let mut client = RegistryServiceClient::new(client::connect(socket));
-        Ok(client.status(StatusRequest {}).await?.into_inner())
+        Ok(client.status(StatusRequest::default()).await?.into_inner())
     })?;
     status
         .listen_addresses

@@ -52,7 +52,12 @@ fn data(info: &InfoResponse) -> Value {
         .services
         .iter()
         .map(|service| {
-            json!({"Name": service.name, "Serving": service.serving, "Error": service.error})
+            json!({
+                "Name": service.name,
+                "Serving": service.serving,
+                "Error": service.error,
+                "Warnings": service.warnings,
+            })
         })
         .collect();
     json!({
@@ -104,6 +109,9 @@ fn text(info: &InfoResponse) -> String {
             (false, error) => error,
         };
         text.push_str(&format!(" {}: {state}\n", service.name));
+        for warning in &service.warnings {
+            text.push_str(&format!("  Warning: {warning}\n"));
+        }
     }
     text.push_str(&format!(
         "Server Version: {}\nStorage Driver: overlay2\nCgroup Version: {}\nKernel Version: {}\nOperating System: {}\nOSType: {}\nArchitecture: {}\nCPUs: {}\nTotal Memory: {}\nName: {}\nState Dir: {}\n",

@@ -37,7 +37,8 @@ fn demo() -> Result<()> {
     let guest = fixture::guest()?;
     registry::push(&address, "demo/web", "latest", &guest)?;
     println!("    pushed {} as {address}/demo/web", guest.manifest.digest);
-    let web = format!("{address}/demo/web");
+    // The engine itself reaches its registry on a Unix socket, under this name.
+    let web = "gantry.localhost/demo/web".to_owned();
     show(&engine, &["pull", &web])?;
 
     step("It runs on the bridge, with a published port");
@@ -74,12 +75,12 @@ fn demo() -> Result<()> {
     match fixture::busybox() {
         Ok(image) => {
             registry::push(&address, "demo/busybox", "latest", &image)?;
-            let busybox = format!("{address}/demo/busybox");
-            show(&engine, &["pull", "--quiet", &busybox])?;
+            let busybox = "gantry.localhost/demo/busybox";
+            show(&engine, &["pull", "--quiet", busybox])?;
             let outcome = engine.gantry(&[
                 "run",
                 "--rm",
-                &busybox,
+                busybox,
                 "sh",
                 "-c",
                 "echo I am $(id -un), pid $$, on $(uname -sr); exit 7",

@@ -239,6 +239,45 @@ fn every_tag_of_a_repository_goes_and_comes_and_is_found() -> Result<()> {
 }
 
 #[test]
+fn the_engine_s_own_registry_is_there_on_its_socket_while_its_port_is_in_use() -> Result<()> {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    let listen = ("GANTRY_REGISTRY__LISTEN".to_owned(), address.clone());
+    let engine = Engine::with(Options {
+        environment: vec![listen],
+        ..Options::default()
+    })?;
+    let info = engine.ok(&["info"])?;
+    ensure!(info.contains(&address) && info.contains("in use"), "{info}");
+    let tar = archive(&[Member::program("guest", GUEST)]);
+    engine
+        .gantry_with_input(&["import", "-", "box"], &tar)?
+        .text()?;
+    let name = "gantry.localhost/box:1";
+    engine.ok(&["tag", "box", name])?;
+    let pushed = engine.ok(&["push", name])?;
+    ensure!(pushed.contains("1: digest: sha256:"), "{pushed}");
+    engine.ok(&["rmi", "box", name])?;
+    let said = engine.ok(&["run", "--rm", name, "/guest", "echo", "hello"])?;
+    ensure!(said.ends_with("hello"), "{said}");
+    let found = engine.ok(&["search", "--format", "{{.Name}}", "gantry.localhost/bo"])?;
+    ensure!(found == "gantry.localhost/box", "{found}");
+    let refused = engine.gantry(&["login", "-u", "a", "-p", "b", "gantry.localhost"])?;
+    ensure!(
+        refused.code != 0 && refused.stderr.contains("no credentials"),
+        "{refused}"
+    );
+    drop(taken);
+    wait_until(|| {
+        engine
+            .ok(&["info"])
+            .is_ok_and(|info| !info.contains("in use"))
+    })?;
+    ensure!(std::net::TcpStream::connect(&address).is_ok());
+    engine.finish()
+}
+
+#[test]
 fn a_registry_without_a_search_is_searched_by_its_catalogue() -> Result<()> {
     with_engine(|engine| {
         let debians = ForeignRegistry::start()?;

@@ -67,13 +67,51 @@ pub(crate) fn remove(path: &Path) -> Result<bool, RegistryError> {
     }
 }
 
-/// Removes a directory with all that is in it; one that is not there is fine.
-pub(crate) fn remove_tree(path: &Path) -> Result<(), RegistryError> {
-    match fs::remove_dir_all(path) {
-        Ok(()) => sync_parent(path),
+/// Removes whatever has a name.
+pub(crate) fn clear(path: &Path) -> Result<(), RegistryError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => remove_tree(path),
+        Ok(_) => remove(path).map(|_| ()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(RegistryError::io("remove", path)(error)),
+        Err(error) => Err(RegistryError::io("look at", path)(error)),
     }
+}
+
+/// Removes a directory with all that is in it; one that is not there is fine.
+/// What is mounted in it is left alone, and makes this fail.
+pub(crate) fn remove_tree(path: &Path) -> Result<(), RegistryError> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(RegistryError::io("list", path)(error)),
+    };
+    if is_mounted(path).map_err(RegistryError::io("look at", path))? {
+        let busy = io::Error::new(io::ErrorKind::ResourceBusy, "something is mounted there");
+        return Err(RegistryError::io("remove", path)(busy));
+    }
+    for entry in entries {
+        let entry = entry.map_err(RegistryError::io("list", path))?;
+        let (path, kind) = (entry.path(), entry.file_type());
+        if kind.is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&path)?;
+        } else {
+            fs::remove_file(&path).map_err(RegistryError::io("remove", &path))?;
+        }
+    }
+    fs::remove_dir(path).map_err(RegistryError::io("remove", path))?;
+    sync_parent(path)
+}
+
+/// Whether a directory is where something is mounted.
+fn is_mounted(path: &Path) -> io::Result<bool> {
+    let status = rustix::fs::statx(
+        rustix::fs::CWD,
+        path,
+        rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        rustix::fs::StatxFlags::empty(),
+    )?;
+    let root = rustix::fs::StatxAttributes::MOUNT_ROOT;
+    Ok(status.stx_attributes.contains(root))
 }
 
 fn sync_parent(path: &Path) -> Result<(), RegistryError> {

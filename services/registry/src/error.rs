@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use gantry_oci::content::ContentError;
-use gantry_oci::{Digest, DigestError, ManifestError, NameError, RepositoryName, TagError};
+use gantry_oci::{Digest, DigestError, ManifestError, NameError, RepositoryName, Tag, TagError};
 use http::StatusCode;
 
 macro_rules! catalogue {
@@ -59,6 +59,7 @@ catalogue! {
     NotFound            "UNSUPPORTED"           NOT_FOUND,
     TooManyRequests     "TOOMANYREQUESTS"       TOO_MANY_REQUESTS,
     RequestTimeout      "BLOB_UPLOAD_INVALID"   REQUEST_TIMEOUT,
+    Denied              "DENIED"                FORBIDDEN,
     OutOfSpace          "UNKNOWN"               INSUFFICIENT_STORAGE,
     Unknown             "UNKNOWN"               INTERNAL_SERVER_ERROR,
 }
@@ -157,6 +158,11 @@ pub enum RegistryError {
     /// Deletion is switched off.
     #[error("deletion is disabled in this registry (registry.delete_enabled)")]
     DeleteDisabled,
+    /// A tag that was pushed over the Unix socket.
+    #[error(
+        "tag {tag} of repository {name} was pushed by the engine itself, and clients on the network may not replace it (registry.delete_enabled); choose another tag"
+    )]
+    TagKept { name: RepositoryName, tag: Tag },
     /// The end-point does not know the method.
     #[error("{method} is not supported here")]
     Method {
@@ -249,6 +255,7 @@ impl RegistryError {
             Self::Range { .. } => Code::RangeInvalid,
             Self::Pagination { .. } => Code::PaginationInvalid,
             Self::DeleteDisabled | Self::Method { .. } => Code::Unsupported,
+            Self::TagKept { .. } => Code::Denied,
             Self::Endpoint { .. } => Code::NotFound,
             Self::Content { source } if source.is_out_of_space() => Code::OutOfSpace,
             Self::Io { source, .. }

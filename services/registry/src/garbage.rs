@@ -146,7 +146,12 @@ impl Store {
                     match self.content().delete(digest) {
                         Ok(size) => size,
                         Err(ContentError::NotFound { .. }) => continue,
-                        Err(error) => return Err(error.into()),
+                        // The others can go all the same.
+                        Err(error) => {
+                            let error = gantry_kit::fault::chain(&error);
+                            tracing::warn!(%digest, error, "a blob that nothing names stays");
+                            continue;
+                        }
                     }
                 };
                 collected.blobs += 1;

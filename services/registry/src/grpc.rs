@@ -1,6 +1,6 @@
 //! Administration over gRPC: `gantry.registry.v1`. Thin: wire types in, domain calls, wire types out.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use gantry_kit::fault::{Fault, chain};
 use gantry_oci::RepositoryName;
@@ -14,6 +14,7 @@ use tonic::{Code as Grpc, Request, Response, Status};
 
 use crate::Registry;
 use crate::error::{Code, RegistryError};
+use crate::listen::Listening;
 use crate::manifests::ManifestReference;
 use crate::repositories::Page;
 use crate::uploads::blocking;
@@ -28,18 +29,16 @@ const PAGE_DEFAULT: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Administration {
     registry: Registry,
-    listen: Option<SocketAddr>,
-    tls: bool,
+    listening: Arc<Listening>,
 }
 
 impl Administration {
-    /// `listen` is where the HTTP side listens, if there is one.
+    /// `listening` is what is said of the network's side.
     #[must_use]
-    pub const fn new(registry: Registry, listen: Option<SocketAddr>, tls: bool) -> Self {
+    pub const fn new(registry: Registry, listening: Arc<Listening>) -> Self {
         Self {
             registry,
-            listen,
-            tls,
+            listening,
         }
     }
 
@@ -54,8 +53,22 @@ impl Administration {
 impl RegistryService for Administration {
     async fn status(
         &self,
-        _request: Request<StatusRequest>,
+        request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
+        let listening = StatusResponse {
+            listen_addresses: self
+                .listening
+                .address()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            tls: self.listening.is_tls(),
+            listen_error: self.listening.error(),
+            ..StatusResponse::default()
+        };
+        if request.into_inner().listen_only {
+            return Ok(Response::new(listening));
+        }
         let registry = self.registry.clone();
         let (repositories, blobs, uploads) = blocking(move || {
             Ok((
@@ -66,12 +79,11 @@ impl RegistryService for Administration {
         })
         .await?;
         Ok(Response::new(StatusResponse {
-            listen_addresses: self.listen.iter().map(ToString::to_string).collect(),
-            tls: self.tls,
             repositories: repositories as u64,
             blobs: blobs.len() as u64,
             bytes: blobs.iter().map(|blob| blob.size).sum(),
             uploads: uploads as u64,
+            ..listening
         }))
     }
 
@@ -176,6 +188,7 @@ impl From<RegistryError> for Status {
             Code::BlobUploadRange | Code::RangeInvalid => Grpc::OutOfRange,
             Code::ManifestBlobUnknown => Grpc::FailedPrecondition,
             Code::Unsupported => Grpc::Unimplemented,
+            Code::Denied => Grpc::PermissionDenied,
             Code::TooManyRequests => Grpc::Unavailable,
             Code::RequestTimeout => Grpc::DeadlineExceeded,
             Code::OutOfSpace => Grpc::ResourceExhausted,

@@ -3,6 +3,12 @@
 //! It speaks the OCI distribution specification 1.1 and what Docker's clients
 //! need beyond it, and knows nothing of the engine it is part of.
 //!
+//! **Two sides.** The service's Unix socket, for root and the engine's group, has
+//! the administration (gRPC) and the distribution API (HTTP/1.1 or 2) side by
+//! side. On the network it listens only where it is told to (`registry.listen`):
+//! there are no accounts, so whoever can connect can pull and push. What was
+//! pushed over the socket is kept from them: see [`http::Side`].
+//!
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`store`] | repositories on files: the layout, the order of writes, the locks |
@@ -10,7 +16,7 @@
 //! | [`uploads`] | blobs on their way in |
 //! | [`garbage`] | the collection of blobs that nothing names |
 //! | [`http`] | the distribution API |
-//! | [`listen`] | sockets, TLS, and how connections end |
+//! | [`listen`] | the network: port, TLS, and how connections end |
 //! | [`grpc`] | administration: `gantry.registry.v1` |
 //! | [`error`] | the catalogue of errors |
 #![forbid(unsafe_code)]
@@ -40,6 +46,8 @@ use tonic::service::Routes;
 
 pub use config::Config;
 pub use error::RegistryError;
+use http::Side;
+use listen::Endpoint;
 pub use store::Store;
 pub use uploads::Uploads;
 
@@ -79,19 +87,25 @@ pub async fn build(context: Context<Config>) -> Result<Service, BoxError> {
         stopping,
         ..
     } = context;
-    // The address first: a port that is taken is the likeliest mistake, and nothing is to change before it is told.
-    let listening = listen::Listening::bind(&config).await?;
+    // A configuration that cannot be used is reported before anything is changed.
+    let mut endpoint = Endpoint::of(&config)?;
+    if let Some(endpoint) = &mut endpoint {
+        endpoint.bind().await?;
+    }
+    let listening = endpoint.as_ref().map(Endpoint::listening);
     let root = paths.state_of("registry");
     let registry = tokio::task::spawn_blocking(move || Registry::open(root, config)).await??;
 
-    let address = listening.as_ref().map(listen::Listening::address);
-    let tls = listening.as_ref().is_some_and(listen::Listening::is_tls);
-    let administration = grpc::Administration::new(registry.clone(), address, tls);
-    let mut service = Service::new(Routes::new(administration.into_server()), &[grpc::SERVICE]);
-    if let (Some(listening), Some(address)) = (listening, address) {
-        tracing::info!(%address, tls, "the registry listens");
-        let router = http::router(registry.clone());
-        let serving = listening.serve(router, stopping.clone());
+    let administration =
+        grpc::Administration::new(registry.clone(), listening.unwrap_or_default()).into_server();
+    // On the service's socket the distribution API is what gRPC does not answer.
+    let own_side = http::router(registry.clone(), Side::Socket);
+    let routes = Routes::new(administration).into_axum_router();
+    let routes = Routes::from(routes.fallback_service(own_side));
+    let mut service = Service::new(routes, &[grpc::SERVICE]).accept_http1();
+    if let Some(endpoint) = endpoint {
+        let router = http::router(registry.clone(), Side::Network);
+        let serving = endpoint.serve(router, stopping.clone());
         service = service.beside(tokio::spawn(serving));
     }
     let expiring = expire_uploads(registry, stopping);

@@ -55,6 +55,17 @@ pub struct StoredManifest {
     pub raw: Bytes,
 }
 
+/// Who pushes, which says what becomes of tags.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Authority {
+    /// The engine: its tags are kept from guests.
+    Owner,
+    /// Somebody who may replace every tag.
+    Trusted,
+    /// Anybody: may replace what was not pushed by the owner.
+    Guest,
+}
+
 impl Store {
     /// The digest that a tag stands for.
     pub fn resolve_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Digest, RegistryError> {
@@ -118,7 +129,11 @@ impl Store {
         name: &RepositoryName,
         document: &Document,
         tags: &[Tag],
+        authority: Authority,
     ) -> Result<(), RegistryError> {
+        if authority == Authority::Guest {
+            self.check_kept(name, document, tags)?;
+        }
         let linking = self.linking();
         self.check_references(name, document)?;
         let digest = document.digest();
@@ -144,14 +159,58 @@ impl Store {
         linking.settle_claims(name, parts());
         if !tags.is_empty() {
             durable::directory(&self.tags_path(name))?;
-        }
-        for tag in tags {
-            let path = self.tag_path(name, tag);
-            durable::write(&self.aside_path(), &path, digest.as_str().as_bytes())?;
+            let _nobody_else_tags = self.tagging();
+            match authority {
+                Authority::Owner => {
+                    durable::directory(&self.kept_path(name))?;
+                    for tag in tags {
+                        durable::mark(&self.kept_path(name).join(tag.as_str()))?;
+                    }
+                }
+                Authority::Trusted => {}
+                Authority::Guest => self.check_kept(name, document, tags)?,
+            }
+            for tag in tags {
+                let path = self.tag_path(name, tag);
+                durable::write(&self.aside_path(), &path, digest.as_str().as_bytes())?;
+            }
         }
         let tags: Vec<&str> = tags.iter().map(Tag::as_str).collect();
         tracing::info!(repository = %name, %digest, tags = tags.join(","), "manifest stored");
         Ok(())
+    }
+
+    /// Refuses to let tags of the owner's stand for something else. A mark alone,
+    /// of a push that broke off before its tag, keeps nothing.
+    fn check_kept(
+        &self,
+        name: &RepositoryName,
+        document: &Document,
+        tags: &[Tag],
+    ) -> Result<(), RegistryError> {
+        for tag in tags {
+            let is_kept = self.kept_path(name).join(tag.as_str()).exists();
+            let replaces = match self.resolve_tag(name, tag) {
+                Ok(digest) => digest != *document.digest(),
+                Err(RegistryError::ManifestUnknown { .. }) => false,
+                Err(_) => true,
+            };
+            if is_kept && replaces {
+                return Err(RegistryError::TagKept {
+                    name: name.clone(),
+                    tag: tag.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a tag and its mark; says whether it was there.
+    fn remove_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<bool, RegistryError> {
+        let _nobody_else_tags = self.tagging();
+        let removed = durable::remove(&self.tag_path(name, tag))?;
+        durable::remove(&self.kept_path(name).join(tag.as_str()))?;
+        Ok(removed)
     }
 
     fn check_references(
@@ -199,7 +258,7 @@ impl Store {
 
     /// Removes a tag. What it stood for stays.
     pub fn delete_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<(), RegistryError> {
-        if durable::remove(&self.tag_path(name, tag))? {
+        if self.remove_tag(name, tag)? {
             tracing::info!(repository = %name, %tag, "tag removed");
             Ok(())
         } else {
@@ -220,7 +279,7 @@ impl Store {
         let _nobody_links = self.taking_away();
         for tag in self.tags(name)? {
             if self.resolve_tag(name, &tag).is_ok_and(|to| to == *digest) {
-                durable::remove(&self.tag_path(name, &tag))?;
+                self.remove_tag(name, &tag)?;
             }
         }
         let link = self.manifests_path(name).join(link_name(digest));

@@ -79,7 +79,7 @@ impl Store {
             return Err(RegistryError::NameUnknown { name: name.clone() });
         }
         let path = self.repository_path(name);
-        for part in ["_tags", "_manifests", "_referrers", "_layers"] {
+        for part in ["_tags", "_kept", "_manifests", "_referrers", "_layers"] {
             durable::remove_tree(&path.join(part))?;
         }
         // Directories that other repositories are below are not empty, and stay.

@@ -6,10 +6,12 @@
 //!   repositories/<name>/_layers/<digest>      empty: the repository has this blob
 //!   repositories/<name>/_manifests/<digest>   the media type: the repository has this manifest
 //!   repositories/<name>/_tags/<tag>           the digest the tag stands for
+//!   repositories/<name>/_kept/<tag>           empty: the tag was pushed over the Unix socket
 //!   repositories/<name>/_referrers/<subject>/<digest>
 //!                                             a descriptor (JSON) of a manifest about the subject
 //!   uploads/<id>                              repository and algorithm (JSON) of an upload
 //!   aside/                                    files on their way to their names
+//!   aside-1/ …                                the same, where the one before cannot be used
 //! ```
 //! A `<digest>` in a path is `sha256-<hex>`. No component of a repository's name
 //! begins with `_`, so nested names and the directories above can not collide.
@@ -25,6 +27,8 @@
 //! **Locking.** `gate` is held for reading while a request looks at what is there
 //! and makes links to it, and for writing while the collection, or the removal of
 //! a repository, takes things away. Requests that only read content take no lock.
+//! `tags` is held while tags are written, so that what the network may not replace
+//! is judged by what is there.
 //! While a collection runs, `recent` gathers all that was linked since its start.
 //!
 //! **Claims.** A blob that was uploaded, mounted or asked for by HEAD may be
@@ -51,6 +55,8 @@ use crate::error::RegistryError;
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    aside: PathBuf,
+    tags: Mutex<()>,
     content: Content,
     gate: RwLock<()>,
     recent: Mutex<Option<HashSet<Digest>>>,
@@ -69,14 +75,14 @@ impl Store {
         let root = root.into();
         directories::close(&root)
             .map_err(|error| RegistryError::io("create the directory", &root)(error.into()))?;
-        // What was on its way when the last process ended has no name, and is nobody's.
-        durable::remove_tree(&root.join("aside"))?;
-        for directory in ["repositories", "uploads", "aside"] {
+        for directory in ["repositories", "uploads"] {
             durable::directory(&root.join(directory))?;
         }
         Ok(Self {
             content: Content::open(root.join("content"))?,
+            aside: prepare_aside(&root)?,
             root,
+            tags: Mutex::default(),
             gate: RwLock::default(),
             recent: Mutex::default(),
         })
@@ -100,6 +106,11 @@ impl Store {
     /// Leave to take things away.
     pub(crate) fn taking_away(&self) -> RwLockWriteGuard<'_, ()> {
         self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leave to write tags.
+    pub(crate) fn tagging(&self) -> MutexGuard<'_, ()> {
+        self.tags.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn recent(&self) -> MutexGuard<'_, Option<HashSet<Digest>>> {
@@ -126,6 +137,11 @@ impl Store {
         self.repository_path(name).join("_tags")
     }
 
+    /// The marks of tags that clients on the network may not replace.
+    pub(crate) fn kept_path(&self, name: &RepositoryName) -> PathBuf {
+        self.repository_path(name).join("_kept")
+    }
+
     pub(crate) fn tag_path(&self, name: &RepositoryName, tag: &Tag) -> PathBuf {
         self.tags_path(name).join(tag.as_str())
     }
@@ -141,7 +157,7 @@ impl Store {
     }
 
     pub(crate) fn aside_path(&self) -> PathBuf {
-        self.root.join("aside")
+        self.aside.clone()
     }
 
     /// Whether anything was ever put into the repository.
@@ -265,6 +281,34 @@ impl Linking<'_> {
             recent.extend(digests.into_iter().cloned());
         }
     }
+}
+
+/// An empty directory for files on their way. What was on its way when the last
+/// process ended has no name, and is removed. Where that cannot be done (an
+/// immutable file, a mount) it stays, is reported, and another directory is used.
+fn prepare_aside(root: &Path) -> Result<PathBuf, RegistryError> {
+    const ATTEMPTS: usize = 16;
+    let names = (0..ATTEMPTS).map(|n| match n {
+        0 => "aside".to_owned(),
+        n => format!("aside-{n}"),
+    });
+    let mut last = None;
+    for path in names.map(|name| root.join(name)) {
+        let prepared = durable::clear(&path).and_then(|()| durable::directory(&path));
+        match prepared {
+            Ok(()) => return Ok(path),
+            Err(error) => {
+                let text = gantry_kit::fault::chain(&error);
+                tracing::warn!(
+                    path = %path.display(),
+                    error = text,
+                    "a leftover cannot be removed and is left alone; remove it by hand"
+                );
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.unwrap_or(RegistryError::Stopping))
 }
 
 /// A digest as a file name.

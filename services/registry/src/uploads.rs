@@ -211,14 +211,17 @@ impl Uploads {
             let removed = match repository {
                 Some(name) => self.cancel(&name, &id).await,
                 None => {
-                    let store = Arc::clone(&self.store);
+                    let (store, id) = (Arc::clone(&self.store), id.clone());
                     blocking(move || Ok(store.content().remove_ingest(&IngestKey::parse(&id)?)?))
                         .await
                 }
             };
             match removed {
                 Ok(()) => gone += 1,
-                Err(error) => tracing::debug!(%error, "an abandoned upload stays for now"),
+                Err(error) => {
+                    let error = gantry_kit::fault::chain(&error);
+                    tracing::warn!(id, error, "an abandoned upload cannot be removed yet");
+                }
             }
         }
         Ok(gone)
@@ -374,9 +377,16 @@ fn abandoned(
         }
         match fs::read(&path).map(|text| serde_json::from_slice::<Record>(&text)) {
             Ok(Ok(record)) => old.push((id, Some(record.repository))),
-            // A record that a power cut emptied is nobody's any more.
+            // A record that a power cut emptied belongs to no upload any more.
             _ => {
-                durable::remove(&path)?;
+                if let Err(error) = durable::clear(&path) {
+                    let error = gantry_kit::fault::chain(&error);
+                    tracing::warn!(
+                        path = %path.display(),
+                        error,
+                        "a leftover cannot be removed and is left alone; remove it by hand"
+                    );
+                }
             }
         }
     }

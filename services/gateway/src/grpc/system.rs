@@ -87,9 +87,14 @@ impl SystemService for System {
         let engine = &self.engine;
         let health = join_all(PEERS.map(|peer| async move {
             let error = engine.peers.health(peer).await.err();
+            let warnings = match (peer, &error) {
+                (Peer::Registry, None) => engine.peers.registry_warnings().await,
+                _ => Vec::new(),
+            };
             wire::ServiceStatus {
                 name: peer.name().to_owned(),
                 serving: error.is_none(),
+                warnings,
                 error: error.map(|error| error.to_string()).unwrap_or_default(),
             }
         }));

@@ -14,6 +14,8 @@ mod runtime;
 use gantry_kit::client;
 use gantry_kit::fault::Fault;
 use gantry_kit::paths::Paths;
+use gantry_proto::registry::v1::StatusRequest;
+use gantry_proto::registry::v1::registry_service_client::RegistryServiceClient;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -66,6 +68,25 @@ impl Peers {
             .await
             .map(|_serving| ())
             .map_err(|status| refused(peer, &status))
+    }
+}
+
+impl Peers {
+    /// What the registry cannot do at present. Empty where it does not say.
+    pub async fn registry_warnings(&self) -> Vec<String> {
+        let socket = self.paths.socket(Peer::Registry.name());
+        let mut registry = RegistryServiceClient::new(client::connect(&socket));
+        let mut request = tonic::Request::new(StatusRequest { listen_only: true });
+        request.set_timeout(std::time::Duration::from_secs(2));
+        let status = registry
+            .status(request)
+            .await
+            .map(tonic::Response::into_inner);
+        let error = status.map(|status| status.listen_error).unwrap_or_default();
+        Some(error)
+            .filter(|error| !error.is_empty())
+            .into_iter()
+            .collect()
     }
 }
 

@@ -244,7 +244,7 @@ async fn other_services_calls_are_forwarded() {
     use gantry_proto::registry::v1 as registry;
     let mut registries = registry::registry_service_client::RegistryServiceClient::new(channel);
     let status = registries
-        .status(registry::StatusRequest {})
+        .status(registry::StatusRequest::default())
         .await
         .unwrap_err();
     let fault = gantry_kit::fault::Fault::from_status(&status);

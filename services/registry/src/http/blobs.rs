@@ -7,7 +7,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::range::Wanted;
-use super::{Answer, DOCKER_CONTENT_DIGEST, bare, empty, is_cached, set};
+use super::{Answer, DOCKER_CONTENT_DIGEST, Front, bare, empty, is_cached, set};
 use crate::Registry;
 use crate::error::RegistryError;
 use crate::send;
@@ -77,11 +77,11 @@ pub(super) async fn get(
     Ok(response)
 }
 
-pub(super) async fn delete(registry: &Registry, name: RepositoryName, digest: Digest) -> Answer {
-    if !registry.config.delete_enabled {
+pub(super) async fn delete(front: &Front, name: RepositoryName, digest: Digest) -> Answer {
+    if !front.may_delete() {
         return Err(RegistryError::DeleteDisabled);
     }
-    let store = registry.store.clone();
+    let store = front.registry.store.clone();
     blocking(move || store.delete_layer(&name, &digest)).await?;
     Ok(empty(StatusCode::ACCEPTED))
 }

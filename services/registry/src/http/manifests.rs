@@ -7,7 +7,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderName, Request, StatusCode};
 
 use super::query::Query;
-use super::{Answer, DOCKER_CONTENT_DIGEST, bare, created, empty, is_cached, set};
+use super::{Answer, DOCKER_CONTENT_DIGEST, Front, bare, created, empty, is_cached, set};
 use crate::Registry;
 use crate::error::RegistryError;
 use crate::manifests::ManifestReference;
@@ -48,7 +48,7 @@ pub(super) async fn get(
 }
 
 pub(super) async fn put(
-    registry: &Registry,
+    front: &Front,
     name: RepositoryName,
     reference: &str,
     query: &Query,
@@ -86,17 +86,17 @@ pub(super) async fn put(
     if let ManifestReference::Tag(tag) = reference {
         tags.push(tag);
     }
-    let store = registry.store.clone();
-    blocking(move || store.put_manifest(&name, &document, &tags)).await?;
+    let (store, authority) = (front.registry.store.clone(), front.authority());
+    blocking(move || store.put_manifest(&name, &document, &tags, authority)).await?;
     Ok(response)
 }
 
-pub(super) async fn delete(registry: &Registry, name: RepositoryName, reference: &str) -> Answer {
-    if !registry.config.delete_enabled {
+pub(super) async fn delete(front: &Front, name: RepositoryName, reference: &str) -> Answer {
+    if !front.may_delete() {
         return Err(RegistryError::DeleteDisabled);
     }
     let reference = existing(&name, reference)?;
-    let store = registry.store.clone();
+    let store = front.registry.store.clone();
     blocking(move || match reference {
         ManifestReference::Tag(tag) => store.delete_tag(&name, &tag),
         ManifestReference::Digest(digest) => store.delete_manifest(&name, &digest),

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 
 use crate::Registry;
 use crate::error::RegistryError;
+use crate::manifests::Authority;
 
 mod blobs;
 mod listings;
@@ -32,15 +33,52 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 /// What a handler answers.
 pub(crate) type Answer = Result<Response<Body>, RegistryError>;
 
-/// The whole API as a router, for a listener or a test.
-pub fn router(registry: Registry) -> Router {
-    Router::new().fallback(handle).with_state(registry)
+/// Where requests come from, which says what they may do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Side {
+    /// The service's Unix socket: root and the engine's group. They may do
+    /// everything, and what they push is kept from the network's clients.
+    Socket,
+    /// The network: whoever can connect.
+    Network,
 }
 
-async fn handle(State(registry): State<Registry>, request: Request<Body>) -> Response<Body> {
+/// A registry as it is seen from one side.
+#[derive(Clone, Debug)]
+struct Front {
+    registry: Registry,
+    side: Side,
+}
+
+impl Front {
+    /// Whether clients may delete, and replace what others pushed.
+    fn may_delete(&self) -> bool {
+        self.side == Side::Socket || self.registry.config.delete_enabled
+    }
+
+    fn authority(&self) -> Authority {
+        match self.side {
+            Side::Socket => Authority::Owner,
+            Side::Network if self.may_delete() => Authority::Trusted,
+            Side::Network => Authority::Guest,
+        }
+    }
+}
+
+/// The whole API as a router, for a listener or a test.
+pub fn router(registry: Registry, side: Side) -> Router {
+    let front = Front { registry, side };
+    Router::new().fallback(handle).with_state(front)
+}
+
+async fn handle(State(front): State<Front>, request: Request<Body>) -> Response<Body> {
+    if is_grpc(request.headers()) {
+        // A method that the gRPC services on the same socket do not have.
+        return tonic::Status::unimplemented("there is no such method").into_http();
+    }
     let began = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = match dispatch(&registry, request).await {
+    let mut response = match dispatch(&front, request).await {
         Ok(response) => response,
         Err(error) => refusal(&error),
     };
@@ -57,7 +95,13 @@ async fn handle(State(registry): State<Registry>, request: Request<Body>) -> Res
     response
 }
 
-async fn dispatch(registry: &Registry, request: Request<Body>) -> Answer {
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
+}
+
+async fn dispatch(front: &Front, request: Request<Body>) -> Answer {
+    let registry = &front.registry;
     let route = Route::parse(request.uri().path())?;
     let query = Query::parse(request.uri().query().unwrap_or_default());
     // HEAD is GET without a body, which the connection leaves out by itself.
@@ -85,15 +129,15 @@ async fn dispatch(registry: &Registry, request: Request<Body>) -> Answer {
             Method::GET | Method::HEAD => {
                 blobs::get(registry, name, digest, &method, request.headers()).await
             }
-            Method::DELETE => blobs::delete(registry, name, digest).await,
+            Method::DELETE => blobs::delete(front, name, digest).await,
             _ => Err(not_allowed("GET, HEAD, DELETE")),
         },
         Route::Manifest { name, reference } => match method {
             Method::GET | Method::HEAD => {
                 manifests::get(registry, name, &reference, request.headers()).await
             }
-            Method::PUT => manifests::put(registry, name, &reference, &query, request).await,
-            Method::DELETE => manifests::delete(registry, name, &reference).await,
+            Method::PUT => manifests::put(front, name, &reference, &query, request).await,
+            Method::DELETE => manifests::delete(front, name, &reference).await,
             _ => Err(not_allowed("GET, HEAD, PUT, DELETE")),
         },
         Route::Uploads { name } => match method {

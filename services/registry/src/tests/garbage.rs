@@ -12,12 +12,13 @@ use crate::grpc::Administration;
 fn without_grace() -> Config {
     Config {
         garbage_grace_seconds: 0,
+        delete_enabled: true,
         ..Config::default()
     }
 }
 
 fn administration(registry: &Fixture) -> Administration {
-    Administration::new(registry.registry.clone(), None, false)
+    Administration::new(registry.registry.clone(), std::sync::Arc::default())
 }
 
 async fn collect(registry: &Fixture, dry_run: bool) -> (u64, u64) {
@@ -169,7 +170,7 @@ async fn the_administration_lists_counts_and_deletes() {
     let admin = administration(&registry);
 
     let status = admin
-        .status(Call::new(wire::StatusRequest {}))
+        .status(Call::new(wire::StatusRequest::default()))
         .await
         .unwrap();
     let status = status.into_inner();

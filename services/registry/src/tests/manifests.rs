@@ -230,3 +230,57 @@ async fn foreign_layers_need_not_be_here() {
         .await;
     assert_eq!(reply.status, StatusCode::CREATED, "{reply:?}");
 }
+
+#[tokio::test]
+async fn what_the_engine_pushed_is_kept_from_the_network() {
+    let registry = Fixture::with(Config::default());
+    let (first, second) = (manifest(b"one", ""), manifest(b"two", ""));
+    for blob in [&b"{}"[..], b"one", b"two"] {
+        registry.push("a", blob).await;
+    }
+    let kind = MediaType::OciManifest;
+    let put = async |side, tag: &str, text: &str| {
+        let path = format!("/v2/a/manifests/{tag}");
+        let headers = [("content-type", kind.as_str())];
+        registry
+            .send_from(side, Method::PUT, &path, &headers, text.to_owned())
+            .await
+    };
+    let delete = async |side, path: &str| {
+        registry
+            .send_from(side, Method::DELETE, path, &[], Body::empty())
+            .await
+    };
+    let created = StatusCode::CREATED;
+    assert_eq!(put(Side::Socket, "v1", &first).await.status, created);
+    assert_eq!(put(Side::Network, "v2", &first).await.status, created);
+    // The same again is nothing new; something else is.
+    assert_eq!(put(Side::Network, "v1", &first).await.status, created);
+    put(Side::Network, "v1", &second)
+        .await
+        .refused(403, "DENIED");
+    let several = "/v2/a/manifests/v3?tag=v1".replace("/v2/a/manifests/", "");
+    put(Side::Network, &several, &second)
+        .await
+        .refused(403, "DENIED");
+    registry
+        .get("/v2/a/manifests/v3")
+        .await
+        .refused(404, "MANIFEST_UNKNOWN");
+    assert_eq!(put(Side::Network, "v2", &second).await.status, created);
+    let digest = Digest::sha256_of(first.as_bytes());
+    for path in ["v1", "v2", digest.as_str()] {
+        let path = format!("/v2/a/manifests/{path}");
+        delete(Side::Network, &path)
+            .await
+            .refused(405, "UNSUPPORTED");
+    }
+    let reply = registry.get("/v2/a/manifests/v1").await;
+    assert_eq!(reply.header("docker-content-digest"), digest.as_str());
+    // The engine itself may, and what it took away is anybody's again.
+    assert_eq!(put(Side::Socket, "v1", &second).await.status, created);
+    let deleted = delete(Side::Socket, "/v2/a/manifests/v1").await;
+    assert_eq!(deleted.status, StatusCode::ACCEPTED);
+    assert_eq!(put(Side::Network, "v1", &first).await.status, created);
+    assert_eq!(put(Side::Network, "v1", &second).await.status, created);
+}

@@ -2,6 +2,7 @@
 
 mod blobs;
 mod garbage;
+mod leftovers;
 mod listen;
 mod listings;
 mod manifests;
@@ -13,6 +14,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
+use crate::http::Side;
 use crate::{Config, Registry};
 
 /// A registry in a temporary directory.
@@ -31,7 +33,10 @@ struct Reply {
 
 impl Fixture {
     fn new() -> Self {
-        Self::with(Config::default())
+        Self::with(Config {
+            delete_enabled: true,
+            ..Config::default()
+        })
     }
 
     fn with(config: Config) -> Self {
@@ -58,12 +63,24 @@ impl Fixture {
         headers: &[(&str, &str)],
         body: impl Into<Body>,
     ) -> Reply {
+        self.send_from(Side::Network, method, path, headers, body)
+            .await
+    }
+
+    async fn send_from(
+        &self,
+        side: Side,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Reply {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(body.into()).unwrap();
-        let response = crate::http::router(self.registry.clone())
+        let response = crate::http::router(self.registry.clone(), side)
             .oneshot(request)
             .await
             .unwrap();
