@@ -17,7 +17,9 @@ use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Event, SuperviseError, next_delay, notify_directory, notify_socket, pause};
+use super::backoff::{Backoff, pause};
+use super::predecessor;
+use super::{Event, SuperviseError, notify_directory, notify_socket};
 
 /// Longest message of sd_notify(3) that is read.
 const MESSAGE_MAX: usize = 4096;
@@ -39,6 +41,8 @@ pub(super) struct Program {
     listener: UnixListener,
     notify: UnixDatagram,
     notify_path: PathBuf,
+    /// The engine's run directory without links.
+    run: PathBuf,
 }
 
 /// The program of the service `name`: beside this one, or in libexec.
@@ -63,6 +67,7 @@ impl Program {
         paths: &Paths,
         group: &str,
         assignments: &[String],
+        run: &Path,
     ) -> Result<Self, SuperviseError> {
         let listener = service::bind(&paths.socket(name), group)?;
         let notify_path = notify_socket(&notify_directory(paths), name);
@@ -86,6 +91,7 @@ impl Program {
             listener,
             notify,
             notify_path,
+            run: run.to_owned(),
         })
     }
 
@@ -104,6 +110,7 @@ impl Program {
             .env_remove("WATCHDOG_USEC")
             .env_remove("WATCHDOG_PID")
             .env("NOTIFY_SOCKET", &self.notify_path)
+            .env(predecessor::MARK, &self.run)
             // Ctrl-C reaches this process alone: it stops the services in order.
             .process_group(0);
         spawn::pass_fds(&mut command, &[self.listener.as_fd()])?;
@@ -117,7 +124,7 @@ impl Program {
         events: mpsc::Sender<Event>,
         mut orders: watch::Receiver<Order>,
     ) {
-        let mut delay = None;
+        let mut backoff = Backoff::default();
         loop {
             let began = Instant::now();
             let mut child = match self.spawn() {
@@ -133,17 +140,16 @@ impl Program {
             if *orders.borrow() != Order::Run {
                 return;
             }
-            let wait = next_delay(delay, began.elapsed());
-            delay = Some(wait);
+            let delay = backoff.next(began.elapsed());
             if let Ok(status) = status {
                 let event = Event::Ended {
                     service: self.name,
                     status,
-                    delay: wait,
+                    delay,
                 };
                 let _nobody_listens = events.send(event).await;
             }
-            pause(wait, &mut orders).await;
+            pause(delay, &self.listener, &mut orders).await;
             if *orders.borrow() != Order::Run {
                 return;
             }
