@@ -57,6 +57,8 @@ pub(crate) struct Refusal {
     error: Box<clap::Error>,
     /// What is said of operands that are missing or too many.
     operands: Option<String>,
+    /// What is said of an argument that is not text.
+    not_utf8: Option<String>,
     /// The code where a value is refused that Docker lets its engine judge.
     refused: u8,
 }
@@ -107,8 +109,27 @@ fn is_of_operands(error: &clap::Error) -> bool {
     }
 }
 
+/// Names the first argument that is not UTF-8. Only paths of this machine may be
+/// that: what goes to the engine is text.
+fn not_utf8(arguments: &[OsString]) -> Option<String> {
+    let argument = arguments
+        .iter()
+        .find(|argument| argument.to_str().is_none())?;
+    Some(format!(
+        "the argument {argument:?} is not UTF-8, and the engine's interface takes text; nothing was done"
+    ))
+}
+
 impl Refusal {
     fn of(error: clap::Error, arguments: &[OsString]) -> Self {
+        if error.kind() == ErrorKind::InvalidUtf8 {
+            return Self {
+                operands: None,
+                not_utf8: not_utf8(arguments),
+                error: Box::new(error),
+                refused: REFUSED,
+            };
+        }
         let root = Arguments::command();
         let lineage = operands::verb(&root, arguments);
         let verb = &lineage[lineage.len() - 1];
@@ -120,6 +141,7 @@ impl Refusal {
         Self {
             error: Box::new(error),
             operands,
+            not_utf8: None,
             refused: if verb.get_name() == "run" { REFUSED } else { 1 },
         }
     }
@@ -138,6 +160,10 @@ impl Refusal {
         if let Some(line) = &self.operands {
             eprintln!("gantry: {line}");
             return ExitCode::FAILURE;
+        }
+        if let Some(line) = &self.not_utf8 {
+            eprintln!("gantry: {line}");
+            return ExitCode::from(REFUSED);
         }
         match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -209,6 +235,20 @@ mod tests {
             "gantry logs --bogus one",
         ] {
             assert!(!of_the_engine(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_argument_that_is_not_utf_8_is_refused_by_its_name() {
+        use std::os::unix::ffi::OsStringExt as _;
+        for at in 2..5 {
+            let mut line: Vec<OsString> = ["gantry", "run", "image", "echo", "x"]
+                .map(OsString::from)
+                .into();
+            line[at] = OsString::from_vec(b"bad\xff".to_vec());
+            let refusal = read(line.into_iter()).unwrap_err();
+            let said = refusal.not_utf8.unwrap();
+            assert!(said.contains(r#""bad\xFF""#), "{said}");
         }
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use gantry_archive::arriving::Arriving;
 use gantry_archive::ids::Ids;
 use gantry_archive::pack::{self, PackError};
-use gantry_archive::unpack::{Owner, unpack};
+use gantry_archive::unpack::{Destination, Owner, unpack};
 use gantry_archive::write::{WriteError, Writer};
 use gantry_proto::gateway::v1::{CopyInOpen, CopyInRequest, CopyOutRequest, copy_in_request};
 use gantry_proto::runtime::v1::CopyInEnd;
@@ -83,7 +83,9 @@ pub(crate) async fn to_directory(
     let (pieces, mut received) = mpsc::channel(BACKLOG);
     let unpacking = tokio::task::spawn_blocking(move || {
         let source = Arriving::new(move || received.blocking_recv());
-        unpack(opened.as_fd(), source, owner, &Ids::default())
+        // The archive is the container's work: nothing of it leads out of the directory.
+        let destination = Destination::Beneath(opened.as_fd());
+        unpack(destination, source, owner, &Ids::default())
     });
     let mut copied = 0;
     let broken = loop {

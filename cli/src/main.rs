@@ -38,6 +38,9 @@ mod watch;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // No child of this program (a service, a credential helper) gets a descriptor that this program inherited. Without
+    // close_range(2), before Linux 5.9, they get them; the services of an engine still do not.
+    let _older_kernel = gantry_sys::fd::close_on_exec_from(3);
     match arguments::read(std::env::args_os()) {
         Ok(request) => session::run(request),
         Err(refusal) => refusal.report(),

@@ -8,17 +8,25 @@
 //! ```
 //! - The sockets belong to this process, and a service gets its own by socket
 //!   activation: while a service restarts, calls to it wait and are not refused.
-//! - A service that ends is started again, later each time. One that ends before
-//!   it was ever ready cannot work as configured: everything stops.
+//! - A service that ends is started again: at once the first times, and later each
+//!   time it ends soon again, but for a call that waits for it ([`Backoff`]). One
+//!   that exits before it was ever ready cannot work as configured: everything
+//!   stops. One that is killed before is started again a few times.
 //! - When this process is told to stop, the gateway goes first, since it calls
 //!   all others; containers run on, each under its shim.
-//! - When this process is killed, the kernel sends SIGTERM to the services.
+//! - When this process is killed, the kernel sends SIGTERM to the services. The next
+//!   `gantry up` waits for their end ([`predecessor`]).
+//! - A service gets its standard streams and its socket, and no other descriptor.
 
+mod backoff;
 mod directories;
+mod predecessor;
 mod program;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -27,10 +35,13 @@ use gantry_kit::config::{Config, ConfigError, Engine as EngineConfig};
 use gantry_kit::directories::DirectoryError;
 use gantry_kit::paths::Paths;
 use gantry_kit::socket::SocketError;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+use predecessor::Claim;
 use program::{Order, Program};
 
 /// The services in the order of their start; the gateway calls all others.
@@ -41,6 +52,9 @@ const IMPATIENCE: Duration = Duration::from_secs(10);
 
 /// How much longer than its drain a service may take to end.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// How often a service may be killed before it was ever ready.
+const KILLED_STARTS_MAX: u32 = 5;
 
 /// The engine cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +77,25 @@ pub(crate) enum SuperviseError {
     Notify { path: PathBuf, source: io::Error },
     #[error("cannot handle signals")]
     Signals { source: io::Error },
+    #[error("cannot lock the directory {path:?}")]
+    Claim { path: PathBuf, source: io::Error },
+    #[error("another `gantry up` runs this engine (it has locked {run:?}); stop it first")]
+    Running { run: PathBuf },
+    #[error(
+        "gantry-{service} of an engine that was killed does not end, not even by SIGKILL; see what it waits for in /proc/PID/stack"
+    )]
+    Left { service: &'static str },
     #[error("cannot start {program:?}")]
     Spawn { program: PathBuf, source: io::Error },
     #[error("gantry-{service} cannot start ({status}); it says why above")]
     EndedBeforeReady {
+        service: &'static str,
+        status: ExitStatus,
+    },
+    #[error(
+        "gantry-{service} was killed {KILLED_STARTS_MAX} times before it was ready ({status}); see what kills it"
+    )]
+    KilledBeforeReady {
         service: &'static str,
         status: ExitStatus,
     },
@@ -93,6 +122,10 @@ pub(crate) struct Supervisor {
     keepers: Vec<Keeper>,
     events: mpsc::Receiver<Event>,
     ready: BTreeSet<&'static str>,
+    /// How often each was killed before it was ever ready.
+    killed_starts: BTreeMap<&'static str, u32>,
+    /// Held for as long as services run.
+    _claim: Claim,
 }
 
 /// The task that keeps one service running.
@@ -104,11 +137,15 @@ struct Keeper {
 }
 
 impl Supervisor {
-    /// Checks all that can be checked, then starts every service.
+    /// Checks all that can be checked, waits for what is left of an engine that was
+    /// killed, then starts every service.
     ///
     /// # Errors
     /// Something is missing or in use; nothing runs then.
-    pub(crate) fn start(paths: Paths, assignments: &[String]) -> Result<Self, SuperviseError> {
+    pub(crate) async fn start(
+        paths: Paths,
+        assignments: &[String],
+    ) -> Result<Self, SuperviseError> {
         if !nix::unistd::geteuid().is_root() {
             return Err(SuperviseError::NotRoot);
         }
@@ -117,11 +154,21 @@ impl Supervisor {
             .map(|name| program::find(name).map(|file| (*name, file)))
             .collect::<Result<Vec<_>, _>>()?;
         let engine: EngineConfig = Config::load(&paths.config, assignments)?.table("engine")?;
+        let drain = Duration::from_secs(engine.drain_seconds);
+        directories::create(&paths, &engine.socket_group)?;
+        let claim = predecessor::claim(&paths.run).await?;
+        let left = claim.left();
+        // Their sockets lead nowhere any more. Calls to the new ones wait.
+        directories::remove_sockets(&paths, &left.services());
         directories::create(&paths, &engine.socket_group)?;
         let programs = files
             .into_iter()
-            .map(|(name, file)| Program::new(name, file, &paths, &engine.socket_group, assignments))
+            .map(|(name, file)| {
+                let group = &engine.socket_group;
+                Program::new(name, file, &paths, group, assignments, claim.run())
+            })
             .collect::<Result<Vec<_>, _>>()?;
+        left.end(drain + STOP_GRACE).await?;
         let (sender, events) = mpsc::channel(64);
         let keepers = programs
             .into_iter()
@@ -136,10 +183,12 @@ impl Supervisor {
             .collect();
         Ok(Self {
             paths,
-            drain: Duration::from_secs(engine.drain_seconds),
+            drain,
             keepers,
             events,
             ready: BTreeSet::new(),
+            killed_starts: BTreeMap::new(),
+            _claim: claim,
         })
     }
 
@@ -187,19 +236,36 @@ impl Supervisor {
                 }
             }
             Event::Ended {
-                service, status, ..
-            } if !self.ready.contains(service) => {
-                return Err(SuperviseError::EndedBeforeReady { service, status });
-            }
-            Event::Ended {
                 service,
                 status,
                 delay,
-            } => eprintln!(
-                "gantry up: gantry-{service} ended ({status}); starting it again in {:.1} s",
-                delay.as_secs_f64()
-            ),
+            } => {
+                if !self.ready.contains(service) {
+                    self.note_failed_start(service, status)?;
+                }
+                let when = match delay {
+                    Duration::ZERO => "at once".to_owned(),
+                    delay => format!("in {:.1} s, or when it is called", delay.as_secs_f64()),
+                };
+                eprintln!("gantry up: gantry-{service} ended ({status}); starting it again {when}");
+            }
             Event::Unstartable(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn note_failed_start(
+        &mut self,
+        service: &'static str,
+        status: ExitStatus,
+    ) -> Result<(), SuperviseError> {
+        if status.signal().is_none() {
+            return Err(SuperviseError::EndedBeforeReady { service, status });
+        }
+        let times = self.killed_starts.entry(service).or_default();
+        *times += 1;
+        if *times >= KILLED_STARTS_MAX {
+            return Err(SuperviseError::KilledBeforeReady { service, status });
         }
         Ok(())
     }
@@ -266,24 +332,15 @@ impl Keeper {
     }
 }
 
-/// Later each time, up to this.
-const LAST_DELAY: Duration = Duration::from_secs(10);
-const FIRST_DELAY: Duration = Duration::from_millis(100);
-
-/// How long to wait before the next start of a service that ran for `ran`.
-fn next_delay(last: Option<Duration>, ran: Duration) -> Duration {
-    match last {
-        Some(last) if ran < LAST_DELAY => (last * 2).min(LAST_DELAY),
-        _ => FIRST_DELAY,
-    }
-}
-
-/// Waits for `delay`, or until there is another order.
-async fn pause(delay: Duration, orders: &mut watch::Receiver<Order>) {
-    tokio::select! {
-        () = sleep(delay) => {}
-        _ = orders.changed() => {}
-    }
+/// Waits until a descriptor is readable.
+#[expect(
+    deprecated,
+    reason = "unsound for an integer; an OwnedFd stays open as long as it is watched"
+)]
+async fn readable(fd: impl AsFd) -> io::Result<()> {
+    let fd = fd.as_fd().try_clone_to_owned()?;
+    let watched = AsyncFd::with_interest(fd, Interest::READABLE)?;
+    watched.readable().await.map(drop)
 }
 
 /// The directory of the sockets through which services say that they are ready.
@@ -293,19 +350,4 @@ fn notify_directory(paths: &Paths) -> PathBuf {
 
 fn notify_socket(directory: &Path, service: &str) -> PathBuf {
     directory.join(service)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_service_that_keeps_ending_is_started_later_each_time() {
-        let short = Duration::from_secs(1);
-        let first = next_delay(None, short);
-        let second = next_delay(Some(first), short);
-        assert!(second > first);
-        assert_eq!(next_delay(Some(LAST_DELAY), short), LAST_DELAY);
-        assert_eq!(next_delay(Some(LAST_DELAY), LAST_DELAY), FIRST_DELAY);
-    }
 }

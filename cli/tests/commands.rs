@@ -466,3 +466,35 @@ fn credentials_are_kept_sent_along_and_forgotten() {
     assert_eq!(outcome.stdout, "hi\n");
     assert!(outcome.stderr.contains("warning"), "{outcome:?}");
 }
+
+#[test]
+fn a_credential_helper_gets_no_descriptor_that_the_command_inherited() {
+    let gateway = Gateway::start();
+    let docker = gateway.path("docker");
+    std::fs::create_dir_all(&docker).unwrap();
+    std::fs::write(docker.join("config.json"), r#"{"credsStore": "probe"}"#).unwrap();
+    let helper = docker.join("docker-credential-probe");
+    let said = docker.join("said");
+    let script = format!(
+        "#!/bin/sh\nexec > {}\nls -l /proc/self/fd\nexec grep -E '^Sig(Blk|Ign)' /proc/self/status\n",
+        said.display()
+    );
+    std::fs::write(&helper, script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&helper, mode).unwrap();
+    let marker = tempfile::NamedTempFile::new().unwrap();
+    rustix::io::fcntl_setfd(marker.as_file(), rustix::io::FdFlags::empty()).unwrap();
+    let path = format!("{}:{}", docker.display(), std::env::var("PATH").unwrap());
+    let mut command = gateway.command(&["run", "-d", "debian", "exit", "0"]);
+    command.env("PATH", path).output().unwrap();
+    let said = std::fs::read_to_string(said).unwrap();
+    let marker = marker.path().to_string_lossy().into_owned();
+    assert!(!said.contains(&marker), "{said}");
+    let mask = |name: &str| {
+        let line = said.lines().find_map(|line| line.strip_prefix(name));
+        u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+    };
+    assert_eq!(mask("SigBlk:"), 0);
+    // The standard library ignores SIGPIPE, and its children must not.
+    assert_eq!(mask("SigIgn:") >> (Signal::SIGPIPE as i32 - 1) & 1, 0);
+}

@@ -272,6 +272,20 @@ impl Engine {
         self.start_again()
     }
 
+    /// Kills `gantry up` alone and starts another one at once, while the services
+    /// of the first still end.
+    ///
+    /// # Errors
+    /// The other one does not start.
+    pub fn replace_killed_up(&mut self) -> Result<()> {
+        send(self.up_pid(), Signal::KILL)?;
+        let killed = launch(self.root(), &self.bin_dir, &self.options)
+            .map(|up| std::mem::replace(&mut self.up, up));
+        killed?.wait()?;
+        self.marks.services = self.service_processes()?;
+        Ok(())
+    }
+
     /// Starts the engine again after [`Engine::stop_up`].
     ///
     /// # Errors

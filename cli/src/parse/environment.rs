@@ -1,10 +1,15 @@
 //! Variables and labels, from flags and from files.
 //!
-//! `KEY` without a value takes the caller's own; where the caller has none, the
-//! variable is taken out of the container's environment.
+//! `KEY` without a value takes the caller's own. Where the caller has none, a flag
+//! takes the variable out of the container's environment, and a line of a file
+//! changes nothing: both as Docker has it.
+//!
+//! The engine's interface takes text: a value that is not UTF-8 is an error that
+//! names it, and is never replaced or left out.
 
 use std::collections::HashMap;
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
@@ -22,7 +27,11 @@ pub(crate) fn variables(files: &[impl AsRef<Path>], flags: &[String]) -> Parsed<
                     file.as_ref()
                 )));
             }
-            variables.push(filled(&line));
+            match own_value(&line)? {
+                Some(variable) => variables.push(variable),
+                None if line.contains('=') => variables.push(line),
+                None => {}
+            }
         }
     }
     for flag in flags {
@@ -31,7 +40,7 @@ pub(crate) fn variables(files: &[impl AsRef<Path>], flags: &[String]) -> Parsed<
                 "{flag:?} names no variable; say KEY=VALUE"
             )));
         }
-        variables.push(filled(flag));
+        variables.push(own_value(flag)?.unwrap_or_else(|| flag.clone()));
     }
     Ok(variables)
 }
@@ -71,25 +80,40 @@ pub(crate) fn pairs(flag: &str, values: &[String]) -> Parsed<HashMap<String, Str
         .collect()
 }
 
-/// With the caller's own value where there is none.
-fn filled(text: &str) -> String {
-    if text.contains('=') {
-        return text.to_owned();
+/// `KEY=VALUE` with the caller's own value, for a `KEY` without one that the
+/// caller has.
+fn own_value(text: &str) -> Parsed<Option<String>> {
+    // A name with a NUL byte is nobody's, and the environment panics at it.
+    if text.contains(['=', '\0']) {
+        return Ok(None);
     }
-    match env::var(text) {
-        Ok(value) => format!("{text}={value}"),
-        Err(_) => text.to_owned(),
+    env::var_os(text)
+        .map(|value| with_value(text, value))
+        .transpose()
+}
+
+fn with_value(name: &str, value: OsString) -> Parsed<String> {
+    match value.into_string() {
+        Ok(value) => Ok(format!("{name}={value}")),
+        Err(value) => Err(ParseError::new(format!(
+            "the variable {name} has the value {value:?}, which is not UTF-8; give it another value, or leave it out"
+        ))),
     }
 }
 
 /// The lines of a file without comments and empty ones. Values are as they are:
 /// neither quotes nor blanks at the end are taken away.
 fn lines(path: &Path) -> Parsed<Vec<String>> {
-    let text = fs::read_to_string(path)
+    let bytes = fs::read(path)
         .map_err(|error| ParseError::new(format!("cannot read the file {path:?}: {error}")))?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        ParseError::new(format!("{path:?}: line {line} is not UTF-8"))
+    })?;
     Ok(text
         .strip_prefix('\u{feff}')
-        .unwrap_or(&text)
+        .unwrap_or(text)
         .lines()
         .map(str::trim_start)
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -105,7 +129,8 @@ mod tests {
     fn variables_come_from_files_then_flags_then_the_caller() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("env");
-        fs::write(&file, "# comment\n\n  A=1 \nB=\"quoted\"\nPATH\n").unwrap();
+        let text = "# comment\n\n  A=1 \nB=\"quoted\"\nPATH\nGANTRY_NO_SUCH_VARIABLE\nA=2\n";
+        fs::write(&file, text).unwrap();
         let flags = ["C=x=y".to_owned(), "GANTRY_NO_SUCH_VARIABLE".to_owned()];
         let path = env::var("PATH").unwrap();
         assert_eq!(
@@ -114,6 +139,7 @@ mod tests {
                 "A=1 ".to_owned(),
                 "B=\"quoted\"".to_owned(),
                 format!("PATH={path}"),
+                "A=2".to_owned(),
                 "C=x=y".to_owned(),
                 "GANTRY_NO_SUCH_VARIABLE".to_owned()
             ]
@@ -130,6 +156,25 @@ mod tests {
         let file = directory.path().join("env");
         fs::write(&file, "A B=1\n").unwrap();
         assert!(variables(&[file], &[]).is_err());
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_refused_by_its_name() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("env");
+        fs::write(&file, b"A=1\n\nB=\xff\n").unwrap();
+        let none: [String; 0] = [];
+        for error in [
+            variables(&[&file], &none).unwrap_err(),
+            labels(&[&file], &none).unwrap_err(),
+        ] {
+            let text = error.to_string();
+            assert!(text.contains("env\": line 3 is not UTF-8"), "{text}");
+        }
+        let value = OsString::from_vec(b"x\xff".to_vec());
+        let text = with_value("NAME", value).unwrap_err().to_string();
+        assert!(text.contains("NAME") && text.contains("UTF-8"), "{text}");
     }
 
     #[test]

@@ -36,10 +36,8 @@ pub(crate) fn volume(text: &str) -> Parsed<Mount> {
     };
     mount.short_form = Some(text.to_owned());
     if source.starts_with(['/', '.', '~']) {
-        let source = std::path::absolute(source)
-            .map_err(|error| wrong(&format!("the source cannot be used: {error}")))?;
         mount.set_type(MountType::Bind);
-        mount.source = source.to_string_lossy().into_owned();
+        mount.source = absolute(source).map_err(|what| wrong(&what))?;
         let parts = [mount.source.as_str(), target, options];
         let parts = &parts[..if options.is_empty() { 2 } else { 3 }];
         mount.short_form = Some(parts.join(":"));
@@ -239,9 +237,7 @@ pub(crate) fn mount(text: &str) -> Parsed<Mount> {
                 return Err(refused("the source is missing"));
             }
             if mount.source.starts_with('.') {
-                let source = std::path::absolute(&mount.source)
-                    .map_err(|error| wrong(&format!("the source cannot be used: {error}")))?;
-                mount.source = source.to_string_lossy().into_owned();
+                mount.source = absolute(&mount.source).map_err(|what| wrong(&what))?;
             }
             if !mount.source.starts_with('/') {
                 return Err(refused("the source is not an absolute path"));
@@ -340,6 +336,15 @@ fn is_volume_name(text: &str) -> bool {
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+}
+
+/// A path of this machine as the engine takes it: absolute, and text.
+fn absolute(source: &str) -> Result<String, String> {
+    let path = std::path::absolute(source)
+        .map_err(|error| format!("the source cannot be used: {error}"))?;
+    path.into_os_string().into_string().map_err(|path| {
+        format!("the source {path:?} is not UTF-8; rename it, or bind-mount it elsewhere")
+    })
 }
 
 #[cfg(test)]

@@ -19,7 +19,9 @@ use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::{Event, SuperviseError, next_delay, notify_directory, notify_socket, pause};
+use super::backoff::{Backoff, pause};
+use super::predecessor;
+use super::{Event, SuperviseError, notify_directory, notify_socket};
 
 /// Longest message of sd_notify(3) that is read.
 const MESSAGE_MAX: usize = 4096;
@@ -45,6 +47,8 @@ pub(super) struct Program {
     notify: UnixDatagram,
     /// Held for as long as services write to it.
     notify_address: Address,
+    /// The engine's run directory without links.
+    run: PathBuf,
 }
 
 /// The program of the service `name`: beside this one, or in libexec.
@@ -69,6 +73,7 @@ impl Program {
         paths: &Paths,
         group: &str,
         assignments: &[String],
+        run: &Path,
     ) -> Result<Self, SuperviseError> {
         let listener = socket::bind(&paths.socket(name), group)?;
         let notify_path = notify_socket(&notify_directory(paths), name);
@@ -97,6 +102,7 @@ impl Program {
             listener,
             notify,
             notify_address,
+            run: run.to_owned(),
         })
     }
 
@@ -115,6 +121,7 @@ impl Program {
             .env_remove("WATCHDOG_USEC")
             .env_remove("WATCHDOG_PID")
             .env("NOTIFY_SOCKET", self.notify_address.for_others())
+            .env(predecessor::MARK, &self.run)
             // Ctrl-C reaches this process alone: it stops the services in order.
             .process_group(0);
         spawn::pass_fds(&mut command, &[self.listener.as_fd()])?;
@@ -128,7 +135,7 @@ impl Program {
         events: mpsc::Sender<Event>,
         mut orders: watch::Receiver<Order>,
     ) {
-        let mut delay = None;
+        let mut backoff = Backoff::default();
         loop {
             let began = Instant::now();
             let mut child = match self.spawn() {
@@ -144,17 +151,16 @@ impl Program {
             if *orders.borrow() != Order::Run {
                 return;
             }
-            let wait = next_delay(delay, began.elapsed());
-            delay = Some(wait);
+            let delay = backoff.next(began.elapsed());
             if let Ok(status) = status {
                 let event = Event::Ended {
                     service: self.name,
                     status,
-                    delay: wait,
+                    delay,
                 };
                 let _nobody_listens = events.send(event).await;
             }
-            pause(wait, &mut orders).await;
+            pause(delay, &self.listener, &mut orders).await;
             if *orders.borrow() != Order::Run {
                 return;
             }

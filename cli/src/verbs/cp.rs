@@ -6,7 +6,7 @@
 //! of this machine.
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use gantry_archive::unpack::Owner;
@@ -125,15 +125,6 @@ fn split(path: &str) -> (String, String) {
         Some((directory, name)) => (directory.to_owned(), name.to_owned()),
         None => (".".to_owned(), path),
     }
-}
-
-/// A link's target as seen from where the link is.
-fn linked(link: &str, target: &str) -> String {
-    if target.starts_with('/') {
-        return target.to_owned();
-    }
-    let (directory, _) = split(link);
-    format!("{directory}/{target}")
 }
 
 /// The path on this machine, absolute, with what its end says of it.
@@ -292,8 +283,14 @@ async fn inside_target(session: &Session, container: &str, path: &str) -> Result
             Err(failure) => return Err(failure),
         };
         let directory = match kind(&found) {
+            FileType::Symlink if found.link_resolved.is_empty() => {
+                let whole = format!("{container}:{path}");
+                return Err(Failure::new(format!(
+                    "the link {whole:?} leads nowhere: what it passes is missing, or it leads to itself"
+                )));
+            }
             FileType::Symlink => {
-                at = linked(&at, &found.link_target);
+                at = found.link_resolved;
                 continue;
             }
             FileType::Directory => true,
@@ -318,16 +315,12 @@ async fn inside_target(session: &Session, container: &str, path: &str) -> Result
 fn local_target(path: &str) -> Result<Target, Failure> {
     let mut at = path.to_owned();
     for _ in 0..MAX_LINKS {
-        let trimmed = Path::new(&at).components().collect::<PathBuf>();
-        let found = match trimmed.symlink_metadata() {
+        let trimmed = at.trim_end_matches("/.").trim_end_matches('/');
+        let trimmed = if trimmed.is_empty() { "/" } else { trimmed };
+        let found = match Path::new(trimmed).symlink_metadata() {
             Ok(found) => found,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let (directory, _) = split(&at);
-                if !Path::new(&directory).is_dir() {
-                    return Err(Failure::new(format!(
-                        "invalid output path: directory {directory:?} does not exist"
-                    )));
-                }
+                real_directory(trimmed)?;
                 return Ok(Target {
                     path: at,
                     exists: false,
@@ -337,7 +330,7 @@ fn local_target(path: &str) -> Result<Target, Failure> {
             Err(error) => return Err(Failure::new(format!("{at:?}: {error}"))),
         };
         if found.is_symlink() {
-            at = linked(&at, &trimmed.read_link()?.to_string_lossy());
+            at = linked(trimmed, &Path::new(trimmed).read_link()?)?;
             continue;
         }
         if !found.is_dir() && !found.is_file() {
@@ -352,6 +345,53 @@ fn local_target(path: &str) -> Result<Target, Failure> {
         });
     }
     Err(Failure::new(format!("too many links in {path:?}")))
+}
+
+/// The directory that a path's last component is in, without links.
+fn real_directory(path: &str) -> Result<String, Failure> {
+    let directory = match path.rsplit_once('/') {
+        Some(("", _)) => "/",
+        Some((directory, _)) => directory,
+        None => ".",
+    };
+    let real = Path::new(directory).canonicalize();
+    match real {
+        Ok(real) if real.is_dir() => text(&real),
+        _ => Err(Failure::new(format!(
+            "invalid output path: directory {directory:?} does not exist"
+        ))),
+    }
+}
+
+/// Where a link leads, absolute. `..` counts from where the link is, and after a
+/// directory that is a link from where that leads: the last component's directory
+/// has no links any more.
+fn linked(link: &str, target: &Path) -> Result<String, Failure> {
+    let target = text(target)?;
+    let whole = match target.starts_with('/') {
+        true => target.clone(),
+        false => format!("{}/{target}", real_directory(link)?),
+    };
+    let end = if asserts_directory(&target) { "/" } else { "" };
+    let trimmed = whole.trim_end_matches("/.").trim_end_matches('/');
+    if trimmed.is_empty() || trimmed.ends_with("/..") {
+        let real = Path::new(&whole).canonicalize()?;
+        return Ok(format!("{}{end}", text(&real)?));
+    }
+    let (_, name) = split_text(trimmed);
+    Ok(format!("{}/{name}{end}", real_directory(trimmed)?))
+}
+
+fn split_text(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or((".", path))
+}
+
+fn text(path: &Path) -> Result<String, Failure> {
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        Failure::new(format!(
+            "the link leads to {path:?}, which is not UTF-8; name a path without it"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -402,6 +442,38 @@ mod tests {
     }
 
     #[test]
+    fn a_link_of_this_machine_leads_where_the_kernel_takes_it() {
+        use std::os::unix::fs::symlink;
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("x/y")).unwrap();
+        std::fs::write(root.join("x/file"), "").unwrap();
+        symlink(root.join("x/y"), root.join("lk")).unwrap();
+        symlink("../z", root.join("x/y/inner")).unwrap();
+        symlink("../../lk/../new", root.join("x/y/back")).unwrap();
+        symlink("..", root.join("x/y/up")).unwrap();
+        symlink("../file", root.join("x/y/file")).unwrap();
+        symlink("missing/new", root.join("lost")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        let place = |path: &str| {
+            let target = local_target(&format!("{}/{path}", root.display())).ok()?;
+            let found = target.place(false).ok()?;
+            let directory = found.0.strip_prefix(root.to_str()?)?.to_owned();
+            Some((directory, found.1))
+        };
+        let at = |directory: &str, name: &str| Some((directory.to_owned(), Some(name.to_owned())));
+        assert_eq!(place("lk/inner"), at("/x", "z"));
+        assert_eq!(place("lk/back"), at("/x", "new"));
+        assert_eq!(place("lk/file"), at("/x", "file"));
+        assert_eq!(place("lk/up"), Some(("/x".to_owned(), None)));
+        assert_eq!(place("lk"), Some(("/x/y".to_owned(), None)));
+        assert_eq!(place("lk/new"), at("/lk", "new"));
+        assert_eq!(place("lost"), None);
+        assert_eq!(place("loop"), None);
+        assert_eq!(place("missing/new"), None);
+    }
+
+    #[test]
     fn paths_are_cleaned_by_their_text() {
         for (path, expected) in [
             ("/a/../b/./c//d/", "/b/c/d"),
@@ -412,8 +484,6 @@ mod tests {
         ] {
             assert_eq!(cleaned(path), expected, "{path}");
         }
-        assert_eq!(linked("/a/link", "../b"), "/a/../b");
-        assert_eq!(linked("/a/link", "/b"), "/b");
         assert_eq!(absolute("/a/b/.").ok().as_deref(), Some("/a/b/."));
         assert_eq!(absolute("/a/b/").ok().as_deref(), Some("/a/b/"));
     }

@@ -34,7 +34,10 @@ impl Up {
             paths.config = std::path::absolute(file)?;
         }
         let mut stop = Stop::new().map_err(failed)?;
-        let mut supervisor = Supervisor::start(paths.clone(), &self.set).map_err(failed)?;
+        let mut supervisor = tokio::select! {
+            supervisor = Supervisor::start(paths.clone(), &self.set) => supervisor.map_err(failed)?,
+            () = stop.asked() => return Ok(0),
+        };
         let started = tokio::select! {
             ready = supervisor.wait_until_ready() => ready,
             () = stop.asked() => {

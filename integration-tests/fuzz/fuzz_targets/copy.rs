@@ -7,7 +7,7 @@ use std::io::Cursor;
 use std::os::fd::AsFd as _;
 
 use gantry_archive::ids::Ids;
-use gantry_archive::unpack::{Owner, unpack};
+use gantry_archive::unpack::{Destination, Owner, unpack};
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 
 #[path = "../tar_mutator.rs"]
@@ -26,9 +26,17 @@ fuzz_target!(|data: &[u8]| {
     std::os::unix::fs::symlink("..", inside.join("up")).expect("a link");
     std::os::unix::fs::symlink("../outside", inside.join("a")).expect("a link");
     let directory = fs::File::open(&inside).expect("the directory");
-    let source = Cursor::new(data);
-    // Refused or not, the rest holds.
-    let _ = unpack(directory.as_fd(), source, Owner::Maker, &Ids::default());
+    // Into a directory of the host's, and into the root of a container: refused or
+    // not, the rest holds.
+    for destination in [
+        Destination::Beneath(directory.as_fd()),
+        Destination::InRoot {
+            root: directory.as_fd(),
+            path: b"/",
+        },
+    ] {
+        let _ = unpack(destination, Cursor::new(data), Owner::Maker, &Ids::default());
+    }
     let beside = fs::read_dir(cage.path()).expect("the cage").count();
     assert_eq!(beside, 2, "something was made beside the directory");
     let outside = fs::read(cage.path().join("outside")).expect("the file beside it");

@@ -1,6 +1,7 @@
 //! What a program finds inside its container, flag by flag.
 
 use anyhow::{Result, ensure};
+use gantry_integration_tests::command::{DEADLINE, run};
 use gantry_integration_tests::engine::{Engine, with_engine};
 
 /// Runs `sh -c script` in a container with `flags`, for its output.
@@ -57,6 +58,25 @@ fn a_program_ends_with_its_own_exit_code_and_its_output_arrives_in_order() -> Re
 }
 
 #[test]
+fn a_variable_that_the_caller_has_not_is_taken_out_by_a_flag_and_kept_by_a_file() -> Result<()> {
+    with_engine(|engine| {
+        let image = image(engine)?;
+        let file = engine.root().join("env");
+        std::fs::write(&file, "HOSTNAME\n")?;
+        let file = file.to_string_lossy().into_owned();
+        for (flag, value, count) in [("-e", "HOSTNAME", "0"), ("--env-file", &file, "1")] {
+            let script = "env | grep -c ^HOSTNAME=; true";
+            let words = ["run", "--rm", flag, value, &image, "sh", "-c", script];
+            let mut command = engine.command(&words);
+            command.env_remove("HOSTNAME");
+            let said = run(&mut command, b"", DEADLINE)?.text()?;
+            ensure!(said == count, "{flag}: {said}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn environment_directory_user_and_host_name_are_as_asked_for() -> Result<()> {
     with_engine(|engine| {
         let file = engine.root().join("env");
@@ -65,6 +85,7 @@ fn environment_directory_user_and_host_name_are_as_asked_for() -> Result<()> {
         for (flags, script, expected) in [
             (&["-e", "A=b c"][..], "echo $A", "b c"),
             (&["--env-file", &file], "echo $FROM_FILE", "1 2"),
+            (&["-e", "A=1", "-e", "A=2"], "env | grep ^A=", "A=2"),
             (&["-w", "/tmp"], "pwd", "/tmp"),
             (&["-w", "/made/for/it"], "pwd", "/made/for/it"),
             (

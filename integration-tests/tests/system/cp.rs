@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use gantry_integration_tests::command::DEADLINE;
 use gantry_integration_tests::engine::{Engine, with_engine};
+use gantry_integration_tests::tar::{Member, archive};
 
 /// A container that runs, and one that does not, of the same image.
 fn pair(engine: &Engine) -> Result<[&'static str; 2]> {
@@ -220,6 +221,128 @@ fn links_inside_a_container_lead_nowhere_outside() -> Result<()> {
         }
         ensure!(fs::read_to_string(victim.join("secret"))? == "host");
         ensure!(fs::read_dir(&victim)?.count() == 1);
+        Ok(())
+    })
+}
+
+/// Makes links in both containers of [`pair`].
+fn run_in_both(engine: &Engine, script: &str) -> Result<[&'static str; 2]> {
+    let both = pair(engine)?;
+    engine.ok(&["exec", "runs", "sh", "-c", script])?;
+    engine.ok(&["rm", "rests"])?;
+    let image = engine.busybox()?;
+    engine.ok(&["run", "--name", "rests", &image, "sh", "-c", script])?;
+    Ok(both)
+}
+
+#[test]
+fn the_dots_of_a_link_count_from_where_the_link_is() -> Result<()> {
+    with_engine(|engine| {
+        let here = scratch(engine)?;
+        fs::write(here.join("file"), "new")?;
+        let file = here.join("file").to_string_lossy().into_owned();
+        let both = run_in_both(
+            engine,
+            "mkdir -p /x/y /d; ln -s /x/y /lk; ln -s ../z /x/y/inner; echo old > /x/z; \
+             ln -s ../new /x/y/dangling; ln -s ../../d /x/y/dir; ln -s ../../missing/f /x/y/lost",
+        )?;
+        for container in both {
+            for to in ["/lk/inner", "/lk/dangling", "/lk/dir", "/lk/dir/other"] {
+                cp(engine, &[&file, &format!("{container}:{to}")])?;
+            }
+            let lost = format!("{container}:/lk/lost");
+            let refused = engine.gantry(&["cp", &file, &lost])?.expect_code(1)?;
+            ensure!(refused.stderr.contains("leads nowhere"), "{refused}");
+            let script = "cat /x/z; echo; cat /x/new; echo; ls /d; ls / | grep -Ec '^(z|new|inner|missing)$'; true";
+            let said = inside(engine, container, script)?;
+            ensure!(said == "new\nnew\nfile\nother\n0", "{container}: {said}");
+            // Out again, through the same links; and through links of this machine.
+            fs::create_dir_all(here.join("x/y"))?;
+            for (link, to) in [("lk", here.join("x/y")), ("x/y/inner", "../z".into())] {
+                let _again = fs::remove_file(here.join(link));
+                symlink(to, here.join(link))?;
+            }
+            let to = here.join("lk/inner").to_string_lossy().into_owned();
+            cp(engine, &["-L", &format!("{container}:/lk/inner"), &to])?;
+            ensure!(fs::read_to_string(here.join("x/z"))? == "new");
+            fs::remove_file(here.join("x/z"))?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn an_archive_goes_through_links_of_the_container_and_never_out_of_its_root() -> Result<()> {
+    with_engine(|engine| {
+        let here = scratch(engine)?;
+        let victim = here.join("victim");
+        fs::create_dir(&victim)?;
+        let both = run_in_both(
+            engine,
+            &format!(
+                "mkdir -p /run2 /var/lib; ln -s /run2 /var_run; ln -s ../../run2 /var/lib/up; ln -s {} /host",
+                victim.display()
+            ),
+        )?;
+        let good = archive(&[
+            Member::file("var_run/act/f", "q"),
+            Member::file("var/lib/up/g", "q"),
+            Member::hard_link("var_run/act/h", "var_run/act/f"),
+        ]);
+        for container in both {
+            let to = format!("{container}:/");
+            let copied = engine.gantry_with_input(&["cp", "-", &to], &good)?;
+            copied.expect_code(0)?;
+            let said = inside(engine, container, "cd /run2; ls act . | tr '\\n' ' '")?;
+            ensure!(said == ".: act g  act: f h", "{container}: {said}");
+            for bad in ["host/f", "../f", "var/../../f"] {
+                let bad = archive(&[Member::file(bad, "q")]);
+                let refused = engine.gantry_with_input(&["cp", "-", &to], &bad)?;
+                refused.expect_code(1)?;
+            }
+            // A link that the archive itself brings leads nowhere outside either.
+            let bad = archive(&[
+                Member::symlink("way", &victim.to_string_lossy()),
+                Member::file("way/f", "q"),
+            ]);
+            let refused = engine.gantry_with_input(&["cp", "-", &to], &bad)?;
+            refused.expect_code(1)?;
+        }
+        ensure!(fs::read_dir(&victim)?.count() == 0);
+        Ok(())
+    })
+}
+
+#[test]
+fn files_whose_size_is_not_what_they_hold_are_copied_whole() -> Result<()> {
+    with_engine(|engine| {
+        let here = scratch(engine)?;
+        let image = engine.busybox()?;
+        let script = "echo first > /log; i=0; while :; do i=$((i+1)); echo line $i >> /log; done";
+        engine.ok(&["run", "-d", "--name", "c1", &image, "sh", "-c", script])?;
+        let to = here.join("copy").to_string_lossy().into_owned();
+        let copied = |from: &str| -> Result<String> {
+            cp(engine, &[from, &to])?;
+            Ok(fs::read_to_string(&to)?)
+        };
+        // A size of 0 and of 4,096 bytes.
+        let command = copied("c1:/proc/1/cmdline")?;
+        ensure!(command.starts_with("sh\0-c\0echo first"), "{command:?}");
+        ensure!(copied("c1:/proc/meminfo")?.starts_with("MemTotal:"));
+        ensure!(copied("c1:/sys/class/net/lo/mtu")? == "65536\n");
+        cp(engine, &["/proc/version", "c1:/version"])?;
+        let version = engine.ok(&["exec", "c1", "cmp", "/version", "/proc/version"])?;
+        ensure!(version.is_empty(), "{version}");
+        // One that grows: its lines up to some point, and nothing else.
+        for _ in 0..5 {
+            let log = copied("c1:/log")?;
+            let lines: Vec<&str> = log.lines().collect();
+            ensure!(lines.first() == Some(&"first"), "{log:?}");
+            for (at, line) in lines.iter().enumerate().skip(1).rev().skip(1) {
+                ensure!(*line == format!("line {at}"), "{line:?} at {at}");
+            }
+        }
+        engine.ok(&["rm", "-f", "c1"])?;
         Ok(())
     })
 }

@@ -166,6 +166,159 @@ fn a_whole_engine_restarts_around_its_containers() -> Result<()> {
 }
 
 #[test]
+fn an_up_takes_the_place_of_one_that_was_killed_a_moment_ago() -> Result<()> {
+    with_engine(|engine| {
+        let image = engine.busybox()?;
+        let running = engine.ok(&["run", "-d", &image, "sleep", "600"])?;
+        let shown = ["inspect", "--format", "{{.State.Pid}}", &running];
+        let pid = engine.ok(&shown)?;
+        for _ in 0..4 {
+            // A call under way keeps the gateway for as long as it drains.
+            let mut follows = engine.command(&["logs", "-f", &running]).spawn()?;
+            let replaced = engine.replace_killed_up();
+            follows.kill()?;
+            follows.wait()?;
+            replaced?;
+            ensure!(engine.ok(&shown)? == pid);
+            ensure!(engine.ok(&["run", "--rm", &image, "echo", "new"])? == "new");
+            // Each service once: of the first engine none is left.
+            ensure!(
+                engine.service_processes()?.len() == SERVICES.len() + 1,
+                "{:?}",
+                engine.service_processes()?
+            );
+        }
+        engine.ok(&["rm", "-f", &running])?;
+        engine.audit_containers()
+    })
+}
+
+#[test]
+fn a_service_that_is_killed_before_it_was_ready_is_started_again() -> Result<()> {
+    let built = bin_dir()?;
+    let installed = tempfile::tempdir_in(&built)?;
+    for name in ["gantry", "gantry-shim", "gantry-gateway", "gantry-image"] {
+        fs::hard_link(built.join(name), installed.path().join(name))?;
+    }
+    for name in ["gantry-network", "gantry-runtime", "gantry-registry"] {
+        let script = format!(
+            "#!/bin/sh\nmkdir \"$0.1\" 2>/dev/null && kill -9 $$\n\
+             mkdir \"$0.2\" 2>/dev/null && kill -SEGV $$\nexec {} \"$@\"\n",
+            built.join(name).display()
+        );
+        let path = installed.path().join(name);
+        fs::write(&path, script)?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    let engine = Engine::with(Options {
+        bin_dir: Some(installed.path().to_owned()),
+        ..Options::default()
+    })?;
+    let image = engine.busybox()?;
+    ensure!(engine.ok(&["run", "--rm", &image, "echo", "one"])? == "one");
+    let log = engine.log();
+    ensure!(
+        log.matches("starting it again").count() == 6,
+        "each was killed twice: {log}"
+    );
+    engine.finish()
+}
+
+/// Bit of SIGPIPE in a mask of signals: the standard library ignores it.
+const SIGPIPE: &str = "0000000000001000";
+
+#[test]
+fn no_process_of_the_engine_gets_a_descriptor_or_a_signal_mask_by_inheritance() -> Result<()> {
+    let marker = tempfile::NamedTempFile::new()?;
+    // Everything that this process starts inherits it.
+    rustix::io::fcntl_setfd(marker.as_file(), rustix::io::FdFlags::empty())?;
+    let path = marker.path().to_string_lossy().into_owned();
+    with_engine(|engine| {
+        let image = engine.busybox()?;
+        let look = |pid: &str| {
+            format!(
+                "ls -l /proc/{pid}/fd; cat /proc/{pid}/environ; grep -E '^Sig(Blk|Ign)' /proc/{pid}/status"
+            )
+        };
+        // A shell ignores signals itself; what it executes does not.
+        let check = "exec sh -c 'exec grep -E \"^Sig(Blk|Ign)\" /proc/self/status > /health'";
+        let health = ["--health-cmd", check, "--health-interval", "100ms"];
+        let mut said = Vec::new();
+        // The program is process 2 where process 1 is the engine's.
+        for (init, program) in [(&[][..], "1"), (&["--init"], "2")] {
+            let words = [
+                &["run", "-d", "--name", "c1"],
+                &health[..],
+                init,
+                &[&image, "sleep", "600"],
+            ];
+            engine.ok(&words.concat())?;
+            said.push(engine.ok(&["exec", "c1", "sh", "-c", &look(program)])?);
+            let own = "exec grep -E '^Sig(Blk|Ign)' /proc/self/status";
+            for terminal in [&[][..], &["-t"]] {
+                let words = [&["exec"], terminal, &["c1", "sh", "-c", own]].concat();
+                said.push(engine.ok(&words)?);
+                let words = [
+                    &["exec"],
+                    terminal,
+                    &["c1", "sh", "-c", "env; ls -l /proc/$$/fd"],
+                ];
+                let inherited = engine.ok(&words.concat())?;
+                ensure!(!inherited.contains(&*path), "{inherited}");
+                ensure!(!inherited.contains("LISTEN_"), "{inherited}");
+            }
+            gantry_integration_tests::audit::nothing_left(
+                "the wait for a health check",
+                Duration::from_secs(20),
+                || {
+                    let checked = engine.gantry(&["exec", "c1", "grep", "SigIgn", "/health"])?;
+                    Ok(match checked.code {
+                        0 => Vec::new(),
+                        _ => vec!["no check".to_owned()],
+                    })
+                },
+            )?;
+            said.push(engine.ok(&["exec", "c1", "cat", "/health"])?);
+            let own: Vec<i32> = engine
+                .service_processes()?
+                .into_iter()
+                .filter(|pid| *pid != engine.up_pid())
+                .chain(engine.shims()?)
+                .collect();
+            ensure!(own.len() == SERVICES.len() + 1, "{own:?}");
+            for pid in own {
+                let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+                ensure!(status.contains("SigBlk:\t0000000000000000\n"), "{status}");
+                ensure!(
+                    status.contains(&format!("SigIgn:\t{SIGPIPE}\n")),
+                    "{status}"
+                );
+                for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
+                    let leads = fs::read_link(entry.path()).unwrap_or_default();
+                    ensure!(leads != marker.path(), "{status} has the descriptor");
+                }
+            }
+            engine.ok(&["rm", "-f", "c1"])?;
+        }
+        for said in said {
+            let none = "0000000000000000";
+            for line in ["SigBlk", "SigIgn"] {
+                ensure!(said.contains(&format!("{line}:\t{none}")), "{said}");
+            }
+            for inherited in [
+                "LISTEN_",
+                "NOTIFY_",
+                "GANTRY_",
+                &*marker.path().to_string_lossy(),
+            ] {
+                ensure!(!said.contains(inherited), "{inherited}: {said}");
+            }
+        }
+        engine.audit_containers()
+    })
+}
+
+#[test]
 fn one_run_is_one_trace_over_all_services() -> Result<()> {
     let receiver = Receiver::start()?;
     let engine = Engine::with(Options {

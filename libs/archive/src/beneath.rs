@@ -1,4 +1,4 @@
-//! Opening what is beneath a directory, and nothing else.
+//! Opening what is beneath a directory, or in a root, and nothing else.
 
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
@@ -12,8 +12,22 @@ pub(crate) fn open(
     flags: OFlags,
     more: ResolveFlags,
 ) -> Result<OwnedFd, Errno> {
+    resolved(directory, path, flags, ResolveFlags::BENEATH | more)
+}
+
+/// Opens what is at `path` for a process whose root `root` is.
+pub(crate) fn open_in_root(root: impl AsFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    resolved(root, path, flags, ResolveFlags::IN_ROOT)
+}
+
+fn resolved(
+    directory: impl AsFd,
+    path: &[u8],
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { b"." } else { path };
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | more;
+    let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
     let flags = flags | OFlags::CLOEXEC;
     loop {
         match rustix::fs::openat2(&directory, path, flags, Mode::empty(), resolve) {

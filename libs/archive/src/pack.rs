@@ -199,8 +199,7 @@ impl<T: FnMut(Bytes) -> bool> Packer<'_, T> {
                 };
                 let now = rustix::fs::fstat(&content).map_err(failed(name, "looking at it"))?;
                 head.size = u64::try_from(now.st_size).unwrap_or(0);
-                self.writer.header(stat, &head)?;
-                self.writer.content(&File::from(content), head.size, name)?;
+                self.writer.file(stat, head, &File::from(content))?;
             }
             EntryType::Directory => {
                 let name = &[name, b"/"].concat();

@@ -7,10 +7,13 @@
 //! are merged. A file never takes the place of a directory, nor a directory that
 //! of a file.
 //!
-//! Nothing is made but beneath the directory: a name of the archive that leads
-//! out of it is refused, a link in the tree that does is not followed (openat2
-//! with `RESOLVE_BENEATH`), whatever the archive or somebody else makes of the
-//! tree meanwhile. Memory: the times of directories, which have to be set last.
+//! A name of the archive that leads out of the directory by its text is refused.
+//! Links in the tree, which the archive or another process may change meanwhile,
+//! are resolved by openat2 as the [`Destination`] says: beneath the directory, or
+//! in the root of a container, as for a process in it. An entry always replaces
+//! a link of its own name; only links on the way to it are followed.
+//!
+//! Memory: the times of directories, which have to be set last.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -67,6 +70,34 @@ pub enum Owner {
     Maker,
 }
 
+/// Where an archive is unpacked, and how far links on the way may lead.
+#[derive(Clone, Copy, Debug)]
+pub enum Destination<'a> {
+    /// A directory. What leads out of it is refused.
+    Beneath(BorrowedFd<'a>),
+    /// The directory at `path` in `root`. Absolute links lead to `root`, and `..`
+    /// stops there; magic links of procfs are refused.
+    InRoot {
+        root: BorrowedFd<'a>,
+        /// Absolute or not, without links.
+        path: &'a [u8],
+    },
+}
+
+impl Destination<'_> {
+    /// Opens what is at `path` from the directory.
+    fn open(self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        match self {
+            Self::Beneath(directory) => {
+                beneath::open(directory, path, flags, ResolveFlags::empty())
+            }
+            Self::InRoot { root, path: place } => {
+                beneath::open_in_root(root, &[place, b"/", path].concat(), flags)
+            }
+        }
+    }
+}
+
 /// Unpacks an archive into a directory. Blocks. `ids`: those of the directory's
 /// tree, which owners of the archive and of `owner` are taken by.
 ///
@@ -74,14 +105,14 @@ pub enum Owner {
 /// The archive is damaged or hostile, or the file system refuses. What was made
 /// before stays.
 pub fn unpack(
-    directory: BorrowedFd<'_>,
+    destination: Destination<'_>,
     source: impl Read,
     owner: Owner,
     ids: &Ids,
 ) -> Result<(), UnpackError> {
     let mut unpacker = Unpacker {
         reader: Reader::new(source),
-        directory,
+        destination,
         owner,
         ids,
         parent: None,
@@ -142,7 +173,7 @@ fn draft() -> Result<String, Errno> {
 
 struct Unpacker<'a, R> {
     reader: Reader<R>,
-    directory: BorrowedFd<'a>,
+    destination: Destination<'a>,
     owner: Owner,
     ids: &'a Ids,
     /// The directory that the last entry was made in.
@@ -189,9 +220,10 @@ impl<R: Read> Unpacker<'_, R> {
                 let target = parse(&entry.link)?;
                 let (directory, target) = split(&target);
                 let flags = OFlags::PATH | OFlags::DIRECTORY;
-                let directory =
-                    beneath::open(self.directory, directory, flags, ResolveFlags::empty())
-                        .map_err(failed(path, "finding what it is a link to"))?;
+                let directory = self
+                    .destination
+                    .open(directory, flags)
+                    .map_err(failed(path, "finding what it is a link to"))?;
                 self.put(path, "making the link", |parent, name| {
                     rustix::fs::linkat(&directory, target, parent, name, AtFlags::empty())
                 })
@@ -205,21 +237,17 @@ impl<R: Read> Unpacker<'_, R> {
     /// The directory that holds `path`, made where it is missing.
     fn parent(&mut self, path: &[u8]) -> Result<BorrowedFd<'_>, UnpackError> {
         let (wanted, _) = split(path);
-        let known = matches!(&self.parent, Some((known, _)) if known == wanted);
-        if !known {
-            let opened = self.open_or_make(wanted, path)?;
-            self.parent = Some((wanted.to_vec(), opened));
-        }
-        match &self.parent {
-            Some((_, directory)) => Ok(directory.as_fd()),
-            None => Ok(self.directory),
-        }
+        let parent = match self.parent.take() {
+            Some((known, opened)) if known == wanted => (known, opened),
+            _ => (wanted.to_vec(), self.open_or_make(wanted, path)?),
+        };
+        Ok(self.parent.insert(parent).1.as_fd())
     }
 
     fn open_or_make(&self, wanted: &[u8], path: &[u8]) -> Result<OwnedFd, UnpackError> {
         let open = |path: &[u8]| {
             let flags = OFlags::PATH | OFlags::DIRECTORY;
-            beneath::open(self.directory, path, flags, ResolveFlags::empty())
+            self.destination.open(path, flags)
         };
         let (outer, name) = split(wanted);
         match open(wanted) {
@@ -278,7 +306,7 @@ impl<R: Read> Unpacker<'_, R> {
         // What is inside first: setting the times of a directory changes no other's.
         while let Some((path, modified)) = self.times.pop_last() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-            match beneath::open(self.directory, &path, flags, ResolveFlags::empty()) {
+            match self.destination.open(&path, flags) {
                 Ok(directory) => rustix::fs::futimens(&directory, &times(modified))
                     .map_err(failed(&path, "setting its times"))?,
                 // Somebody has taken it away already.

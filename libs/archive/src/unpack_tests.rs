@@ -29,7 +29,9 @@ fn packed(path: &Path, name: &str) -> Vec<u8> {
 }
 
 fn unpacked(archive: &[u8], into: &Path) -> Result<(), UnpackError> {
-    unpack(place(into).as_fd(), archive, Owner::Maker, &Ids::default())
+    let directory = place(into);
+    let destination = Destination::Beneath(directory.as_fd());
+    unpack(destination, archive, Owner::Maker, &Ids::default())
 }
 
 /// A directory with something of each kind.
@@ -136,6 +138,64 @@ fn nothing_is_made_outside_of_the_directory() {
         );
     }
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+/// Unpacks as into a container whose root `root` is.
+fn unpacked_in_root(archive: &[u8], root: &Path, path: &str) -> Result<(), UnpackError> {
+    let root = place(root);
+    let destination = Destination::InRoot {
+        root: root.as_fd(),
+        path: path.as_bytes(),
+    };
+    unpack(destination, archive, Owner::Maker, &Ids::default())
+}
+
+#[test]
+fn links_on_the_way_lead_where_they_lead_in_the_root_and_never_out_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (from, root) = (directory.path().join("from"), directory.path().join("root"));
+    tree(&from);
+    fs::create_dir_all(root.join("run/deep")).unwrap();
+    fs::create_dir_all(root.join("var/lib")).unwrap();
+    symlink("/run", root.join("absolute")).unwrap();
+    symlink("/run", root.join("var/absolute")).unwrap();
+    symlink("../run/deep", root.join("var/upward")).unwrap();
+    symlink("../../../../../run", root.join("var/beyond")).unwrap();
+    symlink("upward/..", root.join("var/back")).unwrap();
+    symlink("/missing", root.join("var/dangling")).unwrap();
+    let named = |name: &str| packed(&from.join("file"), name);
+    for (path, name, found) in [
+        ("/", "absolute/a/b", "run/a/b"),
+        ("/var", "absolute/c", "run/c"),
+        ("var/", "upward/d", "run/deep/d"),
+        ("/var", "beyond/e", "run/e"),
+        ("/var", "back/f", "run/f"),
+        ("/var/lib", "../lib/g", "var/lib/g"),
+    ] {
+        let unpacked = unpacked_in_root(&named(name), &root, path);
+        if name.starts_with("..") {
+            assert!(matches!(unpacked, Err(UnpackError::Escapes { .. })));
+        } else {
+            unpacked.unwrap();
+            assert!(root.join(found).is_file(), "{path} {name}");
+        }
+    }
+    // A directory of the archive is merged with one that is reached through a link.
+    unpacked_in_root(&packed(&from, "absolute/tree"), &root, "/").unwrap();
+    assert!(root.join("run/tree/sub/deep/empty").is_file());
+    let time = |path: &Path| path.metadata().unwrap().modified().unwrap();
+    assert_eq!(time(&from.join("sub")), time(&root.join("run/tree/sub")));
+    // A link that leads nowhere is no directory, and none is made for it.
+    assert!(unpacked_in_root(&named("dangling/x"), &root, "/var").is_err());
+    // A link of the entry's own name is replaced.
+    unpacked_in_root(&named("upward"), &root, "/var").unwrap();
+    assert!(
+        root.join("var/upward")
+            .symlink_metadata()
+            .unwrap()
+            .is_file()
+    );
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
 }
 
 #[test]

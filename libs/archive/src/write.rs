@@ -5,11 +5,18 @@
 //! extended attributes). An archive holds nothing but what it is told: the same
 //! entries give the same bytes.
 //!
-//! A file may change while it is read. Its entry has the size that its header
-//! says, whatever happens: what is missing is zeros. Files with holes are stored
-//! whole, since not every reader knows holes; the holes are not read. Where the
-//! readers do know them, as those of layers, [`Writer::sparse`] stores a file of
-//! large holes as its regions.
+//! # Files whose size is not what they hold
+//! A header gives the size before the content, and a file's size is a claim:
+//! procfs says 0, sysfs 4,096, and a file may grow or shrink while it is read.
+//! [`Writer::file`] therefore reads a file of up to 256 KiB to its end before it
+//! writes the header. A larger one is stored with the size that it has when it
+//! is opened: what is appended later is left out, and one that is cut is an
+//! error, never zeros in the place of what is missing. A file that says it is
+//! small and is not is read into memory, up to 64 MiB.
+//!
+//! Files with holes are stored whole, since not every reader knows holes; the
+//! holes are not read. Where the readers do know them, as those of layers,
+//! [`Writer::sparse`] stores a file of large holes as its regions.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,6 +32,10 @@ use crate::shown;
 
 /// Bytes that are handed on at once.
 const CHUNK: usize = 256 << 10;
+/// A file that says it is not larger than this is read before its header is written.
+const SMALL: u64 = CHUNK as u64;
+/// The most content of one file that is held in memory.
+const HELD_MAX: u64 = 64 << 20;
 /// The longest name and link target of a ustar header.
 const NAME_FIELD: usize = 100;
 /// The largest number in a ustar header's field for an owner, and for a size or time.
@@ -49,6 +60,21 @@ pub enum WriteError {
         #[source]
         source: io::Error,
     },
+    /// A file was cut while it was read.
+    #[error(
+        "{path:?}: the file was cut from {expected} to {found} bytes while it was read; copy it again"
+    )]
+    Shrunk {
+        path: String,
+        expected: u64,
+        found: u64,
+    },
+    /// A file of the kernel's, most likely.
+    #[error(
+        "{path:?}: the file says that it has {size} bytes and holds more than {}; read it with a program in the container",
+        HELD_MAX
+    )]
+    SizeUnknown { path: String, size: u64 },
     /// Something that a tar cannot say.
     #[error("{path:?}: an archive cannot hold it ({reason})")]
     Header { path: String, reason: String },
@@ -64,6 +90,8 @@ pub struct Writer<T> {
     chunk: Vec<u8>,
     filled: usize,
     entries: u64,
+    /// Content of a file that is read before its header is written.
+    held: Vec<u8>,
 }
 
 impl<T> std::fmt::Debug for Writer<T> {
@@ -97,6 +125,7 @@ impl<T: FnMut(Bytes) -> bool> Writer<T> {
             chunk: Vec::new(),
             filled: 0,
             entries: 0,
+            held: Vec::new(),
         }
     }
 
@@ -165,22 +194,34 @@ impl<T: FnMut(Bytes) -> bool> Writer<T> {
         self.put_headers(name, header, pax)
     }
 
-    /// Writes the content of a file, of exactly `size` bytes, after its header.
+    /// Writes a regular file. `head.size`: what the file says it holds; the entry
+    /// gets the size that is found.
     ///
     /// # Errors
-    /// It cannot be read, or it is not wanted any more.
-    pub fn content(&mut self, file: &File, size: u64, name: &[u8]) -> Result<(), WriteError> {
-        let failed = |source: io::Error| WriteError::Read {
-            path: shown(name),
-            source,
-        };
-        let found = rustix::fs::fstat(file).map_err(|error| failed(error.into()))?;
-        let allocated = u64::try_from(found.st_blocks).unwrap_or(0) * 512;
-        if allocated < size {
-            self.copy_with_holes(file, size, failed)?;
-        } else {
-            self.copy(file, size, failed)?;
+    /// The content cannot be read or is cut meanwhile, a tar cannot say it, or it
+    /// is not wanted any more.
+    pub fn file(
+        &mut self,
+        stat: &Stat,
+        mut head: Head<'_>,
+        content: &File,
+    ) -> Result<(), WriteError> {
+        if head.size > SMALL {
+            self.header(stat, &head)?;
+            return self.content(content, head.size, head.name);
         }
+        let mut held = std::mem::take(&mut self.held);
+        held.clear();
+        hold(&mut held, content, &head)?;
+        head.size = held.len() as u64;
+        self.header(stat, &head)?;
+        self.put(&held)?;
+        held.shrink_to(CHUNK);
+        self.held = held;
+        self.pad(head.size)
+    }
+
+    fn pad(&mut self, size: u64) -> Result<(), WriteError> {
         self.zeros(size.next_multiple_of(HEADER_SIZE as u64) - size)
     }
 
@@ -190,17 +231,20 @@ impl<T: FnMut(Bytes) -> bool> Writer<T> {
     /// written. [`Head::size`] is the size of the whole file.
     ///
     /// # Errors
-    /// As of [`Writer::header`] and [`Writer::content`].
+    /// As of [`Writer::file`].
     pub fn sparse(&mut self, stat: &Stat, head: Head<'_>, file: &File) -> Result<bool, WriteError> {
-        let failed = |source: io::Error| WriteError::Read {
-            path: shown(head.name),
-            source,
+        let source = Source {
+            file,
+            size: head.size,
+            name: head.name,
         };
         let Ok(name) = std::str::from_utf8(head.name) else {
             return Ok(false);
         };
         let size = head.size;
-        let Some(regions) = regions(file, size).map_err(failed)? else {
+        let Some(regions) = regions(file, size).map_err(|error| source.unreadable(error))? else {
+            // The search has moved the file's position.
+            rustix::fs::seek(file, SeekFrom::Start(0)).map_err(|error| source.failed(error))?;
             return Ok(false);
         };
         let mut map = format!("{}\n", regions.len());
@@ -228,53 +272,64 @@ impl<T: FnMut(Bytes) -> bool> Writer<T> {
         self.put(map.as_bytes())?;
         self.zeros((map_size - map.len()) as u64)?;
         for (offset, end) in regions {
-            rustix::fs::seek(file, SeekFrom::Start(offset)).map_err(|e| failed(e.into()))?;
-            self.copy(file, end - offset, failed)?;
+            rustix::fs::seek(file, SeekFrom::Start(offset))
+                .map_err(|error| source.failed(error))?;
+            self.copy(source, end - offset)?;
         }
-        self.zeros(data.next_multiple_of(HEADER_SIZE as u64) - data)?;
+        self.pad(data)?;
         Ok(true)
     }
 
-    /// Copies exactly `size` bytes, or zeros in the place of those that are not there any more.
-    fn copy(
-        &mut self,
-        mut content: &File,
-        size: u64,
-        failed: impl Fn(io::Error) -> WriteError,
-    ) -> Result<(), WriteError> {
-        let mut left = size;
+    /// Writes the content of a file, of exactly `size` bytes, after its header.
+    fn content(&mut self, file: &File, size: u64, name: &[u8]) -> Result<(), WriteError> {
+        let read = Source { file, size, name };
+        let found = rustix::fs::fstat(file).map_err(|error| read.failed(error))?;
+        let allocated = u64::try_from(found.st_blocks).unwrap_or(0) * 512;
+        if allocated < size {
+            self.copy_with_holes(read)?;
+        } else {
+            self.copy(read, size)?;
+        }
+        self.pad(size)
+    }
+
+    /// Copies the next `count` bytes.
+    fn copy(&mut self, source: Source<'_>, count: u64) -> Result<(), WriteError> {
+        let mut left = count;
         while left > 0 {
             let room = self.room()?;
             let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(room.len());
-            match content.read(&mut room[..wanted]) {
-                Ok(0) => return self.zeros(left),
+            match rustix::io::read(source.file, &mut room[..wanted]) {
+                Ok(0) => return Err(source.shrunk()),
                 Ok(count) => {
                     self.filled += count;
                     left -= count as u64;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed(error)),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(source.failed(error)),
             }
         }
         Ok(())
     }
 
-    /// The same, without reading the holes.
-    fn copy_with_holes(
-        &mut self,
-        content: &File,
-        size: u64,
-        failed: impl Fn(io::Error) -> WriteError,
-    ) -> Result<(), WriteError> {
+    /// Copies all without reading the holes.
+    fn copy_with_holes(&mut self, source: Source<'_>) -> Result<(), WriteError> {
+        let Source { file, size, .. } = source;
         let mut position = 0;
-        while let Some((data, end)) = next_region(content, position, size).map_err(&failed)? {
+        while let Some((data, end)) =
+            next_region(file, position, size).map_err(|error| source.unreadable(error))?
+        {
             self.zeros(data - position)?;
-            rustix::fs::seek(content, SeekFrom::Start(data))
-                .map_err(|error| failed(error.into()))?;
-            self.copy(content, end - data, &failed)?;
+            rustix::fs::seek(file, SeekFrom::Start(data)).map_err(|error| source.failed(error))?;
+            self.copy(source, end - data)?;
             position = end;
         }
-        self.zeros(size - position)
+        self.zeros(size - position)?;
+        // A hole at the end looks as a file does that was cut.
+        if source.size_now() < size {
+            return Err(source.shrunk());
+        }
+        Ok(())
     }
 
     fn put(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
@@ -378,6 +433,65 @@ fn put_xattrs(pax: &mut PaxBuilder, xattrs: &Xattrs) {
     }
 }
 
+/// A file that is stored with a size that is known before.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    file: &'a File,
+    size: u64,
+    name: &'a [u8],
+}
+
+impl Source<'_> {
+    fn failed(self, error: Errno) -> WriteError {
+        self.unreadable(error.into())
+    }
+
+    fn unreadable(self, source: io::Error) -> WriteError {
+        WriteError::Read {
+            path: shown(self.name),
+            source,
+        }
+    }
+
+    fn size_now(self) -> u64 {
+        rustix::fs::fstat(self.file).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+    }
+
+    fn shrunk(self) -> WriteError {
+        WriteError::Shrunk {
+            path: shown(self.name),
+            expected: self.size,
+            found: self.size_now(),
+        }
+    }
+}
+
+/// Reads a file that says it is small to its end.
+fn hold(held: &mut Vec<u8>, content: &File, head: &Head<'_>) -> Result<(), WriteError> {
+    let source = Source {
+        file: content,
+        size: head.size,
+        name: head.name,
+    };
+    for limit in [SMALL, HELD_MAX] {
+        // One byte more shows whether that is the end.
+        let room = limit + 1 - held.len() as u64;
+        content
+            .take(room)
+            .read_to_end(held)
+            .map_err(|error| source.unreadable(error))?;
+        // A file that grows as it is read may be left at any point; what its size
+        // does not account for may not.
+        if held.len() as u64 <= limit || source.size_now() >= held.len() as u64 {
+            return Ok(());
+        }
+    }
+    Err(WriteError::SizeUnknown {
+        path: shown(head.name),
+        size: source.size_now(),
+    })
+}
+
 fn put_name(header: &mut HeaderBuilder, pax: &mut PaxBuilder, name: &[u8]) -> tar_core::Result<()> {
     if name.len() > NAME_FIELD {
         pax.path(name);
@@ -442,7 +556,104 @@ fn decimal_time(seconds: i64, nanoseconds: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+    use crate::read::Reader;
+
+    /// The content of a file after its way through an archive.
+    fn stored(file: &File, said: u64) -> Result<Vec<u8>, WriteError> {
+        let mut archive = Vec::new();
+        let mut writer = Writer::new(|piece: Bytes| {
+            archive.extend_from_slice(&piece);
+            true
+        });
+        let head = Head {
+            kind: EntryType::Regular,
+            name: b"name",
+            size: said,
+            link: b"",
+            xattrs: Xattrs::new(),
+        };
+        writer.file(&rustix::fs::fstat(file).unwrap(), head, file)?;
+        writer.bare(b"next")?;
+        writer.finish()?;
+        let mut reader = Reader::new(&*archive);
+        let entry = reader.next_entry().unwrap().unwrap();
+        let mut content = Vec::new();
+        loop {
+            match reader.content(u64::MAX, b"name").unwrap() {
+                [] => break,
+                bytes => content.extend_from_slice(bytes),
+            }
+        }
+        assert_eq!(entry.size, content.len() as u64);
+        assert_eq!(reader.next_entry().unwrap().unwrap().path, b"next");
+        Ok(content)
+    }
+
+    fn file_of(content: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        rustix::fs::seek(&file, SeekFrom::Start(0)).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_file_is_stored_with_what_it_holds_and_not_with_what_it_says() {
+        for length in [0, 1, 511, 512, CHUNK, CHUNK + 1, 3 * CHUNK] {
+            let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            let all = content.len() as u64;
+            let said = if all > SMALL {
+                vec![all]
+            } else {
+                vec![0, 1, 4_096, SMALL, all]
+            };
+            for said in said {
+                let found = stored(&file_of(&content), said).unwrap();
+                assert!(found == content, "{length} bytes, {said} said");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_grew_since_it_was_looked_at_is_stored_up_to_some_point() {
+        let content: Vec<u8> = (0..3 * CHUNK).map(|at| (at % 251) as u8).collect();
+        for said in [0, 1, SMALL, SMALL + 1] {
+            let found = stored(&file_of(&content), said).unwrap();
+            assert!(found.len() as u64 >= said && content.starts_with(&found));
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_kernel_that_says_it_is_empty_is_read_to_its_end() {
+        let file = File::open("/proc/self/maps").unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 0);
+        let text = String::from_utf8(stored(&file, 0).unwrap()).unwrap();
+        assert!(text.contains("[stack]"), "{text}");
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_refused_and_not_cut() {
+        let endless = File::open("/dev/zero").unwrap();
+        let error = stored(&endless, 0).unwrap_err();
+        assert!(matches!(error, WriteError::SizeUnknown { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_large_file_that_is_cut_is_an_error_and_not_zeros() {
+        let said = 2 * SMALL;
+        // Written throughout, with a hole, and with nothing but a hole.
+        for (written, length) in [(SMALL, SMALL), (1, SMALL), (0, SMALL)] {
+            let file = file_of(&vec![7; usize::try_from(written).unwrap()]);
+            file.set_len(length).unwrap();
+            let error = stored(&file, said).unwrap_err();
+            assert!(
+                matches!(error, WriteError::Shrunk { expected, found, .. } if expected == said && found == length),
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn times_are_written_as_decimal_numbers_with_sign_and_fraction() {

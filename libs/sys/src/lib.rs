@@ -9,7 +9,8 @@
 //! * [`seccomp`]: loading a classic BPF filter, with flags and the notify descriptor.
 //! * [`bpf`]: device programs for cgroup v2.
 //! * [`fd`]: closing and marking ranges of descriptors, adopting inherited ones.
-//! * [`spawn`]: descriptors at fixed numbers for a child, and its end with its parent's.
+//! * [`spawn`]: default signals and no inherited descriptor for a child, descriptors at fixed numbers, and its end with
+//!   its parent's.
 //! * [`process`]: signals at rest, leaving at once, keyrings, scheduling, i/o priority, memory policy.
 //! * [`command_line`]: what others are shown of the calling process' arguments.
 //! * [`unix_socket`]: sockets at paths of any length, closed from the first moment.

@@ -15,10 +15,20 @@ pub fn exit_now(code: i32) -> ! {
 
 /// Sets every signal to its default action, also those that were ignored, and empties the mask.
 pub fn reset_signals() -> io::Result<()> {
+    reset_signals_but(None)
+}
+
+/// For the start of `main`: undoes what the parent ignored or blocked. SIGPIPE stays ignored, which is how the standard
+/// library starts every program.
+pub fn reset_inherited_signals() -> io::Result<()> {
+    reset_signals_but(Some(libc::SIGPIPE))
+}
+
+fn reset_signals_but(kept: Option<i32>) -> io::Result<()> {
     // struct sigaction as the kernel has it, all zero: SIG_DFL, no flags, an empty mask. glibc's own function would refuse
     // the two signals that it keeps to itself, which may be inherited as ignored.
     let default = [0_u64; 4];
-    for signal in 1..=64 {
+    for signal in (1..=64).filter(|signal| Some(*signal) != kept) {
         // SAFETY: the kernel reads one sigaction with a mask of 8 bytes, which `default` has room for and outlives the call.
         // SIG_DFL installs no code. SIGKILL and SIGSTOP can not be changed, and fail harmlessly.
         unsafe {
@@ -41,6 +51,45 @@ pub fn reset_signals() -> io::Result<()> {
         .into(),
     )
     .map(drop)
+}
+
+/// Blocks every signal in the calling thread, the two that glibc keeps to itself included. What is blocked stays pending
+/// until [`wait_for_signal`] takes it. A child inherits the mask: start it with [`crate::spawn::with_defaults`].
+pub fn block_signals() -> io::Result<()> {
+    // SAFETY: the kernel reads a mask of 8 bytes, which outlives the call, and writes no old mask to a null pointer. Blocking
+    // a signal changes no memory.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_BLOCK,
+            &raw const EVERY_SIGNAL,
+            std::ptr::null_mut::<u64>(),
+            8,
+        )
+    })
+    .map(drop)
+}
+
+/// A kernel signal mask (64 signals) with every bit set.
+static EVERY_SIGNAL: u64 = u64::MAX;
+
+/// Waits for a signal that [`block_signals`] has blocked and takes it: its number, 1 to 64, real-time signals included.
+///
+/// # Errors
+/// `EINTR`: the process was stopped and continued; wait again.
+pub fn wait_for_signal() -> io::Result<i32> {
+    // SAFETY: the kernel reads a mask of 8 bytes, which outlives the call; without a siginfo and a timeout it writes
+    // nothing and waits without limit.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigtimedwait,
+            &raw const EVERY_SIGNAL,
+            std::ptr::null_mut::<libc::siginfo_t>(),
+            std::ptr::null::<libc::timespec>(),
+            8,
+        )
+    })
+    .map(|number| number as i32)
 }
 
 /// Joins a new, named session keyring (of its own, so that nothing of the caller's is seen).

@@ -4,8 +4,8 @@
 //! [`gantry_archive::write`]'s. Sockets are left out, as every archiver does:
 //! they mean nothing without the process that made them.
 //!
-//! A running container may change a file while it is read. Its entry has the
-//! size that its header says, whatever happens: what is missing is zeros.
+//! A running container may change a file while it is read: [`Writer::file`] says
+//! what is stored then.
 
 use std::collections::HashMap;
 
@@ -185,8 +185,7 @@ impl<'a, T: FnMut(Bytes) -> bool> Packer<'a, T> {
                 .writer
                 .sparse(&node.stat, Head { xattrs, ..head }, &content)?;
         if !as_regions {
-            self.writer.header(&node.stat, &head)?;
-            self.writer.content(&content, size, path)?;
+            self.writer.file(&node.stat, head, &content)?;
         }
         self.remember(path, node);
         Ok(())

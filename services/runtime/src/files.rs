@@ -9,9 +9,14 @@
 //! being copied can lead the copy nowhere else. Magic links of a procfs are not
 //! followed.
 //!
+//! Paths of callers are freed of `..` by their text first, as Docker does it;
+//! those of links count from where the link is, as the kernel does it.
+//!
 //! The copy itself is done by this service, on threads that may block: neither
 //! the shim nor the container's own processes take part, so that a paused
 //! container, or one that was made and never started, is as good as any.
+
+mod resolve;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -21,7 +26,7 @@ use bytes::Bytes;
 use gantry_archive::arriving::Arriving;
 use gantry_archive::ids::Ids;
 use gantry_archive::pack::{self, PackError};
-use gantry_archive::unpack::{Owner, UnpackError, unpack};
+use gantry_archive::unpack::{Destination, Owner, UnpackError, unpack};
 use gantry_archive::write::{WriteError, Writer};
 use gantry_proto::shim::v1 as wire;
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat};
@@ -59,6 +64,8 @@ pub struct PathStat {
     pub stat: Stat,
     /// Empty: it is no link.
     pub link_target: String,
+    /// Where a link leads in the end; empty where it is none, or leads nowhere.
+    pub link_resolved: String,
 }
 
 /// The pieces of an archive on their way to who unpacks it. `None`: it is whole.
@@ -190,16 +197,22 @@ impl Runtime {
             let failed = |error| refused(&id, &place.path, "look at", error);
             let stat = root.ids.inside(&rustix::fs::fstat(&found).map_err(failed)?);
             let link = rustix::fs::FileType::from_raw_mode(stat.st_mode);
-            let link_target = if link == rustix::fs::FileType::Symlink {
+            let (link_target, link_resolved) = if link == rustix::fs::FileType::Symlink {
                 let target = rustix::fs::readlinkat(&found, "", Vec::new()).map_err(failed)?;
-                target.to_string_lossy().into_owned()
+                let path = cleaned(&place.path);
+                let resolved = resolve::resolve(root.directory.as_fd(), path.as_bytes()).ok();
+                (
+                    target.to_string_lossy().into_owned(),
+                    resolved.and_then(|path| String::from_utf8(path).ok()),
+                )
             } else {
-                String::new()
+                (String::new(), None)
             };
             Ok(PathStat {
                 name: place.name(),
                 stat,
                 link_target,
+                link_resolved: link_resolved.unwrap_or_default(),
             })
         })
         .await?
@@ -260,14 +273,20 @@ impl Runtime {
                 path: format!("{path}/"),
                 follow: true,
             };
-            let directory = place.open(&id, root.directory.as_fd())?;
+            place.open(&id, root.directory.as_fd())?;
+            let resolved = resolve::resolve(root.directory.as_fd(), cleaned(&path).as_bytes())
+                .map_err(|error| refused(&id, &path, "open", error))?;
             let owner = if keep_owner {
                 Owner::Kept
             } else {
                 Owner::Of(0, 0)
             };
             let source = Arriving::new(move || pieces.blocking_recv());
-            root.write(move |ids| unpack(directory.as_fd(), source, owner, ids))
+            let destination = Destination::InRoot {
+                root: root.directory.as_fd(),
+                path: &resolved,
+            };
+            root.write(move |ids| unpack(destination, source, owner, ids))
                 .map_err(|source| unpacking(id, path, source))
         })
         .await?

@@ -33,6 +33,14 @@ fn main() -> ExitCode {
 fn run() -> Result<()> {
     container::protect_own_binary()?;
     rustix::process::umask(Mode::from_raw_mode(UMASK));
+    // The runtime starts shims with posix_spawn(3), which passes on what the
+    // runtime itself inherited.
+    let inherited = gantry_sys::process::reset_inherited_signals()
+        .and_then(|()| gantry_sys::fd::close_on_exec_from(3));
+    inherited.map_err(|source| Error::Io {
+        step: "cannot reset inherited signals and descriptors",
+        source,
+    })?;
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     match arguments.as_slice() {
         [verb, _bundle] if verb == "serve" => daemon::run(),

@@ -90,18 +90,38 @@ pub fn env(record: &Record) -> Vec<String> {
 }
 
 /// The person's variables, and those of the image's that have other names: what
-/// `inspect` shows. A name without a value takes the variable out.
+/// `inspect` shows and `commit` keeps. Each name once, the last value in the first
+/// place. A name without a value takes the variable out.
 #[must_use]
 pub fn configured_env(record: &Record) -> Vec<String> {
-    let name = |variable: &str| variable.split('=').next().map(str::to_owned);
-    let mut env = record.wanted.env.clone();
     let image = record.image.as_ref();
-    for variable in image.into_iter().flat_map(|image| &image.config.env) {
-        if !env.iter().any(|own| name(own) == name(variable)) {
-            env.push(variable.clone());
+    let of_image = image.map_or(&[][..], |image| &image.config.env);
+    let mut env = named_once(&record.wanted.env);
+    let own = env.len();
+    for variable in named_once(of_image) {
+        if !env[..own]
+            .iter()
+            .any(|other| name(other) == name(&variable))
+        {
+            env.push(variable);
         }
     }
     env
+}
+
+fn name(variable: &str) -> &str {
+    variable.split('=').next().unwrap_or_default()
+}
+
+fn named_once(variables: &[String]) -> Vec<String> {
+    let mut once: Vec<String> = Vec::new();
+    for variable in variables {
+        match once.iter_mut().find(|other| name(other) == name(variable)) {
+            Some(place) => place.clone_from(variable),
+            None => once.push(variable.clone()),
+        }
+    }
+    once
 }
 
 /// Sets each "KEY=value" in `env`, and takes out each "KEY" alone.
@@ -297,6 +317,21 @@ mod tests {
         };
         let env = env(&record(wanted, None, None));
         assert_eq!(env, ["HOSTNAME=aaaaaaaaaaaa", "TERM=xterm", "A=2", "B=x=y"]);
+    }
+
+    #[test]
+    fn a_variable_that_is_given_twice_has_its_last_value_and_is_there_once() {
+        let wanted = Wanted {
+            env: words(&["B=1", "A=2", "B=2", "PATH=/x", "PATH"]),
+            ..Wanted::default()
+        };
+        let mut record = record(wanted, None, None);
+        if let Some(image) = &mut record.image {
+            image.config.env = words(&["A=1", "C=1", "C=2", "PATH=/image"]);
+        }
+        let configured = configured_env(&record);
+        assert_eq!(configured, ["B=2", "A=2", "PATH", "C=2"]);
+        assert_eq!(env(&record), ["HOSTNAME=aaaaaaaaaaaa", "B=2", "A=2", "C=2"]);
     }
 
     #[test]

@@ -87,6 +87,7 @@ impl From<PathStat> for wire::PathStat {
                 nanos: i32::try_from(stat.st_mtime_nsec).unwrap_or(0),
             }),
             link_target: found.link_target,
+            link_resolved: found.link_resolved,
         }
     }
 }

@@ -104,6 +104,8 @@ fn run_one(
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(complaint.try_clone().map_err(broken)?);
+    // `gantry-oci run` blocks signals before it makes the container.
+    gantry_sys::spawn::with_defaults(&mut command);
     let mut child = command.spawn().map_err(broken)?;
     let deadline = hook
         .timeout()

@@ -1,5 +1,6 @@
 //! What `create` and `exec` have in common: from a process that is where it shall be to the program it becomes.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -153,12 +154,26 @@ impl<'a> Plan<'a> {
     }
 
     fn environment(&self, identity: &Identity) -> Vec<String> {
-        let mut environment = self.process.env().clone().unwrap_or_default();
+        let mut environment = named_once(self.process.env().as_deref().unwrap_or_default());
         if self.needs_home() {
             environment.push(format!("HOME={}", identity.home));
         }
         environment
     }
+}
+
+/// The variables with each name once, and of several the last: programs differ in which of them they take.
+fn named_once(variables: &[String]) -> Vec<String> {
+    let name = |variable: &str| variable.split('=').next().map(str::to_owned);
+    let mut seen = HashSet::new();
+    let mut kept: Vec<String> = variables
+        .iter()
+        .rev()
+        .filter(|variable| seen.insert(name(variable)))
+        .cloned()
+        .collect();
+    kept.reverse();
+    kept
 }
 
 /// A program about to be executed.

@@ -5,18 +5,16 @@
 //! program, and ends with the program's code. No file of the host comes into the container for it: it is the process that
 //! made the container, which is undumpable, so that nobody inside can reach the host's file behind /proc/1/exe.
 //!
-//! The program has a process group of its own, in the foreground of the terminal if there is one: what a key sends reaches
-//! it once, and not again through here.
+//! Every signal but SIGKILL and SIGSTOP is blocked here, real-time signals included, taken one at a time, and sent to the
+//! program. The program has a process group of its own, in the foreground of the terminal if there is one: what a key sends
+//! reaches it once, and not again through here.
 
-use std::ffi::{CStr, CString, OsStr};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::ffi::{CStr, CString};
 
 use gantry_sys::command_line::CommandLine;
-use nix::sys::signal::{SigSet, Signal, killpg};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use gantry_sys::{process, spawn};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use super::error::Error;
 use super::program;
@@ -51,37 +49,17 @@ pub(super) fn stay(
 }
 
 fn start(path: &CString, arguments: &[CString], environment: &[CString]) -> std::io::Result<Pid> {
-    // They wait until they are asked for. The program starts with none blocked: that is how the library spawns.
-    SigSet::all().thread_block()?;
-    let words = |strings: &[CString]| -> Vec<_> {
-        strings
-            .iter()
-            .map(|string| OsStr::from_bytes(string.as_bytes()).to_owned())
-            .collect()
-    };
-    let arguments = words(arguments);
-    let mut command = Command::new(OsStr::from_bytes(path.as_bytes()));
-    if let Some((zeroth, rest)) = arguments.split_first() {
-        command.arg0(zeroth).args(rest);
+    // Signals that arrive from now on wait until the program runs. The program itself starts with none blocked.
+    process::block_signals()?;
+    if !rustix::process::getpid().is_init() {
+        // In a PID namespace of others their process 1 would get the orphans.
+        let _unsupported = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     }
-    command.env_clear().process_group(0);
-    for variable in environment {
-        let bytes = variable.as_bytes();
-        if let Some(at) = bytes.iter().position(|&byte| byte == b'=') {
-            command.env(
-                OsStr::from_bytes(&bytes[..at]),
-                OsStr::from_bytes(&bytes[at + 1..]),
-            );
-        }
-    }
-    let child = Pid::from_raw(command.spawn()?.id().cast_signed());
+    let child = spawn::foreground_group(path, arguments, environment)?;
+    let child = Pid::from_raw(child).ok_or(Errno::SRCH)?;
     let _ = rustix::thread::set_name(NAME);
     // What the parent and `start` wait for is that nobody holds their sockets any more.
     let _ = gantry_sys::fd::close_all_but(3, &[]);
-    if nix::unistd::tcsetpgrp(std::io::stdin(), child).is_ok() {
-        // It may have tried to read before, and been stopped for it.
-        let _ = killpg(child, Signal::SIGCONT);
-    }
     Ok(child)
 }
 
@@ -90,34 +68,40 @@ fn attend(child: Pid) -> ! {
     loop {
         match reap(child) {
             Ok(None) => {}
-            Ok(Some(code)) => gantry_sys::process::exit_now(code),
+            Ok(Some(code)) => process::exit_now(code),
             // The program cannot vanish unseen; if it has, nothing is left to wait for.
-            Err(_) => gantry_sys::process::exit_now(255),
+            Err(_) => process::exit_now(255),
         }
-        match SigSet::all().wait() {
-            Ok(Signal::SIGCHLD) | Err(_) => {}
-            // These are for whoever holds a terminal, which is the program's group.
-            Ok(Signal::SIGTTIN | Signal::SIGTTOU) => {}
+        match process::wait_for_signal() {
+            Err(_) | Ok(libc::SIGCHLD) => {}
             Ok(signal) => {
-                let _ = nix::sys::signal::kill(child, signal);
+                let _ended = process::send_signal(child.as_raw_nonzero().get(), signal);
             }
         }
     }
 }
 
-/// Reaps all that has ended; the code, if the program is among them.
-fn reap(child: Pid) -> nix::Result<Option<i32>> {
+/// Reaps every child that has ended; the exit code, if the program is among them.
+fn reap(child: Pid) -> rustix::io::Result<Option<i32>> {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == child => return Ok(Some(code)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
-                return Ok(Some(128 + signal as i32));
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) if pid == child => {
+                if let Some(code) = exit_code(status) {
+                    return Ok(Some(code));
+                }
             }
-            Ok(WaitStatus::StillAlive) => return Ok(None),
-            Ok(_) | Err(nix::Error::EINTR) => {}
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return Ok(None),
             Err(error) => return Err(error),
         }
     }
+}
+
+/// As a shell has it: the code, or 128 and the signal. `None`: it has not ended.
+fn exit_code(status: WaitStatus) -> Option<i32> {
+    status
+        .exit_status()
+        .or_else(|| Some(128 + status.terminating_signal()?))
 }
 
 /// Whether a specification asks for it.

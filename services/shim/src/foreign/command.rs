@@ -174,6 +174,7 @@ impl Foreign {
             }
         }
         gantry_sys::spawn::die_with_parent(&mut command, libc::SIGKILL);
+        gantry_sys::spawn::with_defaults(&mut command);
         Ok(command)
     }
 }

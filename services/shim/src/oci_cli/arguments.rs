@@ -23,13 +23,19 @@ pub(super) struct Flag {
 }
 
 impl Arguments {
-    pub(super) fn of_process() -> Self {
-        Self {
-            words: std::env::args_os()
-                .skip(1)
-                .map(|word| word.to_string_lossy().into_owned())
-                .collect(),
-        }
+    /// The command line of this process.
+    ///
+    /// # Errors
+    /// An argument is not UTF-8: what goes into a container's configuration is JSON.
+    pub(super) fn of_process() -> Result<Self, CliError> {
+        let words = std::env::args_os()
+            .skip(1)
+            .map(|word| {
+                word.into_string()
+                    .map_err(|word| CliError::usage(format!("the argument {word:?} is not UTF-8")))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { words })
     }
 
     /// The next word if it is an option. `--` ends the options.

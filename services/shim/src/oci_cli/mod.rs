@@ -68,9 +68,12 @@ fn usage_of(verb: &str) -> Option<String> {
 
 /// Runs the command line. The exit code is the program's own for `run` and `exec`, else 0, or 1 after an error.
 pub fn main() -> ExitCode {
-    let mut words = Arguments::of_process();
-    let globals = match Globals::take(&mut words) {
-        Ok(globals) => globals,
+    let read = Arguments::of_process().and_then(|mut words| {
+        let globals = Globals::take(&mut words)?;
+        Ok((globals, words))
+    });
+    let (globals, words) = match read {
+        Ok(read) => read,
         Err(error) => return output::fail(&Globals::default(), &error),
     };
     match dispatch(&globals, words) {

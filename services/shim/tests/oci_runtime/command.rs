@@ -219,8 +219,9 @@ fn a_running_container_is_deleted_only_by_force() {
     delete(&bundle);
 }
 
+/// One that appends its name and the state, in one write: the program writes beside `poststart`.
 fn hook(name: &str, file: &str) -> Value {
-    json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("echo {name} >> {file}; cat >> {file}; echo >> {file}")]}])
+    json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("printf '{name}\\n%s\\n' \"$(cat)\" >> {file}")]}])
 }
 
 fn hooks_run_at_their_moments() {

@@ -11,6 +11,7 @@ use crate::tests;
 pub const TESTS: &[crate::Test] = tests![
     a_hook_in_the_containers_mounts_finds_the_root_in_the_bundle,
     a_hook_without_an_environment_has_the_runtimes_or_the_programs,
+    a_hook_gets_default_signals_and_no_descriptor_of_the_runtime,
     a_failing_poststart_hook_ends_the_container,
     a_failing_poststop_hook_is_a_warning,
     no_descriptor_of_the_runtime_passes_for_one_of_the_callers,
@@ -45,6 +46,39 @@ fn a_hook_without_an_environment_has_the_runtimes_or_the_programs() {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "two\n");
     assert_eq!(std::fs::read_to_string(host).unwrap(), "inherited\n");
+}
+
+/// `run` in the foreground blocks signals; what it inherits is the caller's.
+fn a_hook_gets_default_signals_and_no_descriptor_of_the_runtime() {
+    let mut bundle = Bundle::script("true");
+    let said = bundle.root().join("data/said");
+    let hook = |name: &str| {
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", format!(
+            "exec >> {}; echo {name}; \
+             for fd in 3 4 5 6 7 8 9; do test -e /proc/self/fd/$fd && echo $fd; done; \
+             exec grep -E '^Sig(Blk|Ign)' /proc/self/status",
+            said.display())]}])
+    };
+    let kinds = ["createRuntime", "createContainer", "poststart", "poststop"];
+    for kind in kinds {
+        bundle.config["hooks"][kind] = hook(kind);
+    }
+    let directory = bundle.directory.path().to_str().unwrap().to_owned();
+    let oci = bundle.command(&["run", "-b", &directory, &bundle.id]);
+    let mut words = vec![oci.get_program().to_str().unwrap().to_owned()];
+    words.extend(oci.get_args().map(|word| word.to_str().unwrap().to_owned()));
+    let script = format!("trap '' USR1 HUP; exec {} 3</ 7</", words.join(" "));
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let defaults = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n";
+    let expected: String = kinds
+        .iter()
+        .map(|kind| format!("{kind}\n{defaults}"))
+        .collect();
+    assert_eq!(std::fs::read_to_string(said).unwrap(), expected);
 }
 
 fn a_failing_poststart_hook_ends_the_container() {

@@ -19,6 +19,7 @@ mod hooks;
 mod library;
 mod namespaces;
 mod net_devices;
+mod reaper;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         library::TESTS,
         command::TESTS,
         hooks::TESTS,
+        reaper::TESTS,
         namespaces::TESTS,
         net_devices::TESTS,
         escape::TESTS,
