@@ -18,6 +18,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use gantry_kit::identity::Identity;
+use gantry_kit::paths::Paths;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tempfile::TempDir;
 
@@ -48,6 +50,8 @@ pub struct Options {
     pub root_length: Option<usize>,
     /// The umask that `gantry up` is started with, in octal. Absent: the test's.
     pub umask: Option<&'static str>,
+    /// True: what makes the engine private is its root directory alone.
+    pub by_root: bool,
 }
 
 /// A running engine.
@@ -82,14 +86,21 @@ impl Engine {
         let mut random = [0; 4];
         getrandom::fill(&mut random).context("no random numbers")?;
         let tag = hex::encode(random);
-        let marks = Marks {
+        let mut marks = Marks {
             root: root.clone(),
             bridge: format!("gt{tag}"),
             table: format!("gantry_{tag}"),
             cgroup: format!("gantry_{tag}"),
             ..Marks::default()
         };
-        let private = crate::config::private(&marks, &free_subnet(random)?);
+        let mut private = crate::config::private(&marks, &free_subnet(random)?);
+        if options.by_root {
+            let identity = Identity::of(&Paths::under(&root)?);
+            for name in [&mut marks.bridge, &mut marks.table, &mut marks.cgroup] {
+                *name = identity.scoped("gantry");
+            }
+            private.clear();
+        }
         let config = match &options.file {
             Some(file) => {
                 options

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use gantry_integration_tests::engine::with_engine;
+use gantry_integration_tests::engine::{Engine, Options, with_engine};
 use gantry_integration_tests::fixture::guest;
 
 /// The page that a web server gives, once it listens.
@@ -214,4 +214,60 @@ fn the_hosts_firewall_is_left_as_it_was() -> Result<()> {
     })?;
     ensure!(before == tables()?);
     Ok(())
+}
+
+/// A web server that answers on a port of this machine.
+fn serve(engine: &Engine, name: &str) -> Result<u16> {
+    let image = engine.install("guest", &guest()?)?;
+    let port = free_port()?;
+    let published = format!("127.0.0.1:{port}:80");
+    engine.ok(&[
+        "run",
+        "-d",
+        "--hostname",
+        name,
+        "-p",
+        &published,
+        &image,
+        "web",
+        "80",
+    ])?;
+    page(&format!("127.0.0.1:{port}"))?;
+    Ok(port)
+}
+
+#[test]
+fn engines_that_differ_in_their_roots_alone_run_side_by_side_and_end_alone() -> Result<()> {
+    let by_root = |config: &str| Options {
+        by_root: true,
+        config: config.to_owned(),
+        ..Options::default()
+    };
+    let one = Engine::with(by_root(""))?;
+    let two = Engine::with(by_root(""))?;
+    ensure!(one.marks().bridge != two.marks().bridge);
+    serve(&one, "one")?;
+    let port = serve(&two, "two")?;
+
+    // A third that is told to use the bridge of the second.
+    let bridge = &two.marks().bridge;
+    match Engine::with(by_root(&format!("network.bridge = {bridge:?}"))) {
+        Ok(third) => {
+            third.finish()?;
+            bail!("an engine has started on the bridge of another");
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            let owner = format!("belongs to the engine with --root {}", two.root().display());
+            ensure!(error.contains(&owner), "{error}");
+        }
+    }
+
+    // The first ends with all it has; its audit names what it leaves.
+    one.finish()?;
+    let text = page(&format!("127.0.0.1:{port}"))?;
+    ensure!(text.contains("Hello from two"), "{text}");
+    let other = serve(&two, "other")?;
+    ensure!(other != port);
+    two.finish()
 }

@@ -1,6 +1,7 @@
 //! Many runs on one engine: no hang, no failure, no leak.
 
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gantry_integration_tests::engine::{Engine, with_engine};
@@ -139,4 +140,86 @@ fn nothing_grows_with_lives_and_executions_half_of_which_fail() -> Result<()> {
 #[ignore = "takes an hour: make soak"]
 fn soak_of_ten_thousand_lives_and_a_hundred_thousand_executions() -> Result<()> {
     lives_and_executions(10_000, 100_000)
+}
+
+/// Removed endpoints may wait for the kernel, up to a bound that is far from the
+/// 1,023 ports of a bridge: `BACKLOG_MAX` of the network service and one batch.
+const PORTS_UNDER_CHURN: usize = 320;
+
+/// Clients that each run one container after the other with a network of its
+/// own. Returns how many ran, and the most ports that the bridge had.
+fn churn(engine: &Engine, image: &str, clients: usize, time: Duration) -> Result<(usize, usize)> {
+    let end = Instant::now() + time;
+    let ended = AtomicBool::new(false);
+    let ports = || -> usize {
+        let ports = format!("/sys/class/net/{}/brif", engine.marks().bridge);
+        std::fs::read_dir(ports).map_or(0, Iterator::count)
+    };
+    let client = |number: usize| -> Result<usize> {
+        let mut count = 0;
+        while Instant::now() < end {
+            let said = format!("{number}-{count}");
+            let outcome = engine.gantry(&["run", "--rm", image, "echo", &said])?;
+            ensure!(
+                outcome.code == 0 && outcome.stdout.trim_end() == said,
+                "run {said}: {outcome}"
+            );
+            count += 1;
+        }
+        Ok(count)
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..clients)
+            .map(|number| scope.spawn(move || client(number)))
+            .collect();
+        let most = scope.spawn(|| {
+            let mut most = 0;
+            while !ended.load(Ordering::Relaxed) {
+                most = most.max(ports());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            most
+        });
+        let outcomes: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+        ended.store(true, Ordering::Relaxed);
+        let most = most
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let mut count = 0;
+        for outcome in outcomes {
+            count += outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok((count, most))
+    })
+}
+
+/// Nothing fails and nothing grows while containers with networks come and go.
+fn networks_come_and_go(clients: usize, time: Duration) -> Result<()> {
+    with_engine(|engine| {
+        let image = engine.busybox()?;
+        let services = engine.service_processes()?;
+        // Pools, arenas and caches fill first.
+        churn(engine, &image, clients, time / 5)?;
+        engine.audit_containers()?;
+        let before = Footprint::of(&services, engine.root())?;
+        let (count, most) = churn(engine, &image, clients, time)?;
+        engine.audit_containers()?;
+        let after = Footprint::of(&services, engine.root())?;
+        eprintln!(
+            "{count} runs by {clients} clients in {time:?}, at most {most} ports\nbefore\n{before}\nafter\n{after}"
+        );
+        ensure!(most <= PORTS_UNDER_CHURN, "the bridge had {most} ports");
+        before.holds(&after, Slack::default())
+    })
+}
+
+#[test]
+fn clients_that_run_containers_all_the_time_leave_no_endpoint_behind() -> Result<()> {
+    networks_come_and_go(12, Duration::from_secs(5))
+}
+
+#[test]
+#[ignore = "takes six minutes: make soak"]
+fn soak_of_sixteen_clients_that_run_containers_for_five_minutes() -> Result<()> {
+    networks_come_and_go(16, Duration::from_secs(300))
 }

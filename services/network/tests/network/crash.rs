@@ -207,6 +207,38 @@ fn a_kill_at_any_moment_leaves_nothing_that_the_next_start_does_not_clear() {
 }
 
 #[test]
+fn removals_that_a_kill_interrupts_are_finished_by_the_next_start() {
+    on_a_host(|world| {
+        let mut service = Service::start(&root(world), &[]);
+        let names: Vec<String> = (0..40).map(|number| format!("c{number}")).collect();
+        for name in &names {
+            service.create(published(name, 0));
+        }
+        let kept = service.create(published("kept", 8080));
+        serve_in(&kept);
+        for name in &names {
+            assert!(service.delete(name));
+        }
+        service.kill();
+        let mut service = Service::start(&root(world), &[]);
+        assert_eq!(service.list(), [kept]);
+        // New ones come at once, while the old ones go.
+        service.create(published("new", 0));
+        eventually("the pool is at its size", || {
+            let links = link_names();
+            let ports = links.iter().filter(|name| name.starts_with("veth")).count();
+            (pins(world), ports) == (4, 4)
+        });
+        ask_tcp(Ipv4Addr::LOCALHOST, 8080).unwrap();
+        for name in ["kept", "new"] {
+            assert!(service.delete(name));
+        }
+        service.stop();
+        assert_eq!(pins(world), 0);
+    });
+}
+
+#[test]
 fn what_is_on_no_record_is_cleared() {
     on_a_host(|world| {
         let mut service = Service::start(&root(world), &[]);
