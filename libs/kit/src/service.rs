@@ -1,11 +1,11 @@
 //! The life of a service process.
 //!
 //! [`main`] reads the arguments and the configuration, sets up telemetry, sees to
-//! the engine's directories ([`directories`]), takes the socket that systemd or `gantry up` hands over (or makes its own), builds
-//! the service, says that it is ready, serves until SIGTERM or SIGINT, and
-//! drains: it stops taking connections, tells streams to end through
-//! [`Context::stopping`], waits for calls under way for `drain_seconds`, and
-//! leaves.
+//! the engine's directories ([`directories`]), takes the socket that systemd or
+//! `gantry up` hands over (or makes its own), builds the service, says that it is
+//! ready, serves until SIGTERM or SIGINT, and drains: it stops taking connections,
+//! tells streams to end through [`Context::stopping`], waits for calls under way
+//! for `drain_seconds`, and leaves.
 //!
 //! Exit codes: 0 after a drained stop, 1 when the service cannot start or
 //! fails, 2 for wrong arguments.

@@ -20,12 +20,12 @@
 //! endpoints goes on under the names that version used for every engine, until
 //! it starts without endpoints once.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
+use gantry_kit::directories;
 use gantry_kit::identity::Identity;
 use serde::{Deserialize, Serialize};
 
@@ -193,11 +193,9 @@ pub(crate) fn keep(state: &Path, names: &Names) -> io::Result<()> {
     if fs::read(&path).is_ok_and(|present| present == text) {
         return Ok(());
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state)?;
+    directories::close(state)?;
     let draft = state.join(format!("{FILE}.new"));
+    directories::remove_or_set_aside(&draft)?;
     let mut file = File::create(&draft)?;
     file.write_all(&text)?;
     file.sync_all()?;

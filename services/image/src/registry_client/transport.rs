@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use gantry_kit::socket;
 use http::{Request, Uri};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -62,7 +63,7 @@ impl tower::Service<Uri> for SocketConnector {
 
     fn call(&mut self, _host: Uri) -> Self::Future {
         let path = self.path.clone();
-        Box::pin(async move { UnixStream::connect(path).await.map(TokioIo::new) })
+        Box::pin(async move { socket::connect(&path).await.map(TokioIo::new) })
     }
 }
 
