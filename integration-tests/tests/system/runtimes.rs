@@ -77,6 +77,12 @@ fn lives(engine: &mut Engine, runtime: &str) -> Result<()> {
             "",
         ),
         (&[], "ls /proc/self/fd | wc -l", 0, "4\n"),
+        (
+            &[],
+            "exec grep -E '^Sig(Blk|Ign)' /proc/self/status",
+            0,
+            "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n",
+        ),
     ] {
         let words = [&["exec"], flags, &["it", "sh", "-c", command]].concat();
         let outcome = engine.gantry(&words)?.expect_code(code)?;
