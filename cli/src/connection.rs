@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gantry_kit::client::{self, Client, MESSAGE_LIMIT};
+use gantry_kit::client::{self, ANSWER_LIMIT, Client, MESSAGE_LIMIT};
 use gantry_kit::paths::Paths;
 use gantry_proto::gateway::v1::container_service_client::ContainerServiceClient;
 use gantry_proto::gateway::v1::system_service_client::SystemServiceClient;
@@ -37,7 +37,7 @@ impl Engine {
     }
 
     pub(crate) fn containers(&self) -> ContainerServiceClient<Client> {
-        ContainerServiceClient::new(self.client.clone()).max_decoding_message_size(MESSAGE_LIMIT)
+        ContainerServiceClient::new(self.client.clone()).max_decoding_message_size(ANSWER_LIMIT)
     }
 
     pub(crate) fn system(&self) -> SystemServiceClient<Client> {

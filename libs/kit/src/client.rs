@@ -47,6 +47,10 @@ pub(crate) const CONNECTION_BYTES: u32 = (1 << 31) - 1;
 /// default of 4 MiB, for what one object may hold.
 pub const MESSAGE_LIMIT: usize = 64 << 20;
 
+/// Largest answer about one object, in bytes: it may say several times what a
+/// request has said once.
+pub const ANSWER_LIMIT: usize = 4 * MESSAGE_LIMIT;
+
 /// Silence on a connection with a call under way before a PING is sent.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 

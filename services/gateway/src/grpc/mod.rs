@@ -11,7 +11,7 @@ mod system;
 
 use std::sync::Arc;
 
-use gantry_kit::client::MESSAGE_LIMIT;
+use gantry_kit::client::{ANSWER_LIMIT, MESSAGE_LIMIT};
 use gantry_proto::gateway::v1::container_service_server::{self, ContainerServiceServer};
 use gantry_proto::gateway::v1::system_service_server::{self, SystemServiceServer};
 use tonic::service::Routes;
@@ -36,7 +36,7 @@ pub fn routes(engine: &Arc<Engine>) -> Routes {
     Routes::new(
         ContainerServiceServer::new(containers)
             .max_decoding_message_size(MESSAGE_LIMIT)
-            .max_encoding_message_size(MESSAGE_LIMIT),
+            .max_encoding_message_size(ANSWER_LIMIT),
     )
     .add_service(SystemServiceServer::new(system))
 }
