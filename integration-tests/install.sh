@@ -18,6 +18,8 @@ tests=(
     skopeo:skopeo
     tmux:tmux
     umoci:umoci
+    mkfs.ext4:e2fsprogs
+    mkfs.xfs:xfsprogs
 )
 peers=(
     buildah:buildah

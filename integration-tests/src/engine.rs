@@ -52,14 +52,17 @@ pub struct Options {
     pub umask: Option<&'static str>,
     /// True: what makes the engine private is its root directory alone.
     pub by_root: bool,
+    /// Words in front of `gantry up`: a program that executes what follows.
+    pub wrapper: Vec<String>,
+    /// The directory to make the engine's own in. Absent: /tmp.
+    pub parent: Option<PathBuf>,
 }
 
 /// A running engine.
 #[derive(Debug)]
 pub struct Engine {
-    /// The root is in it, or is it.
-    _directory: TempDir,
-    root: PathBuf,
+    /// The root is in it, or is it. Absent: the root is the caller's, and stays.
+    _directory: Option<TempDir>,
     bin_dir: PathBuf,
     marks: Marks,
     up: Child,
@@ -81,7 +84,8 @@ impl Engine {
             rustix::process::geteuid().is_root(),
             "whole-system tests need root: they make namespaces, mounts and interfaces"
         );
-        let directory = tempfile::Builder::new().prefix("gt-").tempdir_in("/tmp")?;
+        let parent = options.parent.as_deref().unwrap_or(Path::new("/tmp"));
+        let directory = tempfile::Builder::new().prefix("gt-").tempdir_in(parent)?;
         let root = root_in(directory.path(), options.root_length)?;
         let mut random = [0; 4];
         getrandom::fill(&mut random).context("no random numbers")?;
@@ -111,14 +115,27 @@ impl Engine {
             None => format!("{}\n{}", crate::config::as_file(&private), options.config),
         };
         fs::write(root.join("gantry.toml"), config)?;
+        Self::launched(Some(directory), marks, options)
+    }
+
+    /// Starts an engine on the files of an earlier one, which has ended: its root
+    /// directory, with the configuration that it wrote there. The directory stays
+    /// when this one ends.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn on_files_of(marks: &Marks, options: Options) -> Result<Self> {
+        Self::launched(None, marks.clone(), options)
+    }
+
+    fn launched(directory: Option<TempDir>, marks: Marks, options: Options) -> Result<Self> {
         let bin_dir = match &options.bin_dir {
             Some(directory) => directory.clone(),
             None => bin_dir()?,
         };
-        let up = launch(&root, &bin_dir, &options)?;
+        let up = launch(&marks.root, &bin_dir, &options)?;
         let mut engine = Self {
             _directory: directory,
-            root,
             bin_dir,
             marks,
             up,
@@ -129,9 +146,16 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Ends every process of the engine at once, as a power cut does, and takes
+    /// away what the kernel would have forgotten. Its files stay where they are.
+    pub fn cut_power(mut self) {
+        crate::rescue::put_away(&self.marks, &mut self.up);
+        self.finished = true;
+    }
+
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.root
+        &self.marks.root
     }
 
     #[must_use]
@@ -495,14 +519,18 @@ fn launch(root: &Path, bin_dir: &Path, options: &Options) -> Result<Child> {
         .append(true)
         .open(root.join("up.log"))?;
     let program = bin_dir.join("gantry");
-    let mut command = match options.umask {
-        None => Command::new(program),
-        Some(umask) => {
-            let mut shell = Command::new("/bin/sh");
-            let script = format!("umask {umask}; exec \"$0\" \"$@\"");
-            shell.args(["-c", &script]).arg(program);
-            shell
+    let mut words = options.wrapper.clone();
+    if let Some(umask) = options.umask {
+        let script = format!("umask {umask}; exec \"$0\" \"$@\"");
+        words.extend(["/bin/sh".to_owned(), "-c".to_owned(), script]);
+    }
+    let mut command = match words.split_first() {
+        Some((first, rest)) => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
         }
+        None => Command::new(program),
     };
     let mut up = command
         .arg("--root")

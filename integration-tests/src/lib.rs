@@ -7,6 +7,7 @@
 //! | [`footprint`] | what processes hold of the machine |
 //! | [`fixture`] | images that many tests run |
 //! | [`image`], [`tar`] | images made in memory, the hostile ones too |
+//! | [`recorded_disk`] | a disk whose power can be cut at any point |
 //! | [`proxy`] | a network that fails |
 //! | [`registry`] | foreign registries: Debian's, and one that lies; pushing |
 //! | [`grpc`] | health, reflection and other calls on an engine's sockets |
@@ -28,6 +29,7 @@ pub mod image;
 pub mod otlp;
 pub mod proxy;
 pub mod pty;
+pub mod recorded_disk;
 pub mod registry;
 mod rescue;
 pub mod tar;

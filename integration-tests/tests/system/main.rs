@@ -20,6 +20,7 @@ mod limits;
 mod looking;
 mod network;
 mod own_ids;
+mod power_cuts;
 mod registries;
 mod runtimes;
 mod services;
