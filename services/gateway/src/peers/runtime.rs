@@ -114,6 +114,22 @@ pub struct LogsWanted {
     pub stderr: bool,
 }
 
+/// What deleting a container came to.
+#[derive(Clone, Debug, Default)]
+pub struct Deleted {
+    /// How its program ended, if it was started.
+    pub exit: Option<Exit>,
+    /// Why its log could not be removed. Empty: it was, or was to stay.
+    pub log_left: String,
+}
+
+/// Ids of what the runtime holds.
+#[derive(Clone, Debug, Default)]
+pub struct HeldIds {
+    pub containers: Vec<String>,
+    pub logs: Vec<String>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Runtimes {
     pub(super) runtime: RuntimeServiceClient<Client>,
@@ -269,14 +285,33 @@ impl Runtimes {
     ///
     /// # Errors
     /// Something runs and `force` is false, or the service fails.
-    pub async fn delete(&self, id: &str, force: bool, remove_log: bool) -> Result<()> {
+    pub async fn delete(&self, id: &str, force: bool, remove_log: bool) -> Result<Deleted> {
         let request = wire::DeleteRequest {
             container_id: id.to_owned(),
             force,
             remove_log,
         };
         let answer = self.runtime.clone().delete(request).await;
-        answer.map(|_deleted| ()).map_err(|status| error(&status))
+        let answer = answer.map_err(|status| error(&status))?.into_inner();
+        Ok(Deleted {
+            exit: answer.exit.map(common::exit),
+            log_left: answer.log_left,
+        })
+    }
+
+    /// What the runtime holds: ids of its containers, and of all containers that
+    /// have a log.
+    ///
+    /// # Errors
+    /// The service fails.
+    pub async fn held(&self) -> Result<HeldIds> {
+        let answer = self.runtime.clone().list(wire::ListRequest {}).await;
+        let answer = answer.map_err(|status| error(&status))?.into_inner();
+        let containers = answer.containers.into_iter();
+        Ok(HeldIds {
+            containers: containers.map(|container| container.container_id).collect(),
+            logs: answer.log_container_ids,
+        })
     }
 
     /// Opens a window on a process.
