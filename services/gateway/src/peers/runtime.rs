@@ -2,6 +2,7 @@
 
 use futures::stream::{BoxStream, StreamExt as _};
 use gantry_kit::client::{Client, MESSAGE_LIMIT};
+use gantry_kit::pages::ANY_SIZE;
 use gantry_proto::runtime::v1 as wire;
 use gantry_proto::shim::v1 as shim;
 use gantry_proto::types::v1 as types;
@@ -305,13 +306,22 @@ impl Runtimes {
     /// # Errors
     /// The service fails.
     pub async fn held(&self) -> Result<HeldIds> {
-        let answer = self.runtime.clone().list(wire::ListRequest {}).await;
-        let answer = answer.map_err(|status| error(&status))?.into_inner();
-        let containers = answer.containers.into_iter();
-        Ok(HeldIds {
-            containers: containers.map(|container| container.container_id).collect(),
-            logs: answer.log_container_ids,
-        })
+        let mut request = wire::ListRequest {
+            page_size: ANY_SIZE,
+            page_token: String::new(),
+        };
+        let mut held = HeldIds::default();
+        loop {
+            let answer = self.runtime.clone().list(request.clone()).await;
+            let page = answer.map_err(|status| error(&status))?.into_inner();
+            let ids = page.containers.into_iter().map(|found| found.container_id);
+            held.containers.extend(ids);
+            held.logs.extend(page.log_container_ids);
+            if page.next_page_token.is_empty() {
+                return Ok(held);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 
     /// Opens a window on a process.

@@ -176,6 +176,10 @@ impl Store {
     /// Sets a damaged file aside; one that cannot be moved counts the same where
     /// it is.
     fn set_aside(&self, path: PathBuf) {
+        let closed = directories::close(&self.damaged);
+        if let Err(error) = closed {
+            tracing::warn!(%error, "the directory of damaged records is not closed");
+        }
         match durable::set_aside(&path, &self.damaged) {
             Ok(aside) => {
                 tracing::error!(path = %aside.display(), "a damaged record was set aside");
@@ -241,7 +245,8 @@ impl Store {
     /// # Errors
     /// It cannot be written.
     pub fn warn_of(&self, name: &str, text: &str) -> Result<PathBuf, StoreError> {
-        durable::directory(&self.damaged)?;
+        directories::close(&self.damaged)
+            .map_err(|error| failed("make", &self.damaged)(error.into()))?;
         let path = self.damaged.join(name);
         durable::replace(&path, super::MODE, text.as_bytes())?;
         Ok(path)
