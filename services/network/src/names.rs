@@ -20,12 +20,13 @@
 //! endpoints goes on under the names that version used for every engine, until
 //! it starts without endpoints once.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
+use gantry_kit::durable;
 use gantry_kit::identity::Identity;
 use serde::{Deserialize, Serialize};
 
@@ -197,12 +198,7 @@ pub(crate) fn keep(state: &Path, names: &Names) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(state)?;
-    let draft = state.join(format!("{FILE}.new"));
-    let mut file = File::create(&draft)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    fs::rename(&draft, &path)?;
-    File::open(state)?.sync_all()
+    durable::replace(&path, 0o644, &text).map_err(|error| error.source)
 }
 
 #[cfg(test)]
