@@ -34,8 +34,9 @@ pub struct Checked {
 /// # Errors
 /// A service does not say what it holds, or the records cannot be listed.
 pub async fn check(engine: &Arc<Engine>, repair: bool) -> Result<Checked> {
-    let kept = engine.kept_aside().await?;
     let orphans = sweep::orphans(engine).await?;
+    sweep::warn_of_lost_records(engine, &orphans).await?;
+    let kept = engine.kept_aside().await?;
     let mut checked = Checked {
         objects: engine.roster.entries().len(),
         findings: kept

@@ -48,8 +48,8 @@ pub struct Engine {
     unkept: Mutex<Vec<Arc<Entry>>>,
     /// Containers that the machine's start is to start again.
     boot_starts: Mutex<Vec<Arc<Entry>>>,
-    /// Whether it was noted that records are lost.
-    warned: AtomicBool,
+    /// Whether it was looked for what belongs to no container.
+    swept: AtomicBool,
     /// Cancelled when the service stops.
     pub stopping: CancellationToken,
 }
@@ -115,7 +115,7 @@ impl Engine {
             again: Mutex::default(),
             unkept: Mutex::default(),
             boot_starts: Mutex::new(boot_starts),
-            warned: AtomicBool::new(false),
+            swept: AtomicBool::new(false),
             stopping,
         }))
     }
@@ -171,15 +171,22 @@ impl Engine {
         }
     }
 
-    /// Notes, once in the life of this service, that the records of these
-    /// containers were lost, so that what they own is kept.
+    /// Whether it was looked for what belongs to no container in this life of the
+    /// service.
+    pub fn has_swept(&self) -> bool {
+        self.swept.load(Ordering::Relaxed)
+    }
+
+    pub fn set_swept(&self) {
+        self.swept.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the records of these containers were lost, so that what they own
+    /// is kept.
     ///
     /// # Errors
     /// It cannot be written.
     pub async fn warn_of_lost_records(self: &Arc<Self>, ids: &[&str]) -> Result<()> {
-        if self.warned.swap(true, Ordering::Relaxed) {
-            return Ok(());
-        }
         let text = format!(
             "The directory of the containers' records was missing at {}.\nThe writable layers of these containers are kept. Put the records back, or remove this file to have the layers removed:\n{}\n",
             Timestamp::now(),

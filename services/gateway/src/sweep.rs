@@ -114,11 +114,9 @@ pub async fn remove(engine: &Engine, held: Held, id: &str) -> Result<()> {
 pub async fn sweep(engine: &Arc<Engine>) -> Result<()> {
     let mut outcome = unused_endpoints(engine).await;
     let orphans = orphans(engine).await?;
+    warn_of_lost_records(engine, &orphans).await?;
     if orphans.is_empty() {
         return outcome;
-    }
-    if let Err(error) = warn_of_lost_records(engine, &orphans).await {
-        return outcome.and(Err(error));
     }
     if !is_allowed(engine).await {
         tracing::warn!(
@@ -154,14 +152,24 @@ async fn unused_endpoints(engine: &Engine) -> Result<()> {
 /// Where the directory of the records did not exist when the service started, and
 /// there are layers of containers all the same, the records were lost: they are
 /// not removed until a person has said so.
-async fn warn_of_lost_records(
+///
+/// Only the first look can tell: what it finds is from before this life of the
+/// service.
+///
+/// # Errors
+/// The note on it cannot be written.
+pub async fn warn_of_lost_records(
     engine: &Arc<Engine>,
     orphans: &BTreeSet<(Held, String)>,
 ) -> Result<()> {
-    let layers = orphans.iter().filter(|(held, _)| *held == Held::Layer);
-    let ids: Vec<&str> = layers.map(|(_, id)| id.as_str()).collect();
-    if !engine.store.is_new || ids.is_empty() {
+    if engine.has_swept() {
         return Ok(());
     }
-    engine.warn_of_lost_records(&ids).await
+    let layers = orphans.iter().filter(|(held, _)| *held == Held::Layer);
+    let ids: Vec<&str> = layers.map(|(_, id)| id.as_str()).collect();
+    if engine.store.is_new && !ids.is_empty() {
+        engine.warn_of_lost_records(&ids).await?;
+    }
+    engine.set_swept();
+    Ok(())
 }
