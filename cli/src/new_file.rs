@@ -85,6 +85,10 @@ impl NewFile {
                 hidden
             }
         };
+        if target.exists() {
+            // A power cut must leave the file that is replaced, or the new one.
+            self.file.sync_data()?;
+        }
         fs::rename(&hidden, &target)?;
         self.hidden = None;
         Ok(())

@@ -1,7 +1,7 @@
 //! `gantry info`: what the engine is, holds and runs on.
 
 use clap::Args;
-use gantry_proto::gateway::v1::{InfoRequest, InfoResponse};
+use gantry_proto::gateway::v1::{DamagedRecord, InfoRequest, InfoResponse};
 use serde_json::{Value, json};
 
 use crate::display;
@@ -60,6 +60,13 @@ fn data(info: &InfoResponse) -> Value {
             })
         })
         .collect();
+    let damaged: Vec<Value> = info
+        .damaged_records
+        .iter()
+        .map(|record| {
+            json!({"ContainerID": record.container_id, "Name": record.name, "Path": record.path})
+        })
+        .collect();
     json!({
         "Containers": info.containers,
         "ContainersRunning": info.containers_running,
@@ -89,6 +96,8 @@ fn data(info: &InfoResponse) -> Value {
         "ServerVersion": info.version,
         "DockerRootDir": info.state_dir,
         "Services": services,
+        "DamagedRecords": damaged,
+        "Warnings": warnings(info),
     })
 }
 
@@ -126,5 +135,26 @@ fn text(info: &InfoResponse) -> String {
         info.hostname,
         info.state_dir,
     ));
+    for warning in warnings(info) {
+        text.push_str(&format!("WARNING: {warning}\n"));
+    }
     text
+}
+
+fn warnings(info: &InfoResponse) -> Vec<String> {
+    let of = |record: &DamagedRecord| {
+        let path = &record.path;
+        match record.container_id.as_str() {
+            "" => format!("{path} is among the containers' records and cannot be read"),
+            id => format!("the record of container {id} is damaged and kept at {path}"),
+        }
+    };
+    let mut warnings: Vec<String> = info.damaged_records.iter().map(of).collect();
+    if !warnings.is_empty() {
+        warnings.push(
+            "until that is put right, nothing that has no record is removed; see gantry system check"
+                .to_owned(),
+        );
+    }
+    warnings
 }

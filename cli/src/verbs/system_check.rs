@@ -1,6 +1,7 @@
 //! `gantry system check`: compares what is on the disk with what it should be.
 
 use clap::Args;
+use gantry_proto::gateway::v1 as gateway;
 use gantry_proto::image::v1::check_response::Event;
 use gantry_proto::image::v1::{CheckDone, CheckRequest, Finding};
 
@@ -12,7 +13,7 @@ use crate::terminal;
 #[derive(Debug, Args)]
 pub(crate) struct SystemCheck {
     /// Unpack damaged layers again, fetch damaged content again, rebuild the
-    /// index, and remove what nobody owns
+    /// index, and remove what belongs to no container and no image
     #[arg(long)]
     repair: bool,
     /// Only what is wrong
@@ -26,6 +27,18 @@ impl SystemCheck {
         let request = CheckRequest {
             repair: self.repair,
         };
+        // Containers first: what belongs to none of them is not checked then.
+        let containers = session
+            .engine
+            .system()
+            .check(gateway::CheckRequest {
+                repair: self.repair,
+            })
+            .await?
+            .into_inner();
+        for finding in &containers.findings {
+            terminal::print(&text(finding))?;
+        }
         let mut events = session.engine.store().check(request).await?.into_inner();
         let mut done = None;
         while let Some(message) = events.message().await? {
@@ -35,9 +48,15 @@ impl SystemCheck {
                 Some(Event::Progress(_)) | None => {}
             }
         }
-        let Some(done) = done else {
+        let Some(mut done) = done else {
             return Err(Failure::new("the check ended before it was done"));
         };
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let repaired = containers.findings.iter();
+        let repaired = repaired.filter(|finding| !finding.repaired.is_empty());
+        done.objects += containers.objects;
+        done.repaired += count(repaired.count());
+        done.findings += count(containers.findings.len());
         if !self.quiet {
             terminal::println(&summary(&done, self.repair))?;
         }

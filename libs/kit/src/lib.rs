@@ -20,6 +20,7 @@
 //! | [`fault`] | errors as `google.rpc.Status` with typed details, and back |
 //! | [`identity`] | what tells engines on one machine apart |
 //! | [`incoming`] | connections as they come in, with bounds |
+//! | [`durable`] | files that are replaced as a whole and survive a power cut |
 //! | [`journal`] | what happened, for those who follow and those who ask later |
 //! | [`pages`] | lists in pages of bounded size |
 //! | [`store`] | the index each service keeps its records in |
@@ -30,6 +31,7 @@ pub mod calls;
 pub mod client;
 pub mod config;
 pub mod directories;
+pub mod durable;
 pub mod fault;
 pub mod identity;
 pub mod incoming;

@@ -7,6 +7,7 @@
 //! [`crate::store`]); fields are only ever added, with a default.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,6 +18,7 @@ use crate::health::Health;
 use crate::own_ids::OwnIds;
 use crate::state::State;
 use crate::store::Written;
+use crate::store::load::Damaged;
 use crate::wanted::{Mount, PortMapping, Wanted};
 
 /// Length of an id, in hexadecimal digits.
@@ -108,6 +110,20 @@ pub struct Exit {
     /// Why the end is not the program's own doing. Empty: it is.
     #[serde(default)]
     pub error: String,
+}
+
+impl Exit {
+    /// Of a process that a signal has just ended.
+    #[must_use]
+    pub fn killed(signal: u32) -> Self {
+        let signal = i32::try_from(signal).unwrap_or_default();
+        Self {
+            code: 128 + signal,
+            signal,
+            at: Timestamp::now(),
+            ..Self::default()
+        }
+    }
 }
 
 /// The image a container was made from, and what of it the container needs.
@@ -240,9 +256,17 @@ pub struct Record {
     /// Its removal takes its anonymous volumes along.
     #[serde(default)]
     pub remove_volumes: bool,
+    /// `run` makes it and has not started it yet: where that is broken off, it
+    /// is removed again.
+    #[serde(default)]
+    pub run_unfinished: bool,
     /// Why it cannot be relied on now. Not kept.
     #[serde(skip)]
     pub sick: String,
+    /// The file with its damaged record. It is a stand-in then: only its id, and
+    /// perhaps its name, are known. Not kept.
+    #[serde(skip)]
+    pub damaged: Option<PathBuf>,
     /// What of it is on the disk.
     #[serde(skip)]
     pub written: Written,
@@ -275,9 +299,35 @@ impl Record {
             own_ids: None,
             frozen_for_commit: false,
             remove_volumes: false,
+            run_unfinished: false,
             sick: String::new(),
+            damaged: None,
             written: Written::default(),
         }
+    }
+
+    /// Notes how the present run ended.
+    pub fn end(&mut self, exit: &Exit) {
+        self.exit = Some(exit.clone());
+        self.exits += 1;
+        self.pid = 0;
+        self.sick = String::new();
+    }
+
+    /// What is known of a container whose record is damaged.
+    #[must_use]
+    pub fn stand_in(id: ContainerId, damaged: Damaged) -> Self {
+        let name = damaged.name.clone();
+        let name = name.unwrap_or_else(|| id.short().to_owned());
+        let mut record = Self::new(id, name, Wanted::default());
+        record.created = damaged.modified();
+        record.state = State::Dead;
+        record.error = format!(
+            "its record is damaged and was set aside: {:?}; its files are kept. Repair the record there and restart the gateway, or remove the container",
+            damaged.path
+        );
+        record.damaged = Some(damaged.path);
+        record
     }
 
     /// The container's host name: what was asked for, or the short id.

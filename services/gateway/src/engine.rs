@@ -1,10 +1,12 @@
 //! Everything the verbs of [`crate::lifecycle`] work with, in one place.
 
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_kit::identity::Identity;
 use gantry_kit::paths::Paths;
+use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -12,11 +14,13 @@ use crate::container::Record;
 use crate::error::{Error, Result};
 use crate::journal::Journal;
 use crate::own_ids::OwnIds;
-use crate::peers::Peers;
+use crate::peers::{Deleted, Peers};
+use crate::restart;
 use crate::roster::{Entry, Roster};
 use crate::settings::Settings;
 use crate::spec::Host;
-use crate::state::{Event, InvalidTransition};
+use crate::state::{Event, InvalidTransition, State};
+use crate::store::load::Damaged;
 use crate::store::{Store, StoreError};
 use crate::watch_images::Followed;
 
@@ -40,9 +44,18 @@ pub struct Engine {
     unfinished: Mutex<Vec<Arc<Entry>>>,
     /// Containers that could not be dealt with, for another try.
     again: Mutex<Vec<Arc<Entry>>>,
+    /// Containers whose last change is not on the disk as it was promised.
+    unkept: Mutex<Vec<Arc<Entry>>>,
+    /// Containers that the machine's start is to start again.
+    boot_starts: Mutex<Vec<Arc<Entry>>>,
+    /// Whether it was looked for what belongs to no container.
+    swept: AtomicBool,
     /// Cancelled when the service stops.
     pub stopping: CancellationToken,
 }
+
+/// The note on records that are lost.
+const LOST_RECORDS: &str = "records-lost.txt";
 
 impl Engine {
     /// An engine over the records on disk. Nothing is reconciled yet.
@@ -56,16 +69,33 @@ impl Engine {
     ) -> Result<Arc<Self>, StoreError> {
         let store = Store::open(&paths)?;
         let loaded = store.load()?;
-        for damaged in &loaded.damaged {
-            tracing::error!(path = %damaged.display(), "a damaged record was set aside");
-        }
         let roster = Roster::default();
         let mut unfinished = Vec::new();
-        for record in loaded.records {
+        let mut boot_starts = Vec::new();
+        for mut record in loaded.records {
+            if loaded.rebooted && restart::is_for_boot(&record) {
+                record.stopped_by_user = false;
+            }
             let entry = roster.adopt(record);
             let record = entry.record();
-            if record.state.is_intent() || record.frozen_for_commit {
+            if record.state.is_intent() || record.frozen_for_commit || record.run_unfinished {
                 unfinished.push(entry);
+            } else if loaded.rebooted
+                && record.state == State::Exited
+                && restart::is_for_boot(&record)
+            {
+                boot_starts.push(entry);
+            }
+        }
+        for damaged in loaded.damaged {
+            tracing::error!(
+                path = %damaged.path.display(),
+                "a damaged record is set aside: until it is repaired or its container removed, nothing is removed for want of a record"
+            );
+            if let Some(id) = &damaged.id
+                && roster.get(id.as_str()).is_none()
+            {
+                roster.adopt(Record::stand_in(id.clone(), damaged));
             }
         }
         let identity = Identity::of(&paths);
@@ -83,6 +113,9 @@ impl Engine {
             untidy: Notify::new(),
             unfinished: Mutex::new(unfinished),
             again: Mutex::default(),
+            unkept: Mutex::default(),
+            boot_starts: Mutex::new(boot_starts),
+            swept: AtomicBool::new(false),
             stopping,
         }))
     }
@@ -107,6 +140,67 @@ impl Engine {
     pub fn take_again(&self) -> Vec<Arc<Entry>> {
         let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
         mem::take(&mut *again)
+    }
+
+    /// Containers that the machine's start is to start again, once.
+    pub fn take_boot_starts(&self) -> Vec<Arc<Entry>> {
+        let mut starts = self
+            .boot_starts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        mem::take(&mut *starts)
+    }
+
+    /// Files that are kept because they may be records. While there are any, what
+    /// has no record may be theirs, and nothing is removed for want of one.
+    ///
+    /// # Errors
+    /// They cannot be listed.
+    pub async fn kept_aside(self: &Arc<Self>) -> Result<Vec<Damaged>> {
+        let engine = Arc::clone(self);
+        self.off_thread(move || engine.store.kept_aside().map_err(store_failed))
+            .await
+    }
+
+    /// Has a log that could not be removed with its container removed later.
+    pub fn report_left(&self, id: &str, deleted: &Deleted) {
+        if !deleted.log_left.is_empty() {
+            let problem = &deleted.log_left;
+            tracing::warn!(container = id, problem, "its log is removed later");
+            self.untidy.notify_one();
+        }
+    }
+
+    /// Whether it was looked for what belongs to no container in this life of the
+    /// service.
+    pub fn has_swept(&self) -> bool {
+        self.swept.load(Ordering::Relaxed)
+    }
+
+    pub fn set_swept(&self) {
+        self.swept.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the records of these containers were lost, so that what they own
+    /// is kept.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub async fn warn_of_lost_records(self: &Arc<Self>, ids: &[&str]) -> Result<()> {
+        let text = format!(
+            "The directory of the containers' records was missing at {}.\nThe writable layers of these containers are kept. Put the records back, or remove this file to have the layers removed:\n{}\n",
+            Timestamp::now(),
+            ids.join("\n")
+        );
+        let engine = Arc::clone(self);
+        let path = self
+            .off_thread(move || {
+                let noted = engine.store.warn_of(LOST_RECORDS, &text);
+                noted.map_err(store_failed)
+            })
+            .await?;
+        tracing::error!(path = %path.display(), "the containers' records are lost: their writable layers are kept");
+        Ok(())
     }
 
     /// Keeps a record so that it survives the end of this process.
@@ -139,6 +233,44 @@ impl Engine {
         .await
     }
 
+    /// Keeps what has happened already. Where that fails it is noted, so that it
+    /// survives at least this process, and tried again until it is kept.
+    ///
+    /// # Errors
+    /// It is not kept as it was promised yet.
+    pub async fn keep_happened(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<()> {
+        let record = entry.record();
+        let kept = self.keep(&record).await;
+        if let Err(error) = &kept {
+            tracing::error!(container = %record.id, state = %record.state, %error, "a change is not kept yet");
+            if let Err(error) = self.note(&record) {
+                tracing::error!(container = %record.id, %error, "nor is it noted");
+            }
+            let mut unkept = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
+            if !unkept.iter().any(|other| other.id == entry.id) {
+                unkept.push(Arc::clone(entry));
+            }
+            self.untidy.notify_one();
+        }
+        kept
+    }
+
+    /// Tries again to keep what could not be kept.
+    ///
+    /// # Errors
+    /// A record cannot be written: it stays to be tried again.
+    pub async fn keep_unkept(self: &Arc<Self>) -> Result<()> {
+        let entries = {
+            let mut unkept = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
+            mem::take(&mut *unkept)
+        };
+        let mut outcome = Ok(());
+        for entry in entries {
+            outcome = outcome.and(self.keep_happened(&entry).await);
+        }
+        outcome
+    }
+
     /// Removes a record from the disk.
     ///
     /// # Errors
@@ -168,6 +300,12 @@ impl Engine {
                 problem: failure.to_string(),
             }),
         }
+    }
+}
+
+fn store_failed(source: StoreError) -> Error {
+    Error::Records {
+        source: Arc::new(source),
     }
 }
 

@@ -58,6 +58,25 @@ pub enum Error {
         verb: &'static str,
         state: State,
     },
+    /// Something else is under way with the container, and does not end.
+    #[error(
+        "cannot {verb} container {name}: it is still {state} after {seconds} s; try again later"
+    )]
+    Busy {
+        name: String,
+        verb: &'static str,
+        state: State,
+        seconds: u64,
+    },
+    /// Only its id is known.
+    #[error(
+        "cannot {verb} container {name}: its record is damaged and was set aside: {path:?}; repair it there and restart the gateway, or remove the container"
+    )]
+    DamagedRecord {
+        name: String,
+        verb: &'static str,
+        path: PathBuf,
+    },
     #[error("container {name} is {state}; stop it first, or remove it by force")]
     StillRunning { name: String, state: State },
     /// Another call removed the container under way.
@@ -79,10 +98,24 @@ pub enum Error {
         peer.name()
     )]
     Unanswered { peer: Peer, problem: String },
+    /// A log that could not be removed with its container.
+    #[error("the log of container {id} cannot be removed: {problem}")]
+    LogLeft { id: String, problem: String },
+    #[error("cannot read the containers' records")]
+    Records { source: std::sync::Arc<StoreError> },
     #[error("cannot keep the record of container {id}")]
     Store {
         id: String,
         source: std::sync::Arc<StoreError>,
+    },
+    /// Something was done, and the next start of the engine may not know of it.
+    #[error(
+        "container {name} is {state}, but its record cannot be written, so that a power cut would undo that"
+    )]
+    NotRecorded {
+        name: String,
+        state: State,
+        source: Box<Self>,
     },
     #[error("the caller went away before the program ran")]
     CallerGone,

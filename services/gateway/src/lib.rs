@@ -14,13 +14,15 @@
 //! | [`roster`], [`store`] | all containers: in memory, on disk |
 //! | [`spec`], [`etc_files`] | what a container is made of |
 //! | [`lifecycle`], [`steps`] | verbs, and how several steps are done whole or not at all |
-//! | [`watch`], [`watch_images`], [`reconcile`], [`restart`] | what goes on without being asked |
+//! | [`watch`], [`watch_images`], [`reconcile`], [`sweep`], [`restart`] | what goes on without being asked |
+//! | [`check`] | whether the records can be read, and what belongs to nobody |
 //! | [`window`] | attached streams |
 //! | [`health`] | health checks and how they went |
 //! | `image_removal` | which images must stay |
 //! | [`journal`], [`event_filter`], [`filter`] | events and filters |
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod container;
 pub mod engine;
 pub mod error;
@@ -45,6 +47,7 @@ pub mod spec;
 pub mod state;
 pub mod steps;
 pub mod store;
+pub mod sweep;
 pub mod wanted;
 pub mod watch;
 pub mod watch_images;

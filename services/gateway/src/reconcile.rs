@@ -5,6 +5,7 @@
 //! | record | what is done |
 //! | --- | --- |
 //! | `Creating` | everything is undone: it never happened |
+//! | of a `run` that has not started it | the same, also where it is `Created` or `Starting` |
 //! | `Starting` | its program runs, or ran: it was started; else the start is undone |
 //! | frozen for a commit | goes on; the commit happened or did not |
 //! | `Running`, `Paused` | adopted; where it has ended or is gone: its end is dealt with |
@@ -14,8 +15,7 @@
 //! | `Created`, `Exited`, `Dead` | what a run left behind is released |
 //!
 //! What carries an id of ours (64 hexadecimal digits) and belongs to no record
-//! is removed. That is right since a record is always on disk before the first
-//! thing that carries its id. Ids of another form are another caller's.
+//! is removed ([`crate::sweep`]). Ids of another form are another caller's.
 //!
 //! # Limits
 //! An endpoint of a container that does not run is released by a look at its
@@ -36,6 +36,7 @@ use crate::peers::{Live, LiveStatus};
 use crate::restart::{self, Verdict};
 use crate::roster::Entry;
 use crate::state::{Event, State};
+use crate::sweep;
 
 /// First and longest wait before what could not be released is tried again.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -46,14 +47,19 @@ async fn finish(engine: &Arc<Engine>, entry: &Arc<Entry>, live: Option<&Live>) {
     let record = entry.record();
     let outcome = match record.state {
         State::Creating => undo_creation(engine, entry, &record).await,
+        // A run is whole or did not happen, so nothing of it stays.
+        State::Created if record.run_unfinished => undo_run(engine, entry, live).await,
         State::Starting => settle_start(engine, entry, &record, live).await,
         State::Ending => {
             ended::finish(engine, entry, &record).await;
             Ok(())
         }
         State::Restarting => {
-            if let Verdict::Again { after } = restart::verdict(&record, &engine.settings) {
-                restart::schedule(Arc::clone(engine), Arc::clone(entry), after);
+            match restart::verdict(&record, &engine.settings) {
+                Verdict::Stay => {
+                    let _changed_meanwhile = entry.change(Event::Stopped, |_| {});
+                }
+                again @ Verdict::Again { .. } => restart::go_on(engine, entry, again),
             }
             Ok(())
         }
@@ -82,13 +88,24 @@ async fn undo_creation(
 ) -> Result<()> {
     let id = record.id.as_str();
     let peers = &engine.peers;
-    peers.runtime.delete(id, true, true).await?;
+    let deleted = peers.runtime.delete(id, true, true).await?;
+    engine.report_left(id, &deleted);
     let (layer, endpoint) = join(peers.image.delete(id, true), peers.network.delete(id)).await;
     layer.and(endpoint)?;
     engine.discard(record).await?;
     let _creating = entry.change(Event::Removed, |_| {});
     engine.roster.remove(entry);
     Ok(())
+}
+
+/// Removes a container whose run was broken off before its program ran.
+async fn undo_run(engine: &Arc<Engine>, entry: &Arc<Entry>, live: Option<&Live>) -> Result<()> {
+    if live.is_some_and(|live| live.started.is_some()) {
+        // It ran after all: the note of its start was lost.
+        let _changed_meanwhile = entry.change(Event::Start, |_| {});
+        return settle_start(engine, entry, &entry.record(), live).await;
+    }
+    remove::remove_with_volumes(engine, entry, true).await
 }
 
 async fn settle_start(
@@ -101,6 +118,7 @@ async fn settle_start(
         let changed = entry.change(Event::Started, |record| {
             record.started = live.started;
             record.pid = live.pid;
+            record.run_unfinished = false;
         });
         if let Ok(record) = changed {
             engine.keep(&record).await?;
@@ -122,11 +140,11 @@ async fn settle_start(
         record.endpoint = None;
         record.pid = 0;
     });
+    if record.run_unfinished || record.wanted.auto_remove {
+        return remove::remove_with_volumes(engine, entry, true).await;
+    }
     if let Ok(record) = changed {
         engine.keep(&record).await?;
-    }
-    if record.wanted.auto_remove {
-        remove::remove(engine, entry, true).await?;
     }
     Ok(())
 }
@@ -193,13 +211,20 @@ pub async fn with_runtime(engine: &Arc<Engine>, snapshot: HashMap<String, Live>,
             work.push(Box::pin(compare(engine, entry, live)));
         }
     }
+    let sweeps = sweep::is_allowed(engine).await;
     for id in snapshot.keys().filter(|id| ContainerId::is_id(id)) {
-        let remove_log = match engine.roster.get(id).map(|entry| entry.record().state) {
+        let record = engine.roster.get(id).map(|entry| entry.record());
+        let remove_log = match &record {
             // A copy under way: it ends what it began.
             None if engine.roster.has_view(id) => continue,
+            // It may be the container of a record that cannot be read.
+            None if !sweeps => continue,
             None => true,
-            Some(State::Created | State::Exited | State::Dead) => false,
-            Some(_) => continue,
+            Some(record) if record.damaged.is_some() => continue,
+            Some(record) => match record.state {
+                State::Created | State::Exited | State::Dead => false,
+                _ => continue,
+            },
         };
         work.push(Box::pin(async move {
             tracing::info!(container = id, "removing what no run holds");
@@ -210,6 +235,9 @@ pub async fn with_runtime(engine: &Arc<Engine>, snapshot: HashMap<String, Live>,
         }));
     }
     join_all(work).await;
+    for entry in engine.take_boot_starts() {
+        restart::at_boot(engine, &entry);
+    }
 }
 
 /// Tidies up whenever something could not be released, until it is.
@@ -222,9 +250,10 @@ pub async fn tidy(engine: Arc<Engine>) {
             () = tokio::time::sleep(wait), if again => {}
             () = engine.stopping.cancelled() => return,
         }
-        let (layers, endpoints) = join(layers(&engine), endpoints(&engine)).await;
-        let runtime = leftovers(&engine).await;
-        match layers.and(endpoints).and(runtime) {
+        let kept = engine.keep_unkept().await;
+        let unfinished = leftovers(&engine).await;
+        let swept = sweep::sweep(&engine).await;
+        match kept.and(unfinished).and(swept) {
             Ok(()) => {
                 again = false;
                 wait = AGAIN.0;
@@ -236,34 +265,6 @@ pub async fn tidy(engine: Arc<Engine>) {
             }
         }
     }
-}
-
-/// Writable layers of no record.
-async fn layers(engine: &Engine) -> Result<()> {
-    for id in engine.peers.image.snapshots().await? {
-        if ContainerId::is_id(&id) && engine.roster.get(&id).is_none() {
-            tracing::info!(container = id, "removing a writable layer of no container");
-            // Volumes may be all that is left of somebody's data.
-            engine.peers.image.delete(&id, false).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Endpoints of no record, and of containers that do not run.
-async fn endpoints(engine: &Engine) -> Result<()> {
-    for id in engine.peers.network.owners().await? {
-        let state = engine.roster.get(&id).map(|entry| entry.record().state);
-        let unused = matches!(
-            state,
-            None | Some(State::Created | State::Exited | State::Restarting)
-        );
-        if ContainerId::is_id(&id) && unused {
-            tracing::info!(container = id, "releasing an endpoint that no run holds");
-            engine.peers.network.delete(&id).await?;
-        }
-    }
-    Ok(())
 }
 
 /// Intents that could not be carried out, and removals of `--rm` containers that

@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::lifecycle::start::{self, Starter};
 use crate::roster::Entry;
 use crate::settings::Settings;
-use crate::state::{Event, State};
+use crate::state::{Event, InvalidTransition, State};
 use crate::wanted::RestartName;
 
 /// What becomes of a container that ended.
@@ -53,6 +53,24 @@ pub fn verdict(record: &Record, settings: &Settings) -> Verdict {
     }
 }
 
+/// Whether the machine's start starts the container whatever it was doing: by
+/// `always`, as in Docker also one that a person had stopped. One that never ran
+/// is left alone. A start of the services alone is no start of the machine.
+#[must_use]
+pub fn is_for_boot(record: &Record) -> bool {
+    record.wanted.restart_policy.name == RestartName::Always
+        && record.started.is_some()
+        && !record.wanted.auto_remove
+}
+
+/// Starts a container that the machine's start is to start again.
+pub fn at_boot(engine: &Arc<Engine>, entry: &Arc<Entry>) {
+    if entry.change(Event::Await, |_| {}).is_ok() {
+        tracing::info!(container = %entry.id, "started again with the machine");
+        schedule(Arc::clone(engine), Arc::clone(entry), Duration::ZERO);
+    }
+}
+
 /// Starts the container again when its wait is over, unless somebody stops,
 /// starts or removes it before.
 pub fn schedule(engine: Arc<Engine>, entry: Arc<Entry>, after: Duration) {
@@ -64,16 +82,37 @@ pub fn schedule(engine: Arc<Engine>, entry: Arc<Entry>, after: Duration) {
         }
         if let Err(error) = start::start(&engine, &entry, Starter::Policy, None).await {
             tracing::warn!(container = %entry.id, %error, "a restart by policy failed");
-            retry(&engine, &entry);
         }
     });
 }
 
-/// After a failed restart: waits again, longer.
-fn retry(engine: &Arc<Engine>, entry: &Arc<Entry>) {
-    if let Verdict::Again { after } = verdict(&entry.record(), &engine.settings)
-        && entry.change(Event::Await, |_| {}).is_ok()
-    {
+/// Moves a container on whose run has ended or could not be started: by its
+/// policy, decided on the record as it is at this moment, to the wait for another
+/// start, and otherwise by `event`. `also` is set with it.
+///
+/// # Errors
+/// Neither fits: somebody removes it.
+pub fn settle(
+    engine: &Engine,
+    entry: &Entry,
+    event: Event,
+    also: impl FnOnce(&mut Record),
+) -> Result<(Arc<Record>, Verdict), InvalidTransition> {
+    let mut decided = Verdict::Stay;
+    let record = entry.decide(|record| {
+        also(record);
+        decided = verdict(record, &engine.settings);
+        Some(match decided {
+            Verdict::Stay => event,
+            Verdict::Again { .. } => Event::Await,
+        })
+    })?;
+    Ok((record, decided))
+}
+
+/// Starts the wait that [`settle`] decided on.
+pub fn go_on(engine: &Arc<Engine>, entry: &Arc<Entry>, verdict: Verdict) {
+    if let Verdict::Again { after } = verdict {
         schedule(Arc::clone(engine), Arc::clone(entry), after);
     }
 }

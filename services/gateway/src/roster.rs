@@ -22,6 +22,10 @@ use crate::state::{self, Event, InvalidTransition, State};
 /// How long a copy that was broken off may take to let go of the files.
 const VIEWS_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long a verb waits for what is under way with its container. Pulling an
+/// image for it can take longer, which is then the caller's to wait for.
+pub const BUSY_LIMIT: Duration = Duration::from_secs(60);
+
 /// One container.
 #[derive(Debug)]
 pub struct Entry {
@@ -92,6 +96,32 @@ impl Entry {
         outcome
     }
 
+    /// Decides on the record as it is now, and changes it with that: `decide` sets
+    /// what it wants, and says which event is to move the container on, if any.
+    ///
+    /// # Errors
+    /// The event does not fit the state; nothing was changed.
+    pub fn decide(
+        &self,
+        decide: impl FnOnce(&mut Record) -> Option<Event>,
+    ) -> Result<Arc<Record>, InvalidTransition> {
+        let mut outcome = Ok(());
+        self.record.send_if_modified(|record| {
+            let mut changed = Record::clone(record);
+            let event = decide(&mut changed);
+            match event.map_or(Ok(record.state), |event| state::next(record.state, event)) {
+                Ok(state) => {
+                    changed.state = state;
+                    changed.revision = record.revision + 1;
+                    *record = Arc::new(changed);
+                }
+                Err(refused) => outcome = Err(refused),
+            }
+            outcome.is_ok()
+        });
+        outcome.map(|()| self.record())
+    }
+
     /// Sets what is no change of state.
     pub fn update(&self, set: impl FnOnce(&mut Record)) -> Arc<Record> {
         self.record.send_modify(|record| {
@@ -100,6 +130,28 @@ impl Entry {
             set(changed);
         });
         self.record()
+    }
+
+    /// Waits until nothing is under way that `verb` would be in the way of: `is`
+    /// holds of the record.
+    ///
+    /// # Errors
+    /// It does not within [`BUSY_LIMIT`].
+    pub async fn wait_for(
+        &self,
+        verb: &'static str,
+        is: impl FnMut(&Arc<Record>) -> bool,
+    ) -> Result<Arc<Record>> {
+        let waiting = tokio::time::timeout(BUSY_LIMIT, self.wait_until(is)).await;
+        waiting.map_err(|_| {
+            let record = self.record();
+            Error::Busy {
+                name: record.name.clone(),
+                verb,
+                state: record.state,
+                seconds: BUSY_LIMIT.as_secs(),
+            }
+        })
     }
 
     /// Waits until `is` holds of the record.

@@ -10,7 +10,7 @@
 //!    │         StartFailed, it ran once │ │ │            │  │            Exit
 //!    │                                  v │ │ Start      │  │ Await
 //!    │                     Start ───── Exited  <─────────┘  v
-//!    │                                  ^     Released    Restarting
+//!    │            Await, at boot ─────> │ ^     Released    Restarting <── Await ── Starting
 //!    │                                  └── Stopped ──────── │ ── Start ──> Starting
 //!    │
 //!    │ Removed        any other but Creating, Starting ── Remove ──> Removing
@@ -102,8 +102,9 @@ pub fn next(state: State, event: Event) -> Result<State, InvalidTransition> {
         | (Ending, Event::Released)
         | (Restarting, Event::Stopped) => Ok(Exited),
         (Running | Paused, Event::Exit) => Ok(Ending),
-        // From Exited: a restart by policy failed, and is tried again.
-        (Ending | Exited, Event::Await) => Ok(Restarting),
+        // From Starting: a restart by policy failed, and is tried again. From
+        // Exited: the machine was started.
+        (Ending | Starting | Exited, Event::Await) => Ok(Restarting),
         (Running, Event::Pause) => Ok(Paused),
         (Created | Running | Paused | Ending | Restarting | Exited | Dead, Event::Remove) => {
             Ok(Removing)

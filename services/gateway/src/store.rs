@@ -1,88 +1,118 @@
-//! Containers' records on disk: a JSON file for each, and no database.
+//! Containers' records on disk: JSON files, and no database.
 //!
 //! ```text
-//! <state>/gateway/containers/<id>.json   containers made to stay: synced
-//! <run>/gateway/<id>.json                containers with --rm: written, not synced
-//! …/<id>.json.<revision>                 a record being written
+//! <state>/gateway/containers/<id>.json   the durable record of a container that stays
+//! <run>/gateway/<id>.json                a volatile record (see below)
 //! <state>/gateway/damaged/<name>         a file that could not be read
+//! <state>/gateway/boot                   the machine's boot that the service last ran in
+//! <state>/gateway/reserve                room for the records of a full disk
+//! …/<id>.json.draft-…                    a record being written
 //! ```
 //!
 //! # Why files
 //! All records are read once, when the service starts, and kept in memory after
 //! that: nothing is ever looked up on disk, so that an index over the files
-//! would only be one more thing to lose. A file is replaced by rename, so that
-//! it is the old record or the new one whenever the process or the machine ends.
+//! would only be one more thing to lose.
 //!
 //! # Durability
-//! A record of a container that stays is synced (file, then directory) before
-//! what it says is acknowledged. One with `--rm` ends with the machine anyway:
-//! its file is in the run directory, which is a tmpfs on most machines, and
-//! costs some microseconds.
+//! A record of a container that stays is durable ([`gantry_kit::durable`]) before
+//! what it says is acknowledged. What need not survive the machine is written to
+//! the volatile record instead, which costs some microseconds: everything of a
+//! container with `--rm`, which ends with the machine, and of the others the
+//! intents and states that are void after a power cut (being created, being
+//! started, frozen). A volatile record never replaces a durable one. It is
+//! removed when a durable record of its revision or a later one is written.
+//!
+//! When the service starts, the later revision of the two counts. Volatile
+//! records from before a power cut do not: `boot` tells, since the run directory
+//! of an engine with a root of its own is on the disk.
 //!
 //! # Locking
-//! Writers of one record may overlap: each writes a file of its own, and the
+//! Writers of one record may overlap: each writes a draft of its own, and the
 //! rename, under a lock of that record held for that rename only, is left out
-//! where a newer revision is there already, or the record was removed. What is
-//! there is remembered by the record itself ([`Written`]), as long as anybody
-//! has it to write.
+//! where a newer revision was written already, or the record was removed. What
+//! was written is remembered by the record itself ([`Written`]), as long as
+//! anybody has it to write.
 //!
 //! # Damage
-//! A file that does not parse is moved aside and reported; all others are used.
+//! See [`load`].
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+pub mod load;
+
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_kit::directories;
+use gantry_kit::durable::{self, Draft, FileError, Reserve};
 use gantry_kit::paths::Paths;
 
 use crate::container::{ContainerId, Record};
 
 const SERVICE: &str = "gateway";
 
+/// Mode of a record: it has the container's environment in it.
+const MODE: u32 = 0o600;
+
+/// Bytes of the reserve: some dozen records.
+const RESERVE_BYTES: u64 = 256 << 10;
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("cannot {action} {path:?}")]
-    File {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("cannot write a record as JSON")]
     Json(#[from] serde_json::Error),
 }
 
-fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
-    move |source| StoreError::File {
-        action,
-        path: path.to_owned(),
-        source,
+impl StoreError {
+    /// Whether the disk is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::File(error) if durable::is_full(&error.source))
     }
 }
 
-/// What [`Store::load`] found.
-#[derive(Debug, Default)]
-pub struct Loaded {
-    pub records: Vec<Record>,
-    /// Files that could not be read, where they are now.
-    pub damaged: Vec<PathBuf>,
+fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
+    move |source| {
+        StoreError::File(FileError {
+            action,
+            path: path.to_owned(),
+            source,
+        })
+    }
 }
 
-/// Which revision of a record is on the disk; shared by all copies of it.
+/// Which revisions of a record are on the disk; shared by all copies of it.
 #[derive(Clone, Debug, Default)]
-pub struct Written(Arc<Mutex<u64>>);
+pub struct Written(Arc<Mutex<Revisions>>);
 
-/// A removed record: newer than any.
-const REMOVED: u64 = u64::MAX;
+#[derive(Debug, Default)]
+struct Revisions {
+    durable: Option<u64>,
+    volatile: Option<u64>,
+    removed: bool,
+}
+
+impl Written {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Revisions> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The records on disk.
 #[derive(Debug)]
 pub struct Store {
-    lasting: PathBuf,
-    ephemeral: PathBuf,
+    durable: PathBuf,
+    volatile: PathBuf,
     damaged: PathBuf,
+    boot: PathBuf,
+    reserve: Reserve,
+    /// The directory of the durable records did not exist when it was opened.
+    pub(crate) is_new: bool,
+    /// Files that could not be read now and are where they were.
+    unreadable: Mutex<Vec<PathBuf>>,
 }
 
 impl Store {
@@ -92,111 +122,81 @@ impl Store {
     /// A directory cannot be made.
     pub fn open(paths: &Paths) -> Result<Self, StoreError> {
         let state = paths.state_of(SERVICE);
+        let durable = state.join("containers");
         let store = Self {
-            lasting: state.join("containers"),
-            ephemeral: paths.run.join(SERVICE),
+            is_new: !durable.is_dir(),
+            durable,
+            volatile: paths.run.join(SERVICE),
             damaged: state.join("damaged"),
+            boot: state.join("boot"),
+            reserve: Reserve::at(state.join("reserve"), RESERVE_BYTES),
+            unreadable: Mutex::default(),
         };
-        for directory in [&state, &store.lasting, &store.ephemeral] {
+        for directory in [&state, &store.durable, &store.volatile] {
             directories::close(directory)
                 .map_err(|error| failed("make", directory)(error.into()))?;
         }
+        store.reserve.refill();
         Ok(store)
     }
 
-    /// Reads all records. Half-written files are removed.
-    ///
-    /// # Errors
-    /// A directory cannot be read.
-    pub fn load(&self) -> Result<Loaded, StoreError> {
-        let mut loaded = Loaded::default();
-        for directory in [&self.lasting, &self.ephemeral] {
-            for entry in fs::read_dir(directory).map_err(failed("read", directory))? {
-                let path = entry.map_err(failed("read", directory))?.path();
-                if path.extension().is_none_or(|extension| extension != "json") {
-                    if let Err(error) = directories::remove_or_set_aside(&path) {
-                        tracing::warn!(path = %path.display(), %error, "a half-written record cannot be removed");
-                    }
-                    continue;
-                }
-                match read(&path) {
-                    Some(record) => loaded.records.push(record),
-                    None => loaded
-                        .damaged
-                        .push(self.set_aside(&path).unwrap_or_else(|error| {
-                            let error = gantry_kit::fault::chain(&error);
-                            tracing::error!(error, "a damaged record stays where it is");
-                            path
-                        })),
-                }
-            }
-        }
-        Ok(loaded)
-    }
-
-    fn set_aside(&self, path: &Path) -> Result<PathBuf, StoreError> {
-        directories::make(&self.damaged)
-            .map_err(|error| failed("make", &self.damaged)(error.into()))?;
-        let aside = self.damaged.join(path.file_name().unwrap_or_default());
-        fs::rename(path, &aside).map_err(failed("move aside", path))?;
-        Ok(aside)
-    }
-
-    fn path(&self, id: &ContainerId, ephemeral: bool) -> PathBuf {
-        let directory = if ephemeral {
-            &self.ephemeral
-        } else {
-            &self.lasting
-        };
-        directory.join(format!("{id}.json"))
-    }
-
-    /// Writes a record, unless a newer one is there. Blocks for the disk where
-    /// `synced` and the container is one that stays.
+    /// Writes a record, unless a newer one was written. With `durable`, of a
+    /// container that stays, it blocks for the disk.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn save(&self, record: &Record, synced: bool) -> Result<(), StoreError> {
-        let ephemeral = record.wanted.auto_remove;
-        let synced = synced && !ephemeral;
-        let path = self.path(&record.id, ephemeral);
-        let draft = path.with_extension(format!("json.{}", record.revision));
-        let json = serde_json::to_vec(record)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)
-            .map_err(failed("make", &draft))?;
-        file.write_all(&json).map_err(failed("write", &draft))?;
-        if synced {
-            file.sync_data().map_err(failed("sync", &draft))?;
+    pub fn save(&self, record: &Record, durable: bool) -> Result<(), StoreError> {
+        if record.damaged.is_some() {
+            // It is made up: the file that was set aside is all that is known.
+            return Ok(());
         }
+        let json = serde_json::to_vec(record)?;
+        self.reserve.spend(
+            || {
+                if durable && !record.wanted.auto_remove {
+                    self.save_durable(record, &json)
+                } else {
+                    self.save_volatile(record, &json)
+                }
+            },
+            StoreError::is_full,
+        )
+    }
+
+    fn save_durable(&self, record: &Record, json: &[u8]) -> Result<(), StoreError> {
+        let path = file_of(&self.durable, &record.id);
+        let draft = Draft::write(durable::draft_of(&path), MODE, json)?;
         {
             let mut written = record.written.lock();
-            if *written > record.revision {
-                drop(written);
-                fs::remove_file(&draft).map_err(failed("remove", &draft))?;
-                return if synced { self.sync(&path) } else { Ok(()) };
+            if written.removed {
+                return Ok(());
             }
-            fs::rename(&draft, &path).map_err(failed("rename", &draft))?;
-            *written = record.revision;
+            if written.durable.is_none_or(|there| there <= record.revision) {
+                draft.rename(&path)?;
+                written.durable = Some(record.revision);
+            }
+            let superseded = |there| Some(there) <= written.durable;
+            if written.volatile.is_some_and(superseded) {
+                written.volatile = None;
+                // Where it stays, its revision says that it is old.
+                let _left = fs::remove_file(file_of(&self.volatile, &record.id));
+            }
         }
-        if synced {
-            sync_directory(&self.lasting)?;
-        }
+        // Also where a newer one is there, which may not be synced yet.
+        durable::sync_directory(&self.durable)?;
         Ok(())
     }
 
-    /// Syncs the newer record that is there in place of an older one, which it
-    /// includes. One that was removed needs no sync.
-    fn sync(&self, path: &Path) -> Result<(), StoreError> {
-        match File::open(path).and_then(|file| file.sync_data()) {
-            Ok(()) => sync_directory(&self.lasting),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(failed("sync", path)(error)),
+    fn save_volatile(&self, record: &Record, json: &[u8]) -> Result<(), StoreError> {
+        let path = file_of(&self.volatile, &record.id);
+        let draft = Draft::write_volatile(durable::draft_of(&path), MODE, json)?;
+        let mut written = record.written.lock();
+        let newest = written.durable.max(written.volatile);
+        if !written.removed && newest.is_none_or(|there| there <= record.revision) {
+            draft.rename(&path)?;
+            written.volatile = Some(record.revision);
         }
+        Ok(())
     }
 
     /// Removes a record. Blocks for the disk where the container is one that
@@ -205,131 +205,34 @@ impl Store {
     /// # Errors
     /// The file cannot be removed.
     pub fn remove(&self, record: &Record) -> Result<(), StoreError> {
-        let ephemeral = record.wanted.auto_remove;
-        let path = self.path(&record.id, ephemeral);
+        if record.damaged.is_some() {
+            self.remove_damaged(&record.id)?;
+        }
+        let remove = |path: PathBuf| match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove", &path)(error))
+            }
+            _ => Ok(()),
+        };
         {
             let mut written = record.written.lock();
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("remove", &path)(error));
-                }
-                _ => *written = REMOVED,
+            if !record.wanted.auto_remove {
+                remove(file_of(&self.durable, &record.id))?;
             }
+            remove(file_of(&self.volatile, &record.id))?;
+            written.removed = true;
         }
-        if !ephemeral {
-            sync_directory(&self.lasting)?;
+        if !record.wanted.auto_remove {
+            durable::sync_directory(&self.durable)?;
+            self.reserve.refill();
         }
         Ok(())
     }
 }
 
-impl Written {
-    fn lock(&self) -> std::sync::MutexGuard<'_, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn sync_directory(directory: &Path) -> Result<(), StoreError> {
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(failed("sync", directory))
-}
-
-/// The record in a file; None where it is not one, or not the file's own.
-fn read(path: &Path) -> Option<Record> {
-    let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    (path.file_stem()?.to_str()? == record.id.as_str()).then_some(record)
+fn file_of(directory: &Path, id: &ContainerId) -> PathBuf {
+    directory.join(format!("{id}.json"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wanted::Wanted;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&Paths::under(directory.path()).unwrap()).unwrap();
-        (directory, store)
-    }
-
-    fn record(auto_remove: bool) -> Record {
-        let wanted = Wanted {
-            image: "debian".to_owned(),
-            auto_remove,
-            ..Wanted::default()
-        };
-        Record::new(ContainerId::random().unwrap(), "one".to_owned(), wanted)
-    }
-
-    #[test]
-    fn a_record_is_read_as_it_was_written() {
-        for auto_remove in [false, true] {
-            let (_directory, store) = store();
-            let record = record(auto_remove);
-            store.save(&record, true).unwrap();
-            let loaded = store.load().unwrap();
-            assert_eq!(loaded.records.len(), 1);
-            assert_eq!(loaded.records[0].id, record.id);
-            assert_eq!(loaded.records[0].wanted, record.wanted);
-            assert_eq!(loaded.records[0].created, record.created);
-            store.remove(&record).unwrap();
-            assert!(store.load().unwrap().records.is_empty());
-        }
-    }
-
-    #[test]
-    fn an_older_revision_never_replaces_a_newer_one() {
-        let (_directory, store) = store();
-        let mut record = record(false);
-        record.revision = 2;
-        store.save(&record, true).unwrap();
-        let mut older = record.clone();
-        older.revision = 1;
-        older.name = "stale".to_owned();
-        store.save(&older, true).unwrap();
-        assert_eq!(store.load().unwrap().records[0].name, "one");
-        store.remove(&record).unwrap();
-        store.save(&record, true).unwrap();
-        assert!(store.load().unwrap().records.is_empty());
-    }
-
-    #[test]
-    fn a_damaged_record_is_set_aside_and_the_others_are_read() {
-        let (_directory, store) = store();
-        store.save(&record(false), true).unwrap();
-        let bad = store.lasting.join(format!("{}.json", "a".repeat(64)));
-        fs::write(&bad, b"{\"id\":").unwrap();
-        let loaded = store.load().unwrap();
-        assert_eq!(loaded.records.len(), 1);
-        assert_eq!(loaded.damaged.len(), 1);
-        assert!(loaded.damaged[0].exists() && !bad.exists());
-    }
-
-    #[test]
-    fn what_cannot_be_removed_or_read_keeps_no_record_from_being_read() {
-        let (_directory, store) = store();
-        store.save(&record(false), true).unwrap();
-        // Neither is a file: they can be neither unlinked nor read.
-        fs::create_dir_all(store.lasting.join("left/inside")).unwrap();
-        let bad = store.lasting.join(format!("{}.json", "b".repeat(64)));
-        fs::create_dir(&bad).unwrap();
-        // And there is no room for the damaged one to go to.
-        fs::write(&store.damaged, b"a file").unwrap();
-        let loaded = store.load().unwrap();
-        assert_eq!(loaded.records.len(), 1);
-        assert_eq!(loaded.damaged, [bad]);
-        assert!(store.lasting.join("left.aside-1/inside").exists());
-        assert_eq!(store.load().unwrap().records.len(), 1);
-    }
-
-    #[test]
-    fn a_half_written_record_leaves_the_old_one() {
-        let (_directory, store) = store();
-        let record = record(false);
-        store.save(&record, true).unwrap();
-        let draft = store.lasting.join(format!("{}.json.7", record.id));
-        fs::write(&draft, b"{").unwrap();
-        assert_eq!(store.load().unwrap().records.len(), 1);
-        assert!(!draft.exists());
-    }
-}
+mod tests;

@@ -360,10 +360,12 @@ impl Ledger<'_> {
         self.own(path)?;
         let mut known = self.keepers.snapshots.iter();
         let known: HashSet<&str> = known.by_ref().map(|s| s.container.as_str()).collect();
+        let damaged = self.store.damaged_snapshots();
         for (container, path) in entries(path)? {
             if !known.contains(container.as_str()) {
                 // One that came since the account was begun is a container's all the same.
-                if self.store.get_snapshot(&container).is_err() {
+                let is_known = self.store.get_snapshot(&container).is_ok();
+                if !is_known && !damaged.contains(&container) {
                     self.foreign(&format!("writable/{container}"), &path)?;
                     continue;
                 }

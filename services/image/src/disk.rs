@@ -35,14 +35,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_kit::directories;
+use gantry_kit::durable::{self, Draft, Reserve, is_full};
 use gantry_oci::content::IngestKey;
-use rustix::fs::{FallocateFlags, IFlags, Mode, OFlags};
+use rustix::fs::{IFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::ImageError;
@@ -61,7 +62,7 @@ pub(crate) struct Places {
     pub(crate) empty: PathBuf,
     /// Records that could not be read.
     pub(crate) damaged: PathBuf,
-    pub(crate) reserve: PathBuf,
+    reserve: Reserve,
     /// Held while the trash is emptied.
     emptying: Arc<Mutex<()>>,
     /// What could not be thrown away, and why.
@@ -70,6 +71,9 @@ pub(crate) struct Places {
 
 /// Bytes of the reserve: a few dozen records.
 const RESERVE_BYTES: u64 = 256 << 10;
+
+/// Mode of records, before the umask.
+const MODE: u32 = 0o666;
 
 /// The prefix of directories that are being filled.
 pub(crate) const NEW: &str = ".new-";
@@ -86,7 +90,7 @@ impl Places {
             trash: root.join("trash"),
             empty: root.join("empty"),
             damaged: root.join("damaged"),
-            reserve: root.join("reserve"),
+            reserve: Reserve::at(root.join("reserve"), RESERVE_BYTES),
             emptying: Arc::default(),
             stuck: Arc::default(),
         };
@@ -108,28 +112,40 @@ impl Places {
 
     /// Takes room for the records of a full disk, if there is any.
     pub(crate) fn refill_reserve(&self) {
-        let there = fs::metadata(&self.reserve).is_ok_and(|file| file.len() >= RESERVE_BYTES);
-        if there {
-            return;
-        }
-        let taken = File::create(&self.reserve).and_then(|file| {
-            let flags = FallocateFlags::empty();
-            rustix::fs::fallocate(&file, flags, 0, RESERVE_BYTES).map_err(io::Error::from)
-        });
-        if let Err(error) = taken {
-            // A file system that cannot do it, or a disk that is full already.
-            tracing::debug!(%error, "no room is reserved");
-            fs::remove_file(&self.reserve).ok();
-        }
+        self.reserve.refill();
     }
 
-    /// Puts a file that cannot be understood where a person finds it.
-    pub(crate) fn set_aside(&self, path: &Path) -> Result<PathBuf, ImageError> {
+    /// Puts a record that cannot be understood where a person finds it, under its
+    /// own name and that of its owner where that does not say it.
+    pub(crate) fn set_aside(
+        &self,
+        path: &Path,
+        owner: Option<&str>,
+    ) -> Result<PathBuf, ImageError> {
         closed(&self.damaged)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let to = self.damaged.join(format!("{name}.{}", IngestKey::random()));
+        let owner = owner.map(|owner| format!("{owner}.")).unwrap_or_default();
+        let to = self
+            .damaged
+            .join(format!("{owner}{name}.{}", IngestKey::random()));
         fs::rename(path, &to).map_err(ImageError::io("set aside", path))?;
+        durable::sync_directory(&self.damaged)?;
+        if let Some(parent) = path.parent() {
+            durable::sync_directory(parent)?;
+        }
         Ok(to)
+    }
+
+    /// Names of the files with records of images that were set aside and are not
+    /// known otherwise. While there are any, what no image has may be theirs.
+    pub(crate) fn damaged_images(&self) -> Result<Vec<String>, ImageError> {
+        let mut names = match fs::read_dir(&self.damaged) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            _ => names_in(&self.damaged)?,
+        };
+        let is_known = |hex: &str| self.images.join(format!("{hex}.json")).exists();
+        names.retain(|name| damaged_image(name).is_some_and(|hex| !is_known(hex)));
+        Ok(names)
     }
 
     /// A new directory beside `parent`'s others, with a name nobody has.
@@ -240,41 +256,25 @@ impl Places {
         Ok(())
     }
 
-    /// Writes a file whole or not at all. `durable`: it is on the disk when this returns.
+    /// Writes a file whole or not at all. `durable`: it is on the disk when this
+    /// returns; a file that was must be so again.
     pub(crate) fn write_file(
         &self,
         path: &Path,
         bytes: &[u8],
         durable: bool,
     ) -> Result<(), ImageError> {
-        match self.try_write_file(path, bytes, durable) {
-            Err(error) if error.is_out_of_space() && fs::remove_file(&self.reserve).is_ok() => {
-                self.try_write_file(path, bytes, durable)
-            }
-            outcome => outcome,
-        }
-    }
-
-    fn try_write_file(&self, path: &Path, bytes: &[u8], durable: bool) -> Result<(), ImageError> {
         let parent = path.parent().unwrap_or(&self.root);
-        let new = parent.join(format!("{NEW}{}", IngestKey::random()));
-        let written = (|| {
-            let mut file = File::create(&new)?;
-            file.write_all(bytes)?;
+        let draft = parent.join(format!("{NEW}{}", IngestKey::random()));
+        let write = || {
             if durable {
-                file.sync_data()?;
+                durable::replace_with(&draft, path, MODE, bytes)
+            } else {
+                Draft::write_volatile(draft.clone(), MODE, bytes)?.rename(path)
             }
-            fs::rename(&new, path)?;
-            if durable {
-                File::open(parent)?.sync_all()?;
-            }
-            Ok(())
-        })();
-        written.map_err(|error| {
-            // It may not even have come to be.
-            fs::remove_file(&new).ok();
-            ImageError::io("write", path)(error)
-        })
+        };
+        let written = self.reserve.spend(write, |error| is_full(&error.source));
+        Ok(written?)
     }
 }
 
@@ -284,12 +284,10 @@ pub(crate) fn closed(directory: &Path) -> Result<(), ImageError> {
         .map_err(|error| ImageError::io("make the directory", directory)(error.into()))
 }
 
-/// Whether a disk or a quota is used up.
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+/// The hex digits of the image whose record was set aside under this name.
+pub(crate) fn damaged_image(name: &str) -> Option<&str> {
+    let (record, _) = name.rsplit_once('.')?;
+    crate::store::image_of_file(record)
 }
 
 /// Asks the file system to put what is in each of the directory's directories

@@ -8,12 +8,12 @@ use gantry_oci::content::ContentError;
 use gantry_oci::{Digest, ManifestError, ReferenceError};
 
 use crate::archive::ArchiveError;
-use crate::disk::is_full;
 use crate::pack::PackError;
 use crate::registry_client::{RegistryError, SourceError};
 use crate::union::UnionError;
 use crate::unpack::UnpackError;
 use crate::volumes::CopyError;
+use gantry_kit::durable::{FileError, is_full};
 
 /// Why the image store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +121,11 @@ pub enum ImageError {
     /// A container without a writable layer.
     #[error("container {container} has no writable layer")]
     SnapshotNotFound { container: String },
+    /// What its container uses is not known.
+    #[error(
+        "the record of the writable layer of container {container} cannot be read, so that it is not known which volumes are in use; remove that container first"
+    )]
+    DamagedSnapshot { container: String },
     /// Files of a container or an image cannot be read.
     #[error("the files of {of} cannot be read")]
     Files {
@@ -305,6 +310,21 @@ fn listed(platforms: &[String]) -> String {
         "none".to_owned()
     } else {
         platforms.join(", ")
+    }
+}
+
+impl From<FileError> for ImageError {
+    fn from(error: FileError) -> Self {
+        let FileError {
+            action,
+            path,
+            source,
+        } = error;
+        Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 }
 

@@ -4,6 +4,9 @@
 //! or a [`Lease`] names it. A lease is taken by work that is about to refer to
 //! something; decisions are made under one lock, so that nothing is removed
 //! between being found and being leased.
+//!
+//! While the record of an image or of a writable layer cannot be read, nothing is
+//! removed for want of a name: the record may have named it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -131,6 +134,14 @@ impl ImageStore {
     /// Removes those candidates that nobody refers to.
     pub(crate) fn collect(&self, candidates: &Candidates) -> Result<Collected, ImageError> {
         let _keep = self.shared.keep_lock();
+        if self.has_damaged_records()? {
+            tracing::warn!(
+                blobs = candidates.blobs.len(),
+                layers = candidates.layers.len(),
+                "a record cannot be read: what no other record names is kept"
+            );
+            return Ok(Collected::default());
+        }
         let (live_blobs, live_layers) = self.referenced();
         let leases = &self.shared.leases;
         let mut gone = Collected::default();
@@ -164,6 +175,13 @@ impl ImageStore {
             Some(error) => Err(error),
             None => Ok(gone),
         }
+    }
+
+    /// Whether there are records of images or writable layers that cannot be read.
+    /// Nobody knows then all that is in use.
+    pub(crate) fn has_damaged_records(&self) -> Result<bool, ImageError> {
+        Ok(!self.shared.snapshots.damaged().is_empty()
+            || !self.shared.places.damaged_images()?.is_empty())
     }
 
     /// Throws away what came of a blob that is not wanted any more.

@@ -371,7 +371,7 @@ fn pack_into(
 
 /// The stream ended early, or what came of it could not be written.
 fn broken(error: io::Error) -> ImageError {
-    if crate::disk::is_full(&error) {
+    if gantry_kit::durable::is_full(&error) {
         return ImageError::Io {
             action: "write",
             path: "the archive's content".into(),

@@ -155,7 +155,8 @@ impl ImageStore {
             }
         }
         let packings = Packings::new(records.packings());
-        let snapshots = Snapshots::new(records.snapshots()?);
+        let (layers_of, damaged) = records.snapshots()?;
+        let snapshots = Snapshots::new(layers_of, damaged);
         let layers = Layers::open(&places, &images)?;
         let volumes = Volumes::new(volumes::load(&places)?);
         let syncer = Syncer::new(root)?;

@@ -207,6 +207,9 @@ impl ImageStore {
 
     /// Blobs and layers that neither an image nor a container names.
     fn orphans(&self, until: Option<SystemTime>) -> Result<Candidates, ImageError> {
+        if self.has_damaged_records()? {
+            return Ok(Candidates::default());
+        }
         let (live_blobs, live_layers) = self.referenced();
         let blobs = self.shared.content.list()?;
         let blobs = blobs
@@ -260,7 +263,10 @@ impl ImageStore {
             .filter(|name| name.starts_with("index.damaged-"))
             .collect();
         if places.damaged.is_dir() {
+            // What an image's record named is kept with it.
+            let needed = places.damaged_images()?;
             let names = names_in(&places.damaged)?.into_iter();
+            let names = names.filter(|name| !needed.contains(name));
             found.extend(names.map(|name| format!("damaged/{name}")));
         }
         found.retain(|name| {

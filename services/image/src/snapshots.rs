@@ -5,8 +5,9 @@
 //! except where the layer must survive a power cut. Removing one is a rename
 //! into the trash, which is emptied behind the caller's back.
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -72,6 +73,8 @@ pub struct Snapshot {
 #[derive(Debug, Default)]
 pub(crate) struct Snapshots {
     by_container: RwLock<HashMap<String, Arc<SnapshotRecord>>>,
+    /// Containers whose layer has a record that cannot be read.
+    damaged: Mutex<BTreeSet<String>>,
     /// Containers whose layer is being made or removed, and how often.
     changing: Mutex<HashMap<String, usize>>,
 }
@@ -95,15 +98,26 @@ impl Drop for Changing<'_> {
 }
 
 impl Snapshots {
-    pub(crate) fn new(records: Vec<SnapshotRecord>) -> Self {
+    pub(crate) fn new(records: Vec<SnapshotRecord>, damaged: Vec<String>) -> Self {
         let by_container = records
             .into_iter()
             .map(|record| (record.container.clone(), Arc::new(record)))
             .collect();
         Self {
             by_container: RwLock::new(by_container),
+            damaged: Mutex::new(damaged.into_iter().collect()),
             changing: Mutex::default(),
         }
+    }
+
+    /// Containers whose layer has a record that cannot be read. While there are
+    /// any, nobody knows all that is in use: of layers, images and volumes.
+    pub(crate) fn damaged(&self) -> BTreeSet<String> {
+        self.lock_damaged().clone()
+    }
+
+    fn lock_damaged(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn changing(&self) -> MutexGuard<'_, HashMap<String, usize>> {
@@ -307,17 +321,22 @@ impl ImageStore {
             })
             .map_err(ImageError::io("set the owner and mode of", &upper))?;
         let json = serde_json::to_vec(record).map_err(std::io::Error::from);
-        let file = directory.join(SNAPSHOT_FILE);
-        json.and_then(|json| fs::write(&file, json))
-            .map_err(ImageError::io("write", &file))?;
-        // The file is what survives the end of this process; the index's fsync
-        // takes the file system's journal, and with it the directories, along.
-        let durability = if record.ephemeral {
-            Durability::Later
-        } else {
-            Durability::Power
+        let path = directory.join(SNAPSHOT_FILE);
+        let write = |json: Vec<u8>| {
+            let mut file = File::create_new(&path)?;
+            file.write_all(&json)?;
+            if record.ephemeral {
+                return Ok(());
+            }
+            // The file is what counts. It is the last that is made here, and file
+            // systems write their journals in order: the sync of a new file brings
+            // the directories that were made before it to the disk as well. One
+            // wait for the disk, which is on the way of every run.
+            file.sync_all()
         };
-        self.shared.records.put_snapshot(record, durability)
+        json.and_then(write)
+            .map_err(ImageError::io("write", &path))?;
+        self.shared.records.put_snapshot(record, Durability::Later)
     }
 
     pub(crate) fn snapshot_directory(&self, container: &str) -> PathBuf {
@@ -357,6 +376,13 @@ impl ImageStore {
         records.iter().map(|record| self.snapshot(record)).collect()
     }
 
+    /// Containers whose writable layer has a record that cannot be read. It can
+    /// only be removed.
+    #[must_use]
+    pub fn damaged_snapshots(&self) -> BTreeSet<String> {
+        self.shared.snapshots.damaged()
+    }
+
     /// Removes the anonymous volumes of a container that goes. They go before its
     /// record, which knows them; from here on it uses none of them.
     fn remove_volumes_of(&self, record: &Arc<SnapshotRecord>) -> Result<(), ImageError> {
@@ -380,6 +406,20 @@ impl ImageStore {
         removed
     }
 
+    /// Removes a writable layer whose record cannot be read. Which volumes were
+    /// its own is not known: they stay.
+    fn delete_damaged(&self, container: &str) -> Result<bool, ImageError> {
+        if !self.shared.snapshots.lock_damaged().contains(container) {
+            return Ok(false);
+        }
+        self.shared
+            .places
+            .discard(&self.snapshot_directory(container))?;
+        self.shared.snapshots.lock_damaged().remove(container);
+        self.empty_trash_behind();
+        Ok(true)
+    }
+
     /// Removes the writable layer of a container. False: there was none.
     pub fn delete_snapshot(&self, container: &str) -> Result<bool, ImageError> {
         self.delete_snapshot_with(container, false)
@@ -394,7 +434,7 @@ impl ImageStore {
         let _changing = self.shared.snapshots.change(container);
         let record = self.shared.snapshots.read().get(container).cloned();
         let Some(record) = record else {
-            return Ok(false);
+            return self.delete_damaged(container);
         };
         if volumes || record.ephemeral {
             self.remove_volumes_of(&record)?;

@@ -20,11 +20,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use gantry_kit::durable::is_full;
 use gantry_kit::store::{Batch, Durability, Index, Sled, StoreError};
 use gantry_oci::{Digest, Reference};
 use serde::de::DeserializeOwned;
 
-use crate::disk::{Places, is_full, names_in, remove_file};
+use crate::disk::{Places, names_in, remove_file};
 use crate::error::ImageError;
 use crate::image::ImageRecord;
 use crate::packings::Packing;
@@ -145,7 +146,7 @@ impl Records {
                     found.insert(record.id.clone(), (record, written));
                 }
                 _ => {
-                    let aside = match self.places.set_aside(&path) {
+                    let aside = match self.places.set_aside(&path, None) {
                         Ok(aside) => aside,
                         Err(error) => {
                             let error = gantry_kit::fault::chain(&error);
@@ -231,11 +232,13 @@ impl Records {
         self.places.images.join(format!("{}.json", id.hex()))
     }
 
-    /// All writable layers. What has no directory any more is forgotten, and a
-    /// directory without a record and without files was never handed out: it is
-    /// discarded.
-    pub(crate) fn snapshots(&self) -> Result<Vec<SnapshotRecord>, ImageError> {
+    /// All writable layers, and containers whose layer has a record that cannot be
+    /// read: these stay until the container is removed. What has no directory any
+    /// more is forgotten, and a directory without a record and without files was
+    /// never handed out: it is discarded.
+    pub(crate) fn snapshots(&self) -> Result<(Vec<SnapshotRecord>, Vec<String>), ImageError> {
         let mut records = Vec::new();
+        let mut damaged = Vec::new();
         let mut batch = Batch::new();
         let mut indexed = self.indexed_snapshots();
         for name in names_in(&self.places.writable)? {
@@ -263,17 +266,20 @@ impl Records {
                         self.places.write_file(&file, &json, !record.ephemeral)?;
                         records.push(record);
                     }
-                    None if is_without_files(&directory) => {
+                    None if !file.exists() && is_without_files(&directory) => {
                         tracing::warn!(
                             container = name,
                             "a writable layer without a record is removed"
                         );
                         self.places.discard_or_leave(&directory);
                     }
-                    None => tracing::error!(
-                        container = name,
-                        "a writable layer has files and no record: it is left alone and cannot be used"
-                    ),
+                    None => {
+                        tracing::error!(
+                            container = name,
+                            "a writable layer's record cannot be read: it is kept until its container is removed"
+                        );
+                        damaged.push(name);
+                    }
                 },
             }
         }
@@ -281,7 +287,7 @@ impl Records {
             batch = batch.delete(SNAPSHOTS, container);
         }
         self.apply(batch, Durability::Later);
-        Ok(records)
+        Ok((records, damaged))
     }
 
     pub(crate) fn put_snapshot(

@@ -20,13 +20,12 @@
 //! endpoints goes on under the names that version used for every engine, until
 //! it starts without endpoints once.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::{fs, io};
 
-use gantry_kit::directories;
 use gantry_kit::identity::Identity;
+use gantry_kit::{directories, durable};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Wanted;
@@ -194,13 +193,7 @@ pub(crate) fn keep(state: &Path, names: &Names) -> io::Result<()> {
         return Ok(());
     }
     directories::close(state)?;
-    let draft = state.join(format!("{FILE}.new"));
-    directories::remove_or_set_aside(&draft)?;
-    let mut file = File::create(&draft)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    fs::rename(&draft, &path)?;
-    File::open(state)?.sync_all()
+    durable::replace(&path, 0o600, &text).map_err(|error| error.source)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! | assigned | link or namespace | the same, with a warning |
 //! | assigned | nothing | reported and removed |
 //! | anything else | whatever | removed |
-//! | nothing | a link of our bridge, a pin of ours | removed |
+//! | nothing | a link of our bridge, a pin of ours | removed, unless a record could not be read |
 //!
 //! "Our bridge" is one that carries the engine's mark (see `ownership`).
 
@@ -97,8 +97,14 @@ pub(crate) fn start(wanted: Wanted) -> Result<Shared, StartError> {
         }
     })?;
     let strays = host.strays_are_ours(&settings);
+    let incomplete = past.incomplete;
     let state = adopt(&settings, &mut netlink, bridge, &host.links, past);
-    if strays {
+    if incomplete {
+        // It may be in use, by what a damaged record was about.
+        tracing::error!(
+            "records could not be read: what is on no record is kept until the machine is started again"
+        );
+    } else if strays {
         remove_unknown(
             &settings,
             &mut netlink,

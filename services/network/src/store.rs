@@ -14,7 +14,10 @@
 //!   {"drop":"<id>"}                           the sandbox is gone, its address
 //!                                             released
 //! ```
-//! A line that cannot be read (a torn last one, say) is skipped and reported.
+//! A line that cannot be read (a torn last one, say) is skipped and reported, and
+//! the journal it was in is kept as `journal.damaged` until the next boot. The
+//! line may have been an endpoint in use, so that as long as that file is there
+//! nothing is removed for want of a record.
 //! The journal is written anew when it is opened, and when most of it is about
 //! sandboxes that are gone.
 //!
@@ -30,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gantry_kit::directories;
+use gantry_kit::durable;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +41,9 @@ use crate::ownership::LOCK;
 use crate::sandbox::{Sandbox, SandboxId};
 
 const VERSION: u32 = 1;
+
+/// Mode of the journal, before the umask.
+const MODE: u32 = 0o666;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Fewer dead lines than this are not worth a rewrite.
 const DEAD_LINES_MAX: usize = 8192;
@@ -67,6 +74,9 @@ pub(crate) struct Past {
     pub(crate) pool: PoolOrder,
     /// Lines that could not be read.
     pub(crate) unreadable: usize,
+    /// Lines could not be read, now or earlier in this boot: what is on no record
+    /// may be in use.
+    pub(crate) incomplete: bool,
 }
 
 /// What the address pool needs to go on where it was.
@@ -146,11 +156,22 @@ impl Journal {
             outcome => outcome.map_err(failed)?,
         };
         let (live, pool, unreadable) = replay(&String::from_utf8_lossy(&text), &header);
+        let damaged = directory.join("journal.damaged");
+        if unreadable > 0 {
+            durable::replace_volatile(&damaged, MODE, &text)
+                .map_err(|error| failed(error.source))?;
+        } else if live.is_empty() && is_of_another_boot(&text, &header) {
+            match fs::remove_file(&damaged) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+        }
         let file = rewrite(&path, &header, &live, &pool).map_err(failed)?;
         let past = Past {
             sandboxes: live.values().cloned().collect(),
             pool: pool.clone(),
             unreadable,
+            incomplete: damaged.exists(),
         };
         let journal = Self {
             path,
@@ -220,12 +241,12 @@ fn replay(text: &str, header: &Header) -> (BTreeMap<SandboxId, Sandbox>, PoolOrd
     let mut pool = PoolOrder::default();
     let mut unreadable = 0;
     let mut lines = text.lines();
-    let same_boot = lines
-        .next()
-        .and_then(|line| serde_json::from_str::<Header>(line).ok())
-        .is_some_and(|found| found == *header);
-    if !same_boot {
-        return (live, pool, unreadable);
+    match lines.next().map(serde_json::from_str::<Header>) {
+        None => return (live, pool, unreadable),
+        Some(Ok(found)) if found != *header => return (live, pool, unreadable),
+        Some(Ok(_)) => {}
+        // What the other lines say is compared with the kernel.
+        Some(Err(_)) => unreadable += 1,
     }
     for line in lines {
         match serde_json::from_str(line) {
@@ -234,6 +255,12 @@ fn replay(text: &str, header: &Header) -> (BTreeMap<SandboxId, Sandbox>, PoolOrd
         }
     }
     (live, pool, unreadable)
+}
+
+fn is_of_another_boot(text: &[u8], header: &Header) -> bool {
+    let first = text.split(|byte| *byte == b'\n').next();
+    let found = first.and_then(|line| serde_json::from_slice::<Header>(line).ok());
+    found.is_some_and(|found| found != *header)
 }
 
 fn change(line: &Line, live: &mut BTreeMap<SandboxId, Sandbox>, pool: &mut PoolOrder) {
@@ -261,7 +288,8 @@ fn change(line: &Line, live: &mut BTreeMap<SandboxId, Sandbox>, pool: &mut PoolO
     }
 }
 
-/// Writes the journal anew beside the old one, and puts it in its place.
+/// Writes the journal anew beside the old one, and puts it in its place. It is
+/// void after a power cut, so that nothing is synced.
 fn rewrite(
     path: &Path,
     header: &Header,
@@ -276,12 +304,8 @@ fn rewrite(
         serde_json::to_writer(&mut text, &line)?;
         text.push(b'\n');
     }
-    let beside = path.with_extension("new");
-    directories::remove_or_set_aside(&beside)?;
-    fs::write(&beside, &text)?;
-    let file = OpenOptions::new().append(true).open(&beside)?;
-    fs::rename(&beside, path)?;
-    Ok(file)
+    durable::replace_volatile(path, MODE, &text).map_err(|error| error.source)?;
+    OpenOptions::new().append(true).open(path)
 }
 
 #[cfg(test)]
@@ -330,6 +354,30 @@ mod tests {
         file.write_all(b"{\"put\":{\"id\":\"0000").unwrap();
         let (_, past) = Journal::open(directory.path()).unwrap();
         assert_eq!((past.sandboxes.len(), past.unreadable), (1, 1));
+        // The journal is written anew, and it is not forgotten what it lost.
+        assert!(past.incomplete);
+        let (_, past) = Journal::open(directory.path()).unwrap();
+        assert_eq!((past.unreadable, past.incomplete), (0, true));
+        // The next boot ends it.
+        let text = fs::read_to_string(&path).unwrap();
+        let boot = fs::read_to_string(BOOT_ID).unwrap();
+        fs::write(&path, text.replace(boot.trim(), "another")).unwrap();
+        let (_, past) = Journal::open(directory.path()).unwrap();
+        assert!(!past.incomplete);
+    }
+
+    #[test]
+    fn a_damaged_header_voids_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(directory.path()).unwrap();
+        journal.put(&sandbox(2)).unwrap();
+        drop(journal);
+        let path = directory.path().join("journal");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("\"version\"", "\0\0")).unwrap();
+        let (_, past) = Journal::open(directory.path()).unwrap();
+        assert_eq!(past.sandboxes, [sandbox(2)]);
+        assert!(past.incomplete);
     }
 
     #[test]

@@ -1,77 +1,30 @@
-//! Small files that survive a power cut: written aside, brought to the disk, then renamed.
+//! The registry's use of [`gantry_kit::durable`]: its errors, and directories in
+//! which every name counts, so that drafts are elsewhere.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use gantry_kit::durable;
+pub(crate) use gantry_kit::durable::{directory, mark, remove};
 
 use crate::error::RegistryError;
 
+/// Mode of the registry's small files, before the umask.
+const MODE: u32 = 0o666;
+
 /// Replaces a file by one with this content. `aside` is a directory on the same file system.
 pub(crate) fn write(aside: &Path, path: &Path, content: &[u8]) -> Result<(), RegistryError> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let temporary = aside.join(format!("{}-{number}", std::process::id()));
-    let written = File::create(&temporary)
-        .and_then(|mut file| {
-            file.write_all(content)?;
-            file.sync_data()
-        })
-        .and_then(|()| fs::rename(&temporary, path))
-        .map_err(RegistryError::io("write", path));
-    if written.is_err() {
-        // The error to report is the first one; a left-over is removed at the next start.
-        fs::remove_file(&temporary).ok();
-        return written;
-    }
-    sync_parent(path)
-}
-
-/// Makes an empty file, if it is not there.
-pub(crate) fn mark(path: &Path) -> Result<(), RegistryError> {
-    File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(RegistryError::io("create", path))?;
-    sync_parent(path)
-}
-
-/// Makes a directory and those above it.
-pub(crate) fn directory(path: &Path) -> Result<(), RegistryError> {
-    match fs::create_dir(path) {
-        Ok(()) => sync_parent(path),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if let Some(parent) = path.parent() {
-                directory(parent)?;
-            }
-            match fs::create_dir(path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    Err(RegistryError::io("create the directory", path)(error))
-                }
-                _ => sync_parent(path),
-            }
-        }
-        Err(error) => Err(RegistryError::io("create the directory", path)(error)),
-    }
-}
-
-/// Removes a file; says whether it was there.
-pub(crate) fn remove(path: &Path) -> Result<bool, RegistryError> {
-    match fs::remove_file(path) {
-        Ok(()) => sync_parent(path).map(|()| true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(RegistryError::io("remove", path)(error)),
-    }
+    let name = path.file_name().unwrap_or_default();
+    let draft = durable::draft_of(&aside.join(name));
+    Ok(durable::replace_with(&draft, path, MODE, content)?)
 }
 
 /// Removes whatever has a name.
 pub(crate) fn clear(path: &Path) -> Result<(), RegistryError> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => remove_tree(path),
-        Ok(_) => remove(path).map(|_| ()),
+        Ok(_) => Ok(remove(path).map(drop)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(RegistryError::io("look at", path)(error)),
     }
@@ -99,7 +52,8 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), RegistryError> {
         }
     }
     fs::remove_dir(path).map_err(RegistryError::io("remove", path))?;
-    sync_parent(path)
+    let parent = path.parent().unwrap_or(path);
+    Ok(durable::sync_directory(parent)?)
 }
 
 /// Whether a directory is where something is mounted.
@@ -112,13 +66,6 @@ fn is_mounted(path: &Path) -> io::Result<bool> {
     )?;
     let root = rustix::fs::StatxAttributes::MOUNT_ROOT;
     Ok(status.stx_attributes.contains(root))
-}
-
-fn sync_parent(path: &Path) -> Result<(), RegistryError> {
-    let parent = path.parent().unwrap_or(path);
-    File::open(parent)
-        .and_then(|directory| directory.sync_all())
-        .map_err(RegistryError::io("bring to the disk", parent))
 }
 
 /// The names in a directory, sorted; one that is not there has none.

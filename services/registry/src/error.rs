@@ -9,6 +9,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gantry_kit::durable::FileError;
 use gantry_oci::content::ContentError;
 use gantry_oci::{Digest, DigestError, ManifestError, NameError, RepositoryName, Tag, TagError};
 use http::StatusCode;
@@ -271,6 +272,21 @@ impl RegistryError {
             | Self::Damaged { .. }
             | Self::Serialise { .. }
             | Self::Stopping => Code::Unknown,
+        }
+    }
+}
+
+impl From<FileError> for RegistryError {
+    fn from(error: FileError) -> Self {
+        let FileError {
+            action,
+            path,
+            source,
+        } = error;
+        Self::Io {
+            action,
+            path,
+            source,
         }
     }
 }

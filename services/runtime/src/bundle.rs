@@ -19,6 +19,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use gantry_kit::directories;
+use gantry_kit::durable;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -147,12 +148,16 @@ impl Bundle {
     /// # Errors
     /// The record cannot be written.
     pub fn keep(&self, record: &Record) -> Result<()> {
-        let path = self.path.join(RECORD);
-        let temporary = self.path.join(".record.json.new");
-        let text = serde_json::to_vec(record)
+        self.replace(RECORD, record)
+    }
+
+    /// Replaces a file of the bundle, which ends with the machine's uptime.
+    fn replace(&self, name: &str, content: &impl Serialize) -> Result<()> {
+        let path = self.path.join(name);
+        let text = serde_json::to_vec(content)
             .map_err(|error| Error::file("cannot write", &path, error))?;
-        write(&temporary, 0o600, &text)?;
-        fs::rename(&temporary, &path).map_err(|source| Error::file("cannot write", path, source))
+        durable::replace_volatile(&path, 0o600, &text)
+            .map_err(|error| Error::file("cannot write", error.path, error.source))
     }
 
     /// The record; `None` where there is none that can be read.
@@ -172,12 +177,7 @@ impl Bundle {
     /// # Errors
     /// The file cannot be written.
     pub fn keep_exit(&self, exit: &ExitStatus) -> Result<()> {
-        let path = self.path.join("exit.json");
-        let temporary = self.path.join(".exit.json.new");
-        let text =
-            serde_json::to_vec(exit).map_err(|error| Error::file("cannot write", &path, error))?;
-        write(&temporary, 0o600, &text)?;
-        fs::rename(&temporary, &path).map_err(|source| Error::file("cannot write", path, source))
+        self.replace("exit.json", exit)
     }
 
     /// The last line the shim wrote on its standard error; empty: none.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use gantry_proto::shim::v1 as wire;
 
 use crate::error::{Error, Result};
+use crate::life::ExitStatus;
 use crate::runtime::{Runtime, check_id};
 use crate::shim::Shim;
 
@@ -17,20 +18,37 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(8);
 /// How long a shim that was killed, or said that it goes, may take.
 const GOING_LIMIT: Duration = Duration::from_secs(5);
 
+/// What deleting came to.
+#[derive(Debug, Default)]
+pub struct Deleted {
+    /// False: there was no container.
+    pub existed: bool,
+    /// How its program ended, if it was started.
+    pub exit: Option<ExitStatus>,
+    /// Why the log could not be removed. Empty: it was, or was to stay.
+    pub log_left: String,
+}
+
 impl Runtime {
-    /// Removes a container with all that belongs to it; false where there was
-    /// none. With `force` what runs is killed; without, it is refused.
+    /// Removes a container with all that belongs to it. With `force` what runs is
+    /// killed; without, it is refused. A log that cannot be removed is reported,
+    /// and keeps nothing else from being removed.
     ///
     /// # Errors
     /// The container runs, or something of it can not be removed: then it stays
     /// in the list, and deleting can be tried again.
-    pub async fn delete(self: &Arc<Self>, id: &str, force: bool, remove_log: bool) -> Result<bool> {
+    pub async fn delete(
+        self: &Arc<Self>,
+        id: &str,
+        force: bool,
+        remove_log: bool,
+    ) -> Result<Deleted> {
         check_id(id)?;
         let Ok(shim) = self.roster.shim(id) else {
-            if remove_log {
-                remove_tree(&self.paths.container_log(id)).await?;
-            }
-            return Ok(false);
+            return Ok(Deleted {
+                log_left: log_left(&self.paths.container_log(id), remove_log).await,
+                ..Deleted::default()
+            });
         };
         // On a task of its own: a caller that goes away does not stop it half-way.
         let runtime = self.clone();
@@ -44,10 +62,10 @@ impl Runtime {
         })
     }
 
-    async fn delete_one(&self, shim: &Arc<Shim>, force: bool, remove_log: bool) -> Result<bool> {
+    async fn delete_one(&self, shim: &Arc<Shim>, force: bool, remove_log: bool) -> Result<Deleted> {
         let _deleting = shim.deleting.lock().await;
         let Ok(container) = self.roster.get(&shim.id) else {
-            return Ok(false);
+            return Ok(Deleted::default());
         };
         if container.is_live() && !force {
             return Err(Error::WrongState {
@@ -63,11 +81,35 @@ impl Runtime {
             self.end_shim(shim, force).await?;
         }
         shim.bundle.remove()?;
-        if remove_log {
-            remove_tree(&shim.log_directory).await?;
-        }
+        let log_left = log_left(&shim.log_directory, remove_log).await;
+        // Its shim is gone by now, and with it the last that can change this.
+        let started = self.roster.get(&shim.id).ok();
+        let started = started.is_some_and(|container| container.started_at.is_some());
         self.roster.remove(&shim.id);
-        Ok(true)
+        Ok(Deleted {
+            existed: true,
+            exit: shim.exit().filter(|_| started),
+            log_left,
+        })
+    }
+
+    /// Ids of all containers that have a log, whether or not they exist.
+    ///
+    /// # Errors
+    /// The directory of the logs cannot be read.
+    pub fn logs(&self) -> Result<Vec<String>> {
+        let directory = self.paths.log.join("containers");
+        let failed = |source| Error::file("cannot read", &directory, source);
+        let entries = match std::fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut ids = Vec::new();
+        for entry in entries {
+            // A name that is no text is no container's.
+            ids.extend(entry.map_err(failed)?.file_name().into_string());
+        }
+        Ok(ids)
     }
 
     /// Has the shim end its container and itself; ends it where it does not.
@@ -104,6 +146,21 @@ impl Runtime {
             });
         }
         self.sweep(shim).await
+    }
+}
+
+/// Removes a log, where that is wanted; says why it could not.
+async fn log_left(directory: &Path, remove: bool) -> String {
+    if !remove {
+        return String::new();
+    }
+    match remove_tree(directory).await {
+        Ok(()) => String::new(),
+        Err(error) => {
+            let problem = gantry_kit::fault::chain(&error);
+            tracing::warn!(problem, "a log is left over");
+            problem
+        }
     }
 }
 

@@ -216,7 +216,11 @@ impl wire::runtime_service_server::RuntimeService for Grpc {
             .runtime
             .delete(&request.container_id, request.force, request.remove_log)
             .await?;
-        Ok(Response::new(wire::DeleteResponse { deleted }))
+        Ok(Response::new(wire::DeleteResponse {
+            deleted: deleted.existed,
+            exit: deleted.exit.map(Into::into),
+            log_left: deleted.log_left,
+        }))
     }
 
     async fn get(&self, request: Request<wire::GetRequest>) -> Answer<wire::GetResponse> {
@@ -235,12 +239,19 @@ impl wire::runtime_service_server::RuntimeService for Grpc {
             size: request.page_size,
             token: &request.page_token,
         };
+        // Before the containers: a log of one that is made meanwhile has its owner.
+        let log_container_ids = if request.page_token.is_empty() {
+            self.runtime.logs()?
+        } else {
+            Vec::new()
+        };
         let containers = self.runtime.roster.list();
         let place = |container: &Container| container.id.clone();
         let page = pages::page(containers, asked, place, wire::Container::from);
         Ok(Response::new(wire::ListResponse {
             containers: page.entries,
             next_page_token: page.next_token,
+            log_container_ids,
         }))
     }
 

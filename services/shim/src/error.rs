@@ -155,6 +155,10 @@ impl From<Error> for Status {
             }
             Error::Container(error) => {
                 metadata.insert("exit_code".to_owned(), error.exit_code().to_string());
+                if let container::Error::Invalid { field, problem } = error {
+                    metadata.insert("field".to_owned(), field.clone());
+                    metadata.insert("problem".to_owned(), problem.clone());
+                }
                 classify(error)
             }
         };

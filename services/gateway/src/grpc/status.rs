@@ -46,6 +46,22 @@ pub(crate) fn status(error: Error) -> Status {
                 .with("verb", verb)
                 .with("state", state)
         }
+        Error::Busy {
+            name,
+            verb,
+            state,
+            seconds,
+        } => fault(Code::DeadlineExceeded, "CONTAINER_BUSY")
+            .with("container", name)
+            .with("verb", verb)
+            .with("state", state)
+            .with("seconds", seconds),
+        Error::DamagedRecord { name, verb, path } => {
+            fault(Code::FailedPrecondition, "DAMAGED_RECORD")
+                .with("container", name)
+                .with("verb", verb)
+                .with("path", path.display())
+        }
         Error::StillRunning { name, state } => fault(Code::FailedPrecondition, "CONTAINER_RUNNING")
             .with("container", name)
             .with("state", state),
@@ -66,7 +82,17 @@ pub(crate) fn status(error: Error) -> Status {
         Error::Unanswered { peer, problem } => fault(Code::Unavailable, "SERVICE_UNAVAILABLE")
             .with("service", peer.name())
             .with("problem", problem),
+        Error::Store { id, source } if source.is_full() => {
+            fault(Code::ResourceExhausted, "DISK_FULL").with("container", id)
+        }
+        Error::NotRecorded { name, state, .. } => fault(Code::DataLoss, "NOT_RECORDED")
+            .with("container", name)
+            .with("state", state),
         Error::Store { id, .. } => fault(Code::Internal, "RECORD_NOT_KEPT").with("container", id),
+        Error::LogLeft { id, problem } => fault(Code::FailedPrecondition, "LOG_LEFT")
+            .with("container", id)
+            .with("problem", problem),
+        Error::Records { .. } => fault(Code::Internal, "RECORDS_NOT_READ"),
         Error::CallerGone => fault(Code::Cancelled, "CALLER_GONE"),
         Error::Stopping => fault(Code::Unavailable, "STOPPING"),
         Error::Task { .. } => fault(Code::Internal, "TASK_FAILED"),

@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use futures::future::{join, join_all};
 use gantry_proto::gateway::v1 as wire;
+use gantry_proto::image::v1 as image;
 use tonic::{Request, Response, Status};
 use wire::system_service_server::SystemService;
 
+use super::status::status;
+use crate::check;
 use crate::engine::Engine;
 use crate::error::Peer;
 use crate::state::State;
+use crate::store::load::Damaged;
 
 const PEERS: [Peer; 4] = [Peer::Image, Peer::Runtime, Peer::Network, Peer::Registry];
 
@@ -100,6 +104,7 @@ impl SystemService for System {
         }));
         let (services, images) = join(health, engine.peers.image.count()).await;
         let records = engine.roster.records();
+        let damaged = engine.kept_aside().await.map_err(status)?;
         let count = |is: fn(State) -> bool| {
             let fitting = records.iter().filter(|record| is(record.state)).count();
             u32::try_from(fitting).unwrap_or(u32::MAX)
@@ -126,6 +131,40 @@ impl SystemService for System {
             operating_system: distribution("PRETTY_NAME"),
             os_version: distribution("VERSION_ID"),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            damaged_records: damaged.into_iter().map(Into::into).collect(),
         }))
+    }
+
+    async fn check(
+        &self,
+        request: Request<wire::CheckRequest>,
+    ) -> Result<Response<wire::CheckResponse>, Status> {
+        let repair = request.into_inner().repair;
+        let checked = check::check(&self.engine, repair).await.map_err(status)?;
+        Ok(Response::new(wire::CheckResponse {
+            findings: checked.findings.into_iter().map(Into::into).collect(),
+            objects: u64::try_from(checked.objects).unwrap_or(u64::MAX),
+        }))
+    }
+}
+
+impl From<check::Finding> for image::Finding {
+    fn from(finding: check::Finding) -> Self {
+        Self {
+            object: finding.object,
+            problem: finding.problem,
+            repaired: finding.repaired,
+            needed_by: finding.needed_by,
+        }
+    }
+}
+
+impl From<Damaged> for wire::DamagedRecord {
+    fn from(damaged: Damaged) -> Self {
+        Self {
+            container_id: damaged.id.map(String::from).unwrap_or_default(),
+            name: damaged.name.unwrap_or_default(),
+            path: damaged.path.display().to_string(),
+        }
     }
 }

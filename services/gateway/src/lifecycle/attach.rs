@@ -381,13 +381,13 @@ pub async fn attach(
     events: mpsc::Sender<AttachEvent>,
 ) -> Result<()> {
     let record = entry
-        .wait_until(|record| {
+        .wait_for("attach to", |record| {
             !matches!(
                 record.state,
                 State::Creating | State::Starting | State::Ending
             )
         })
-        .await;
+        .await?;
     let runs = record.state.is_running();
     let size = open.terminal_size;
     if !runs && !start {

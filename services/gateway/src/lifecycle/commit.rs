@@ -76,14 +76,19 @@ async fn freeze(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<bool> {
         return Ok(false);
     }
     // Noted first: should this process end meanwhile, its next life lets the container go on.
-    engine.note(&entry.update(|record| record.frozen_for_commit = true))?;
+    // Where that cannot be noted it would stay frozen, so it is not frozen then.
+    if let Err(error) = engine.note(&entry.update(|record| record.frozen_for_commit = true)) {
+        entry.update(|record| record.frozen_for_commit = false);
+        return Err(error);
+    }
     let frozen = match pause::freeze(engine, entry).await {
         Ok(()) => return Ok(true),
         // It has ended by itself, or was frozen, between the look and the step.
         Err(_) if entry.record().state != State::Running => Ok(false),
         Err(error) => Err(error),
     };
-    engine.note(&entry.update(|record| record.frozen_for_commit = false))?;
+    entry.update(|record| record.frozen_for_commit = false);
+    pause::note(engine, entry);
     frozen
 }
 
@@ -101,7 +106,9 @@ pub async fn thaw(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
         Err(Error::WrongState { .. }) => {}
         other => other?,
     }
-    engine.note(&entry.update(|record| record.frozen_for_commit = false))
+    entry.update(|record| record.frozen_for_commit = false);
+    pause::note(engine, entry);
+    Ok(())
 }
 
 /// What the container ran with, as an image says it: the image's own wishes and

@@ -51,13 +51,21 @@ impl View {
     async fn open(engine: &Arc<Engine>, entry: &Arc<Entry>, verb: &'static str) -> Result<Self> {
         loop {
             let record = entry
-                .wait_until(|record| {
+                .wait_for(verb, |record| {
                     !matches!(
                         record.state,
                         State::Creating | State::Starting | State::Ending
                     )
                 })
-                .await;
+                .await?;
+            if let Some(path) = &record.damaged {
+                // How its files are put together is not known.
+                return Err(Error::DamagedRecord {
+                    name: record.name.clone(),
+                    verb,
+                    path: path.clone(),
+                });
+            }
             if record.state.is_running() {
                 return Ok(Self {
                     id: entry.id.clone(),
@@ -149,7 +157,7 @@ impl Made {
             tracing::warn!(container = %id, %error, "what showed the files of a container stays");
         }
         drop(open);
-        deleted
+        deleted.map(drop)
     }
 }
 

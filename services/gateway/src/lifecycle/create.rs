@@ -68,20 +68,41 @@ impl Step for Layer<'_> {
 /// store, or a service fails. Nothing is left then.
 pub async fn create(engine: &Arc<Engine>, wanted: Wanted, name: String) -> Result<Arc<Entry>> {
     check_runtime(engine, &wanted).await?;
-    let entry = begin(engine, wanted, name)?;
+    let entry = begin(engine, wanted, name, Purpose::Keep)?;
     let layer = Layer::new(engine, &entry);
     if let Err(failed) = steps::perform(&[&[&layer]]).await {
         never_happened(engine, &entry, failed.left.is_empty()).await;
         return Err(failed.error);
     }
     let record = made(engine, &entry, &layer).await?;
-    engine.keep(&record).await?;
+    if let Err(error) = engine.keep(&record).await {
+        // It would be gone after a power cut, so it did not happen.
+        if let Err(left) = super::remove::remove_with_volumes(engine, &entry, true).await {
+            tracing::error!(container = %entry.id, error = %left, "a failed creation is not removed");
+            engine.untidy.notify_one();
+        }
+        return Err(error);
+    }
     Ok(entry)
+}
+
+/// What a container is created for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be started later, or not.
+    Keep,
+    /// To be started at once: a run that is broken off before that leaves nothing.
+    Run,
 }
 
 /// Checks everything, then records the intent: from here on the container has
 /// its id and its name.
-pub(super) fn begin(engine: &Engine, mut wanted: Wanted, name: String) -> Result<Arc<Entry>> {
+pub(super) fn begin(
+    engine: &Engine,
+    mut wanted: Wanted,
+    name: String,
+    purpose: Purpose,
+) -> Result<Arc<Entry>> {
     check(engine, &wanted)?;
     let all_mounts = volumes_from::mounts(engine, &wanted)?;
     let own_ids = own_ids::wanted(&wanted.userns_mode)?;
@@ -94,6 +115,7 @@ pub(super) fn begin(engine: &Engine, mut wanted: Wanted, name: String) -> Result
     }
     let mut record = Record::new(ContainerId::random()?, name, wanted);
     record.mounts = Some(all_mounts);
+    record.run_unfinished = purpose == Purpose::Run;
     let entry = engine.roster.add_with(record, |record, others| {
         let Some(count) = own_ids else {
             return Ok(());

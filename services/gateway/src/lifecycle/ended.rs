@@ -12,11 +12,10 @@ use std::time::Duration;
 use futures::future::join;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
-use super::remove::Holds;
 use crate::container::{Exit, Record};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::restart::{self, Verdict};
+use crate::restart;
 use crate::roster::Entry;
 use crate::state::{Event, State};
 use crate::wanted::NetworkMode;
@@ -41,15 +40,25 @@ pub async fn ended(engine: Arc<Engine>, entry: Arc<Entry>, exit: Exit) {
     if record.start_began.is_some_and(|began| exit.at < began) {
         return;
     }
-    let changed = entry.change(Event::Exit, |record| {
-        record.exit = Some(exit.clone());
-        record.exits += 1;
-        record.pid = 0;
-        record.sick = String::new();
+    let mut ended = false;
+    let changed = entry.decide(|record| {
+        if record.state.is_running() {
+            ended = true;
+            record.end(&exit);
+            return Some(Event::Exit);
+        }
+        // Killed for its removal: this is how it really ended.
+        if record.state == State::Removing && record.pid > 0 {
+            record.end(&exit);
+        }
+        None
     });
     let Ok(record) = changed else {
         return;
     };
+    if !ended {
+        return;
+    }
     let more = [
         ("exitCode", exit.code.to_string()),
         ("oomKilled", exit.oom_killed.to_string()),
@@ -63,36 +72,28 @@ pub async fn finish(engine: &Arc<Engine>, entry: &Arc<Entry>, record: &Arc<Recor
     if record.wanted.auto_remove {
         // What is removed now needs no note of its end first: should this
         // process end here, the next one finds it running, or gone.
-        if let Err(error) = super::remove::finish(engine, entry, Holds::Resources).await {
+        if let Err(error) = super::remove::finish(engine, entry).await {
             tracing::error!(container = %entry.id, %error, "cannot remove a container that ended");
             engine.untidy.notify_one();
         }
         return;
     }
-    let (kept, released) = join(engine.keep(record), release(engine, entry, false)).await;
-    if let Err(error) = kept {
-        tracing::error!(container = %entry.id, %error, "an exit status is not kept");
-    }
+    // An exit status that is not kept is noted, and tried again.
+    let (_kept, released) = join(engine.keep_happened(entry), release(engine, entry, false)).await;
     if let Err(error) = released {
         tracing::warn!(container = %entry.id, %error, "what a run held is released later");
         engine.untidy.notify_one();
     }
     engine.journal.note_released(record);
-    let verdict = restart::verdict(record, &engine.settings);
-    let event = match verdict {
-        Verdict::Stay => Event::Released,
-        Verdict::Again { .. } => Event::Await,
-    };
-    let Ok(record) = entry.change(event, |record| record.endpoint = None) else {
+    let settled = restart::settle(engine, entry, Event::Released, |record| {
+        record.endpoint = None;
+    });
+    let Ok((_, verdict)) = settled else {
         // Somebody removes it.
         return;
     };
-    if let Err(error) = engine.keep(&record).await {
-        tracing::error!(container = %entry.id, %error, "the end of a container is not kept");
-    }
-    if let Verdict::Again { after } = verdict {
-        restart::schedule(Arc::clone(engine), Arc::clone(entry), after);
-    }
+    let _reported = engine.keep_happened(entry).await;
+    restart::go_on(engine, entry, verdict);
 }
 
 /// Releases what a run holds: its endpoint, and its container in the runtime.
@@ -115,7 +116,9 @@ pub(super) async fn release(engine: &Engine, entry: &Arc<Entry>, remove_log: boo
         {
             tracing::warn!(container = %entry.id, "a window did not take its last output in time");
         }
-        engine.peers.runtime.delete(id, true, remove_log).await
+        let deleted = engine.peers.runtime.delete(id, true, remove_log).await?;
+        engine.report_left(id, &deleted);
+        Ok(())
     };
     let (network, runtime) = join(network, runtime).await;
     network.and(runtime)

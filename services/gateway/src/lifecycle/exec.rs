@@ -76,8 +76,10 @@ pub async fn exec(
     events: mpsc::Sender<ExecEvent>,
 ) -> Result<()> {
     let record = entry
-        .wait_until(|record| record.state != State::Starting)
-        .await;
+        .wait_for("execute a command in", |record| {
+            record.state != State::Starting
+        })
+        .await?;
     if record.state != State::Running {
         return Err(Error::WrongState {
             name: record.name.clone(),

@@ -11,6 +11,8 @@ use crate::state::State;
 pub(super) fn must_have_files(entry: &Entry, verb: &'static str) -> Result<()> {
     let record = entry.record();
     match record.state {
+        // A damaged record says nothing of its files, which may all be there.
+        State::Dead if record.damaged.is_some() => Ok(()),
         State::Creating | State::Removing | State::Dead | State::Gone => Err(Error::WrongState {
             name: record.name.clone(),
             verb,

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::stop::signal_running;
+use super::stop::{self, signal_running};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::roster::Entry;
 use crate::signal::{self, SIGKILL};
+use crate::state::State;
+use crate::wanted::RestartName;
 
 /// Sends `text`, a signal's name or number; empty: SIGKILL. A signal that is to
 /// end the container keeps its restart policy from starting it again.
@@ -22,9 +24,16 @@ pub async fn kill(engine: &Arc<Engine>, entry: &Arc<Entry>, text: &str) -> Resul
     let record = entry.record();
     let ends =
         number == SIGKILL || signal::parse(&record.stop_signal()).is_ok_and(|own| own == number);
-    if ends && record.state.is_running() {
-        let record = entry.update(|record| record.stopped_by_user = true);
-        engine.keep(&record).await?;
+    if ends {
+        let restarts = record.wanted.restart_policy.name != RestartName::No;
+        match stop::begin(entry)?.0 {
+            // As Docker's: there is no process, and there will be none.
+            State::Restarting => return stop::kept(engine, entry).await,
+            State::Ending if restarts => return stop::kept(engine, entry).await,
+            // A disk on which this cannot be written keeps nobody from killing it.
+            State::Running | State::Paused => _ = engine.keep_happened(entry).await,
+            _ => {}
+        }
     }
     signal_running(engine, entry, number).await?;
     let more = [("signal", number.to_string())];

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::{Engine, change};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::roster::Entry;
 use crate::state::{Event, State};
@@ -27,7 +27,8 @@ pub async fn pause(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
     must_be(entry, State::Running, "pause")?;
     // Of a commit that has let it go on, or is about to: this pause is a person's, and stays.
     if entry.record().frozen_for_commit {
-        engine.note(&entry.update(|record| record.frozen_for_commit = false))?;
+        entry.update(|record| record.frozen_for_commit = false);
+        note(engine, entry);
     }
     freeze(engine, entry).await
 }
@@ -39,7 +40,8 @@ pub async fn pause(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
 pub(super) async fn freeze(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
     must_be(entry, State::Running, "pause")?;
     engine.peers.runtime.pause(&entry.id).await?;
-    paused(engine, entry, Event::Pause, "pause")
+    paused(engine, entry, Event::Pause, "pause");
+    Ok(())
 }
 
 /// Thaws a paused container.
@@ -49,15 +51,23 @@ pub(super) async fn freeze(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<(
 pub async fn unpause(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
     must_be(entry, State::Paused, "unpause")?;
     engine.peers.runtime.resume(&entry.id).await?;
-    paused(engine, entry, Event::Resume, "unpause")
+    paused(engine, entry, Event::Resume, "unpause");
+    Ok(())
 }
 
 /// Notes the freezer's new state. That the runtime's event told of it first is
 /// no failure. A power cut thaws everything: a note is enough.
-fn paused(engine: &Engine, entry: &Entry, event: Event, verb: &'static str) -> Result<()> {
-    if let Ok(record) = change(entry, verb, event, |_| {}) {
+fn paused(engine: &Engine, entry: &Entry, event: Event, verb: &'static str) {
+    if let Ok(record) = entry.change(event, |_| {}) {
         engine.journal.note(&record, verb, &[]);
-        engine.note(&record)?;
+        note(engine, entry);
     }
-    Ok(())
+}
+
+/// Notes the freezer's state. Where that fails the next life of this service asks
+/// the runtime, which knows it.
+pub(super) fn note(engine: &Engine, entry: &Entry) {
+    if let Err(error) = engine.note(&entry.record()) {
+        tracing::warn!(container = %entry.id, %error, "the freezer's state is not noted");
+    }
 }

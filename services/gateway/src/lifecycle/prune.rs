@@ -84,7 +84,8 @@ pub async fn prune(engine: &Arc<Engine>, filters: &[Filter]) -> Result<Pruned> {
     for entry in engine.roster.entries() {
         let record = entry.record();
         let rests = matches!(record.state, State::Created | State::Exited | State::Dead);
-        if !rests || !tests.iter().all(|test| test.holds(&record)) {
+        // What a damaged record owns goes only when a person names it.
+        if !rests || record.damaged.is_some() || !tests.iter().all(|test| test.holds(&record)) {
             continue;
         }
         match remove::remove(engine, &entry, false).await {

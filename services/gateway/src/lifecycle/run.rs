@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::attach::{Line, note_resize};
-use super::create::{self, Layer};
+use super::create::{self, Layer, Purpose};
 use super::start::{self, EndpointStep, FirstWindow, Start, Starter};
 use crate::container::Exit;
 use crate::engine::Engine;
@@ -82,7 +82,7 @@ pub async fn run(
     events: mpsc::Sender<RunEvent>,
 ) -> Result<()> {
     create::check_runtime(&engine, &wanted.wanted).await?;
-    let entry = create::begin(&engine, wanted.wanted, wanted.name)?;
+    let entry = create::begin(&engine, wanted.wanted, wanted.name, Purpose::Run)?;
     let size = wanted.window.as_ref().and_then(|open| open.terminal_size);
     let (line, window) = match wanted.window {
         None => (None, None),

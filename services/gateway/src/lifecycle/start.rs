@@ -9,15 +9,17 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::container::{Endpoint, Record, StepTime};
-use crate::engine::{Engine, change};
+use crate::container::{Endpoint, Exit, Record, StepTime};
+use crate::engine::{Engine, change, wrong_state};
 use crate::error::{Error, Result};
 use crate::etc_files;
 use crate::health::{Check, Health};
 use crate::peers::{ContainerWanted, EndpointWanted};
+use crate::restart::{self, Verdict};
 use crate::roster::Entry;
+use crate::signal::SIGKILL;
 use crate::spec::{self, Namespace, Namespaces, process};
-use crate::state::{Event, State};
+use crate::state::{Event, InvalidTransition, State};
 use crate::steps::{self, Step};
 use crate::wanted::{NamespaceMode, NetworkMode, PortMapping, Protocol};
 use crate::window::{Outputs, WindowInput, WindowOpen, WindowOutput};
@@ -281,7 +283,8 @@ impl Step for ProcessStep<'_> {
 
     fn undo(&self) -> BoxFuture<'_, Result<()>> {
         let Start { engine, entry, .. } = self.0;
-        Box::pin(engine.peers.runtime.delete(entry.id.as_str(), true, false))
+        let id = entry.id.as_str();
+        Box::pin(async { engine.peers.runtime.delete(id, true, false).await.map(drop) })
     }
 }
 
@@ -353,13 +356,13 @@ pub async fn start(
 ) -> Result<Option<Outputs>> {
     // Whatever is under way comes to its end first.
     let record = entry
-        .wait_until(|record| {
+        .wait_for("start", |record| {
             !matches!(
                 record.state,
                 State::Creating | State::Starting | State::Ending
             )
         })
-        .await;
+        .await?;
     if record.state.is_running() && window.is_none() && starter == Starter::Person {
         // As Docker's: starting what runs succeeds.
         return Ok(None);
@@ -375,7 +378,15 @@ pub(super) async fn go(
     starter: Starter,
     start: &Start<'_>,
 ) -> Result<Option<Outputs>> {
-    let record = change(entry, "start", Event::Start, |record| {
+    let before = entry.record();
+    let mut allowed = true;
+    let record = entry.decide(|record| {
+        // A policy starts what waits for it and nothing else: whoever stopped it
+        // meanwhile wants it to stay so.
+        allowed = starter == Starter::Person || record.state == State::Restarting;
+        if !allowed {
+            return None;
+        }
         record.start_began = Some(Timestamp::now());
         record.error = String::new();
         record.steps.truncate(usize::from(record.started.is_none()));
@@ -385,7 +396,17 @@ pub(super) async fn go(
         } else {
             record.restarts += 1;
         }
-    })?;
+        Some(Event::Start)
+    });
+    let record = record.map_err(|refused| wrong_state(entry, "start", refused))?;
+    if !allowed {
+        let (event, state) = (Event::Start, before.state);
+        return Err(wrong_state(
+            entry,
+            "start",
+            InvalidTransition { state, event },
+        ));
+    }
     let ran_before = record.started.is_some();
     let performed = async {
         engine.note(&record).map_err(|error| steps::Failed {
@@ -407,7 +428,7 @@ pub(super) async fn go(
             if !failed.left.is_empty() {
                 engine.untidy.notify_one();
             }
-            failed_start(engine, entry, ran_before, &failed.error).await;
+            failed_start(engine, entry, starter, ran_before, &failed.error).await;
             Err(failed.error)
         }
     }
@@ -424,31 +445,72 @@ async fn succeeded(engine: &Arc<Engine>, entry: &Arc<Entry>, start: &Start<'_>) 
         record.endpoint = start.endpoint().cloned();
         record.steps.extend(steps);
         record.health = Check::of(record).map(|_check| Health::default());
+        record.run_unfinished = false;
         // Before anybody sees that it runs: its end is told by others.
         engine.journal.note_held(record);
         engine.journal.note(record, "start", &[]);
     })?;
     super::health::watch(engine, entry);
-    engine.keep(&record).await
+    let kept = engine.keep(&record).await;
+    if let Err(error) = &kept {
+        not_started(engine, entry, &record, error).await;
+    }
+    kept
 }
 
-/// Notes why a start failed.
+/// Ends a container whose start cannot be recorded: after a power cut nobody
+/// would know that it ran.
+async fn not_started(
+    engine: &Arc<Engine>,
+    entry: &Arc<Entry>,
+    started: &Arc<Record>,
+    error: &Error,
+) {
+    tracing::error!(container = %entry.id, %error, "a start cannot be recorded, and is taken back");
+    entry.update(|record| record.stopped_by_user = true);
+    let deleted = engine.peers.runtime.delete(entry.id.as_str(), true, false);
+    let exit = match deleted.await {
+        Ok(deleted) => deleted.exit,
+        Err(error) => {
+            tracing::warn!(container = %entry.id, %error, "it is ended later");
+            engine.untidy.notify_one();
+            None
+        }
+    };
+    // One that ended by itself meanwhile is dealt with by others.
+    if entry.record().started == started.started {
+        let mut exit = exit.unwrap_or_else(|| Exit::killed(SIGKILL));
+        exit.error = format!("its start could not be recorded: {error}");
+        super::ended::ended(Arc::clone(engine), Arc::clone(entry), exit).await;
+    }
+}
+
+/// Notes why a start failed. One by the policy waits for the next try, where the
+/// policy still says so.
 pub(super) async fn failed_start(
     engine: &Arc<Engine>,
     entry: &Arc<Entry>,
+    starter: Starter,
     ran_before: bool,
     error: &Error,
 ) {
-    let changed = entry.change(Event::StartFailed { ran_before }, |record| {
+    let event = Event::StartFailed { ran_before };
+    let note = |record: &mut Record| {
         record.error = error.to_string();
         record.pid = 0;
         record.endpoint = None;
-    });
+    };
+    let changed = match starter {
+        Starter::Person => entry
+            .change(event, note)
+            .map(|record| (record, Verdict::Stay)),
+        Starter::Policy => restart::settle(engine, entry, event, note),
+    };
     match changed {
-        Ok(record) => {
-            if let Err(error) = engine.keep(&record).await {
-                tracing::error!(container = %entry.id, %error, "the failure of a start is not kept");
-            }
+        Ok((_, verdict)) => {
+            // Where it is not kept it is tried again.
+            let _reported = engine.keep_happened(entry).await;
+            restart::go_on(engine, entry, verdict);
         }
         // Its program ended while the start was being answered: that is noted.
         Err(refused) => tracing::debug!(container = %entry.id, %refused, "a late failure"),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::container::Record;
 use crate::engine::{Engine, wrong_state};
 use crate::error::{Error, Result};
 use crate::roster::Entry;
@@ -28,45 +29,41 @@ pub struct StopWanted {
 /// # Errors
 /// The signal is unknown, a service fails, or the container outlives SIGKILL.
 pub async fn stop(engine: &Arc<Engine>, entry: &Arc<Entry>, wanted: &StopWanted) -> Result<()> {
-    let record = entry
-        .wait_until(|record| !matches!(record.state, State::Creating | State::Starting))
-        .await;
     let text = if wanted.signal.is_empty() {
-        record.stop_signal()
+        entry.record().stop_signal()
     } else {
         wanted.signal.clone()
     };
     let number = signal::parse(&text)?;
-    match record.state {
-        State::Running | State::Paused => {}
-        State::Restarting => {
-            let changed = entry.change(Event::Stopped, |record| record.stopped_by_user = true);
-            return match changed {
-                Ok(record) => engine.keep(&record).await,
-                // It was being started at that moment.
-                Err(_) => Box::pin(stop(engine, entry, wanted)).await,
-            };
+    let record = loop {
+        entry
+            .wait_for("stop", |record| {
+                !matches!(record.state, State::Creating | State::Starting)
+            })
+            .await?;
+        let (before, record) = begin(entry)?;
+        match before {
+            State::Running | State::Paused => break record,
+            // What ends, or waits for its next start, stays as it is.
+            State::Ending | State::Restarting => {
+                settled(entry).await?;
+                return kept(engine, entry).await;
+            }
+            State::Created | State::Exited | State::Gone => return Ok(()),
+            State::Removing | State::Dead => {
+                return Err(Error::WrongState {
+                    name: record.name.clone(),
+                    verb: "stop",
+                    state: before,
+                });
+            }
+            // Its policy was faster.
+            State::Creating | State::Starting => {}
         }
-        State::Ending => {
-            let record = entry.update(|record| record.stopped_by_user = true);
-            engine.note(&record)?;
-            settled(entry).await;
-            return Ok(());
-        }
-        State::Creating | State::Created | State::Starting | State::Exited | State::Gone => {
-            return Ok(());
-        }
-        State::Removing | State::Dead => {
-            return Err(Error::WrongState {
-                name: record.name.clone(),
-                verb: "stop",
-                state: record.state,
-            });
-        }
-    }
+    };
     let exits = record.exits;
-    let record = entry.update(|record| record.stopped_by_user = true);
-    engine.keep(&record).await?;
+    // A disk on which this cannot be written keeps nobody from stopping it.
+    let recorded = engine.keep_happened(entry).await;
     if record.state == State::Paused {
         super::pause::unpause(engine, entry).await?;
     }
@@ -98,19 +95,55 @@ pub async fn stop(engine: &Arc<Engine>, entry: &Arc<Entry>, wanted: &StopWanted)
             });
         }
     }
-    settled(entry).await;
+    settled(entry).await?;
     engine.journal.note(&entry.record(), "stop", &[]);
-    Ok(())
+    match recorded {
+        Ok(()) => Ok(()),
+        // Its end was recorded since, or is now.
+        Err(_) => kept(engine, entry).await,
+    }
+}
+
+/// Notes that a person stops the container, decided on the record as it is: its
+/// policy, which decides under the same lock, does not start it after that. The
+/// state before, and the record.
+pub(super) fn begin(entry: &Entry) -> Result<(State, Arc<Record>)> {
+    let mut before = State::Gone;
+    let record = entry.decide(|record| {
+        before = record.state;
+        match before {
+            State::Running | State::Paused | State::Ending => record.stopped_by_user = true,
+            State::Restarting => {
+                record.stopped_by_user = true;
+                return Some(Event::Stopped);
+            }
+            _ => {}
+        }
+        None
+    });
+    let record = record.map_err(|refused| wrong_state(entry, "stop", refused))?;
+    Ok((before, record))
+}
+
+/// Keeps what was done, or says that it was done and is not recorded.
+pub(super) async fn kept(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
+    engine.keep_happened(entry).await.map_err(|source| {
+        let record = entry.record();
+        Error::NotRecorded {
+            name: record.name.clone(),
+            state: record.state,
+            source: Box::new(source),
+        }
+    })
 }
 
 fn over(state: State, exits: u64, before: u64) -> bool {
     exits > before || !(state.is_running() || state == State::Starting)
 }
 
-async fn settled(entry: &Entry) {
-    entry
-        .wait_until(|record| !matches!(record.state, State::Ending | State::Removing))
-        .await;
+async fn settled(entry: &Entry) -> Result<()> {
+    let settled = |record: &Arc<Record>| !matches!(record.state, State::Ending | State::Removing);
+    entry.wait_for("stop", settled).await.map(drop)
 }
 
 /// Sends a signal. That the process has ended meanwhile is no failure.

@@ -49,6 +49,21 @@ impl UpdateWanted {
                 "the container's CPU time is set by cpu-period and cpu-quota; change these",
             ));
         }
+        let after = self.over(before);
+        let lowered = self.memory_swap_bytes.is_none() && before.memory_swap_bytes > 0;
+        if lowered
+            && u64::try_from(before.memory_swap_bytes).is_ok_and(|swap| swap < after.memory_bytes)
+        {
+            return Err(Error::invalid(
+                "memory",
+                "it would be above the limit of memory and swap; change memory-swap with it",
+            ));
+        }
+        Ok(after)
+    }
+
+    /// `before` with what is named here in place of its own.
+    fn over(&self, before: &Resources) -> Resources {
         let mut after = before.clone();
         fn set<T: Clone>(field: &mut T, value: Option<&T>) {
             if let Some(value) = value {
@@ -81,16 +96,7 @@ impl UpdateWanted {
             &mut after.cpu_realtime_period_micros,
             self.cpu_realtime_period_micros.as_ref(),
         );
-        let lowered = self.memory_swap_bytes.is_none() && before.memory_swap_bytes > 0;
-        if lowered
-            && u64::try_from(before.memory_swap_bytes).is_ok_and(|swap| swap < after.memory_bytes)
-        {
-            return Err(Error::invalid(
-                "memory",
-                "it would be above the limit of memory and swap; change memory-swap with it",
-            ));
-        }
-        Ok(after)
+        after
     }
 
     fn changes_memory(&self) -> bool {
@@ -134,8 +140,10 @@ impl UpdateWanted {
 /// then nothing is recorded.
 pub async fn update(engine: &Arc<Engine>, entry: &Arc<Entry>, wanted: UpdateWanted) -> Result<()> {
     let record = entry
-        .wait_until(|record| !matches!(record.state, State::Creating | State::Starting))
-        .await;
+        .wait_for("update", |record| {
+            !matches!(record.state, State::Creating | State::Starting)
+        })
+        .await?;
     if matches!(record.state, State::Removing | State::Dead | State::Gone) {
         return Err(Error::WrongState {
             name: record.name.clone(),
@@ -154,18 +162,87 @@ pub async fn update(engine: &Arc<Engine>, entry: &Arc<Entry>, wanted: UpdateWant
     let live = wanted.live(&after, engine)?;
     let changes_limits = live.as_object().is_some_and(|parts| !parts.is_empty());
     if record.state.is_running() && changes_limits {
-        let json = live.to_string().into_bytes();
-        engine.peers.runtime.update(&entry.id, json).await?;
+        set_live(engine, entry, &live).await?;
     }
-    let record = entry.update(|record: &mut Record| {
-        record.wanted.resources = after;
+    let changed = entry.update(|record: &mut Record| {
+        // On what it is now: another update may have been faster.
+        record.wanted.resources = wanted.over(&record.wanted.resources);
         if let Some(policy) = restarts {
             record.wanted.restart_policy = policy;
         }
     });
-    engine.keep(&record).await?;
+    if let Err(error) = engine.keep(&changed).await {
+        take_back(engine, entry, &wanted, &record).await;
+        return Err(error);
+    }
+    // It was started between the look and the change, with the limits before it.
+    let started = |record: &Record| record.state.is_running().then_some(record.started);
+    let now = entry.record();
+    if changes_limits && now.state.is_running() && started(&now) != started(&record) {
+        let live = wanted.live(&now.wanted.resources, engine)?;
+        set_live(engine, entry, &live).await?;
+    }
+    let record = changed;
     engine.journal.note(&record, "update", &[]);
     Ok(())
+}
+
+/// Sets limits of a container that runs.
+async fn set_live(engine: &Engine, entry: &Entry, limits: &Value) -> Result<()> {
+    let json = limits.to_string().into_bytes();
+    let set = engine.peers.runtime.update(&entry.id, json).await;
+    set.map_err(|error| match &error {
+        // A value that the kernel refuses is the caller's, and named as the caller does.
+        Error::Peer { fault, .. } if fault.is("INVALID_SPEC") => {
+            let of = |key: &str| fault.metadata.get(key).cloned();
+            match (of("field"), of("problem")) {
+                (Some(field), Some(problem)) => Error::invalid(field_of(&field), problem),
+                _ => error,
+            }
+        }
+        _ => error,
+    })
+}
+
+/// The caller's name of a field of the runtime specification.
+fn field_of(spec: &str) -> &str {
+    match spec.strip_prefix("linux.resources.").unwrap_or(spec) {
+        "memory.limit" => "memory",
+        "memory.swap" => "memory-swap",
+        "memory.reservation" => "memory-reservation",
+        "cpu.shares" => "cpu-shares",
+        "cpu.quota" => "cpu-quota",
+        "cpu.period" => "cpu-period",
+        "cpu.cpus" => "cpuset-cpus",
+        "cpu.mems" => "cpuset-mems",
+        "cpu.realtimeRuntime" => "cpu-rt-runtime",
+        "cpu.realtimePeriod" => "cpu-rt-period",
+        "pids.limit" => "pids-limit",
+        "blockIO.weight" => "blkio-weight",
+        other => other,
+    }
+}
+
+/// Takes back a change that cannot be recorded.
+async fn take_back(
+    engine: &Arc<Engine>,
+    entry: &Arc<Entry>,
+    wanted: &UpdateWanted,
+    before: &Record,
+) {
+    entry.update(|record| {
+        record.wanted.resources = before.wanted.resources.clone();
+        record.wanted.restart_policy = before.wanted.restart_policy;
+    });
+    let Ok(live) = wanted.live(&before.wanted.resources, engine) else {
+        return;
+    };
+    if !entry.record().state.is_running() {
+        return;
+    }
+    if let Err(error) = set_live(engine, entry, &live).await {
+        tracing::error!(container = %entry.id, %error, "limits that are not recorded cannot be taken back until the next start");
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `wait`: until a container reaches a condition.
 
-use crate::container::Exit;
+use crate::container::{Exit, Record};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::roster::Entry;
@@ -14,6 +14,11 @@ pub enum Condition {
     Removed,
 }
 
+/// Whether a removal has still to end its processes: how it ends is not known yet.
+fn is_being_killed(record: &Record) -> bool {
+    matches!(record.state, State::Removing | State::Dead) && record.pid > 0
+}
+
 /// Waits, and answers how the container last ended.
 ///
 /// # Errors
@@ -23,7 +28,7 @@ pub async fn wait(engine: &Engine, entry: &Entry, condition: Condition) -> Resul
     let reached = entry.wait_until(|record| {
         record.state == State::Gone
             || match condition {
-                Condition::NotRunning => !record.state.is_busy(),
+                Condition::NotRunning => !record.state.is_busy() && !is_being_killed(record),
                 Condition::NextExit => record.exits > before,
                 Condition::Removed => false,
             }

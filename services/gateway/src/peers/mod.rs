@@ -29,8 +29,8 @@ pub use image::{
 };
 pub use network::{EndpointWanted, Networks};
 pub use runtime::{
-    ContainerWanted, EtcFile, EventKind, EventStream, ExecWanted, Live, LiveStatus, LogBatch,
-    LogStream, LogsWanted, RuntimeEvent, Runtimes, Stats,
+    ContainerWanted, Deleted, EtcFile, EventKind, EventStream, ExecWanted, HeldIds, Live,
+    LiveStatus, LogBatch, LogStream, LogsWanted, RuntimeEvent, Runtimes, Stats,
 };
 
 /// Clients of all services.

@@ -2,6 +2,7 @@
 
 use futures::stream::{BoxStream, StreamExt as _};
 use gantry_kit::client::{Client, MESSAGE_LIMIT};
+use gantry_kit::pages::ANY_SIZE;
 use gantry_proto::runtime::v1 as wire;
 use gantry_proto::shim::v1 as shim;
 use gantry_proto::types::v1 as types;
@@ -112,6 +113,22 @@ pub struct LogsWanted {
     pub tail: Option<u64>,
     pub stdout: bool,
     pub stderr: bool,
+}
+
+/// What deleting a container came to.
+#[derive(Clone, Debug, Default)]
+pub struct Deleted {
+    /// How its program ended, if it was started.
+    pub exit: Option<Exit>,
+    /// Why its log could not be removed. Empty: it was, or was to stay.
+    pub log_left: String,
+}
+
+/// Ids of what the runtime holds.
+#[derive(Clone, Debug, Default)]
+pub struct HeldIds {
+    pub containers: Vec<String>,
+    pub logs: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -269,14 +286,42 @@ impl Runtimes {
     ///
     /// # Errors
     /// Something runs and `force` is false, or the service fails.
-    pub async fn delete(&self, id: &str, force: bool, remove_log: bool) -> Result<()> {
+    pub async fn delete(&self, id: &str, force: bool, remove_log: bool) -> Result<Deleted> {
         let request = wire::DeleteRequest {
             container_id: id.to_owned(),
             force,
             remove_log,
         };
         let answer = self.runtime.clone().delete(request).await;
-        answer.map(|_deleted| ()).map_err(|status| error(&status))
+        let answer = answer.map_err(|status| error(&status))?.into_inner();
+        Ok(Deleted {
+            exit: answer.exit.map(common::exit),
+            log_left: answer.log_left,
+        })
+    }
+
+    /// What the runtime holds: ids of its containers, and of all containers that
+    /// have a log.
+    ///
+    /// # Errors
+    /// The service fails.
+    pub async fn held(&self) -> Result<HeldIds> {
+        let mut request = wire::ListRequest {
+            page_size: ANY_SIZE,
+            page_token: String::new(),
+        };
+        let mut held = HeldIds::default();
+        loop {
+            let answer = self.runtime.clone().list(request.clone()).await;
+            let page = answer.map_err(|status| error(&status))?.into_inner();
+            let ids = page.containers.into_iter().map(|found| found.container_id);
+            held.containers.extend(ids);
+            held.logs.extend(page.log_container_ids);
+            if page.next_page_token.is_empty() {
+                return Ok(held);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 
     /// Opens a window on a process.

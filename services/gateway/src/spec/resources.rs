@@ -24,8 +24,37 @@ const CPU_PERIODS: RangeInclusive<u64> = 1_000..=1_000_000;
 const ONLINE_CPUS: &str = "/sys/devices/system/cpu/online";
 const ONLINE_NODES: &str = "/sys/devices/system/node/online";
 
+/// The most tasks that the kernel has (PID_MAX_LIMIT).
+const PIDS_MAX: i64 = 4 << 20;
+
+/// What the kernel takes for the shares of a CPU.
+const CPU_SHARES: RangeInclusive<u64> = 2..=262_144;
+
+/// The longest quota that the kernel takes, in microseconds.
+const CPU_QUOTA_MAX: i64 = (1 << 44) - 1;
+
+/// Refuses a number of bytes that the runtime specification cannot hold.
+fn check_bytes(field: &str, bytes: u64) -> Result<()> {
+    if i64::try_from(bytes).is_err() {
+        let problem = format!(
+            "{bytes} bytes are more than there can be; give {} or less",
+            i64::MAX
+        );
+        return Err(Error::invalid(field, problem));
+    }
+    Ok(())
+}
+
 fn memory(resources: &Resources, host: &Host) -> Result<Value> {
     let mut memory = Map::new();
+    check_bytes("memory", resources.memory_bytes)?;
+    check_bytes("memory-reservation", resources.memory_reservation_bytes)?;
+    if resources.memory_swap_bytes < -1 {
+        return Err(Error::invalid(
+            "memory-swap",
+            "give -1 for no limit, or a number of bytes",
+        ));
+    }
     let limit = resources.memory_bytes;
     if limit > 0 {
         if limit < MEMORY_MIN {
@@ -88,7 +117,11 @@ fn memory(resources: &Resources, host: &Host) -> Result<Value> {
 fn cpu(resources: &Resources, host: &Host) -> Result<Value> {
     let mut cpu = Map::new();
     if resources.cpu_shares > 0 {
-        cpu.insert("shares".to_owned(), json!(resources.cpu_shares));
+        // As the kernel does where it takes them at all.
+        let shares = resources
+            .cpu_shares
+            .clamp(*CPU_SHARES.start(), *CPU_SHARES.end());
+        cpu.insert("shares".to_owned(), json!(shares));
     }
     if resources.nano_cpus > 0 {
         if resources.cpu_quota_micros != 0 || resources.cpu_period_micros != 0 {
@@ -129,7 +162,12 @@ fn cpu(resources: &Resources, host: &Host) -> Result<Value> {
                 "give 1000 or more: a millisecond",
             ));
         }
-        cpu.insert("quota".to_owned(), json!(resources.cpu_quota_micros));
+        if resources.cpu_quota_micros > CPU_QUOTA_MAX {
+            let problem = format!("give {CPU_QUOTA_MAX} or less, or -1 for no limit");
+            return Err(Error::invalid("cpu-quota", problem));
+        }
+        let quota = resources.cpu_quota_micros.max(-1);
+        cpu.insert("quota".to_owned(), json!(quota));
     }
     let (runtime, period) = (
         resources.cpu_realtime_runtime_micros,
@@ -139,6 +177,15 @@ fn cpu(resources: &Resources, host: &Host) -> Result<Value> {
         return Err(Error::invalid(
             "cpu-rt-runtime",
             "it is a part of cpu-rt-period, and cannot be above it",
+        ));
+    }
+    if i64::try_from(period).is_err() {
+        return Err(Error::invalid("cpu-rt-period", "it is too long"));
+    }
+    if runtime < -1 {
+        return Err(Error::invalid(
+            "cpu-rt-runtime",
+            "give -1 for no limit, or a number of microseconds",
         ));
     }
     if period > 0 {
@@ -211,6 +258,10 @@ pub fn resources(resources: &Resources, host: &Host) -> Result<Map<String, Value
         0 => host.pids_limit,
         limit => limit,
     };
+    if pids > PIDS_MAX {
+        let problem = format!("the kernel has at most {PIDS_MAX} tasks; give -1 for no limit");
+        return Err(Error::invalid("pids-limit", problem));
+    }
     if pids > 0 {
         all.insert("pids".to_owned(), json!({"limit": pids}));
     }
@@ -364,6 +415,29 @@ mod tests {
             resources(&wanted, &host())
         };
         assert!(with(|r| r.memory_bytes = 1 << 20).is_err());
+        for refused in [
+            with(|r| r.memory_bytes = u64::MAX),
+            with(|r| r.memory_reservation_bytes = 1 << 63),
+            with(|r| {
+                r.memory_bytes = 64 << 20;
+                r.memory_swap_bytes = -2;
+            }),
+            with(|r| r.pids_limit = i64::MAX),
+            with(|r| r.cpu_quota_micros = i64::MAX),
+            with(|r| r.cpu_period_micros = u64::MAX),
+            with(|r| r.nano_cpus = u64::MAX),
+            with(|r| r.cpu_realtime_period_micros = u64::MAX),
+            with(|r| r.cpu_realtime_runtime_micros = i64::MIN),
+            with(|r| r.cpuset_cpus = "0-99999".to_owned()),
+            with(|r| r.cpuset_mems = "-1".to_owned()),
+        ] {
+            assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
+        }
+        // What the kernel brings into its range itself.
+        let all = with(|r| r.cpu_shares = u64::MAX).unwrap();
+        assert_eq!(all["cpu"]["shares"], 262_144);
+        let all = with(|r| r.cpu_quota_micros = i64::MIN).unwrap();
+        assert_eq!(all["cpu"]["quota"], -1);
         assert!(with(|r| r.memory_swap_bytes = 64 << 20).is_err());
         assert!(with(|r| r.nano_cpus = 5_000_000_000).is_err());
         assert!(with(|r| r.nano_cpus = 1).is_err());

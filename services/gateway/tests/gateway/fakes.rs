@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::{Stream, StreamExt as _, stream};
@@ -34,6 +35,12 @@ pub(crate) struct World {
     pub(crate) snapshots: Mutex<BTreeSet<String>>,
     pub(crate) endpoints: Mutex<BTreeMap<String, Vec<network::PortMapping>>>,
     pub(crate) containers: Mutex<BTreeMap<String, runtime::Container>>,
+    /// Containers that have a log.
+    pub(crate) logs: Mutex<BTreeSet<String>>,
+    /// No log can be removed.
+    pub(crate) stubborn_logs: AtomicBool,
+    /// Programs end with 1 as soon as they are started.
+    pub(crate) crashing: AtomicBool,
     /// What the last layer was asked for.
     pub(crate) prepared: Mutex<image::PrepareRequest>,
     /// Layers that were removed with their volumes.
@@ -48,6 +55,8 @@ pub(crate) struct World {
     pub(crate) stuck: Mutex<Option<(&'static str, bool)>>,
     /// Told when a call got stuck.
     pub(crate) reached: Notify,
+    /// Lets the call that is stuck go on.
+    released: Notify,
     /// What happens to images.
     pub(crate) teller: Teller,
     events: broadcast::Sender<runtime::EventsResponse>,
@@ -60,6 +69,9 @@ impl Default for World {
             snapshots: Mutex::default(),
             endpoints: Mutex::default(),
             containers: Mutex::default(),
+            logs: Mutex::default(),
+            stubborn_logs: AtomicBool::new(false),
+            crashing: AtomicBool::new(false),
             prepared: Mutex::default(),
             without_volumes: Mutex::default(),
             images: Mutex::new(["debian".to_owned()].into()),
@@ -67,6 +79,7 @@ impl Default for World {
             failing: Mutex::default(),
             stuck: Mutex::default(),
             reached: Notify::new(),
+            released: Notify::new(),
             teller: Teller::default(),
             events: broadcast::Sender::new(256),
             exits: watch::Sender::default(),
@@ -80,6 +93,7 @@ impl World {
         self.snapshots.lock().unwrap().is_empty()
             && self.endpoints.lock().unwrap().is_empty()
             && self.containers.lock().unwrap().is_empty()
+            && self.logs.lock().unwrap().is_empty()
     }
 
     pub(crate) fn fail(&self, call: &'static str, reason: &'static str) {
@@ -88,7 +102,14 @@ impl World {
 
     pub(crate) fn heal(&self) {
         self.failing.lock().unwrap().clear();
+        self.stubborn_logs.store(false, Ordering::Relaxed);
         *self.stuck.lock().unwrap() = None;
+    }
+
+    /// Lets the call that is stuck go on.
+    pub(crate) fn go_on(&self) {
+        *self.stuck.lock().unwrap() = None;
+        self.released.notify_one();
     }
 
     fn set_status(&self, id: &str, status: shim::Status) {
@@ -116,7 +137,7 @@ impl World {
         let stuck = *self.stuck.lock().unwrap() == Some((call, after));
         if stuck {
             self.reached.notify_one();
-            std::future::pending::<()>().await;
+            self.released.notified().await;
         }
     }
 
@@ -492,11 +513,9 @@ impl runtime::runtime_service_server::RuntimeService for Fake {
         self.0.exits.send_modify(|exits| {
             exits.remove(&request.container_id);
         });
-        self.0
-            .containers
-            .lock()
-            .unwrap()
-            .insert(request.container_id, container);
+        let id = request.container_id;
+        self.0.logs.lock().unwrap().insert(id.clone());
+        self.0.containers.lock().unwrap().insert(id, container);
         self.0.stop("create", true).await;
         Ok(Response::new(runtime::CreateResponse {
             pid: 4242,
@@ -516,6 +535,9 @@ impl runtime::runtime_service_server::RuntimeService for Fake {
             container.started_at = Some(now.into());
         }
         self.0.stop("start", true).await;
+        if self.0.crashing.load(Ordering::Relaxed) {
+            self.0.exit(&id, 1, 0);
+        }
         Ok(Response::new(runtime::StartResponse {
             started_at: Some(now.into()),
             steps: Vec::new(),
@@ -601,7 +623,8 @@ impl runtime::runtime_service_server::RuntimeService for Fake {
     }
 
     async fn update(&self, _: Request<runtime::UpdateRequest>) -> Answer<runtime::UpdateResponse> {
-        unused()
+        self.0.before("update").await?;
+        Ok(Response::new(runtime::UpdateResponse {}))
     }
 
     async fn stats(&self, _: Request<runtime::StatsRequest>) -> Answer<runtime::StatsResponse> {
@@ -617,11 +640,29 @@ impl runtime::runtime_service_server::RuntimeService for Fake {
         request: Request<runtime::DeleteRequest>,
     ) -> Answer<runtime::DeleteResponse> {
         self.0.before("delete").await?;
-        let id = request.into_inner().container_id;
-        self.0.exit(&id, 137, 9);
-        let deleted = self.0.containers.lock().unwrap().remove(&id).is_some();
+        let runtime::DeleteRequest {
+            container_id: id,
+            remove_log,
+            ..
+        } = request.into_inner();
+        let runs = |container: &runtime::Container| container.status() != shim::Status::Stopped;
+        let killed = self.0.containers.lock().unwrap().get(&id).is_some_and(runs);
+        if killed {
+            self.0.exit(&id, 137, 9);
+        }
+        let mut log_left = String::new();
+        if remove_log && self.0.stubborn_logs.load(Ordering::Relaxed) {
+            "told to".clone_into(&mut log_left);
+        } else if remove_log {
+            self.0.logs.lock().unwrap().remove(&id);
+        }
+        let deleted = self.0.containers.lock().unwrap().remove(&id);
         self.0.stop("delete", true).await;
-        Ok(Response::new(runtime::DeleteResponse { deleted }))
+        Ok(Response::new(runtime::DeleteResponse {
+            deleted: deleted.is_some(),
+            exit: deleted.and_then(|container| container.exit),
+            log_left,
+        }))
     }
 
     async fn get(&self, _: Request<runtime::GetRequest>) -> Answer<runtime::GetResponse> {
@@ -629,7 +670,13 @@ impl runtime::runtime_service_server::RuntimeService for Fake {
     }
 
     async fn list(&self, _: Request<runtime::ListRequest>) -> Answer<runtime::ListResponse> {
-        unused()
+        self.0.before("list").await?;
+        let containers = self.0.containers.lock().unwrap();
+        Ok(Response::new(runtime::ListResponse {
+            containers: containers.values().cloned().collect(),
+            log_container_ids: self.0.logs.lock().unwrap().iter().cloned().collect(),
+            ..Default::default()
+        }))
     }
 
     async fn stat_path(

@@ -133,6 +133,73 @@ async fn a_gateway_killed_in_a_run_with_rm_ends_in_done_or_never_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_in_a_detached_run_leaves_it_whole_or_its_name_free() {
+    for call in ["prepare", "create_endpoint", "create", "start"] {
+        for after in [false, true] {
+            // The second time the services do not answer at once either.
+            for failing in [false, true] {
+                let mut bench = Bench::new().await;
+                *bench.world.stuck.lock().unwrap() = Some((call, after));
+                let wanted = || {
+                    let mut wanted = open(false, true);
+                    wanted.name = "web".to_owned();
+                    wanted
+                };
+                let run = bench.run(wanted()).await;
+                if failing {
+                    bench.world.fail("delete_snapshot", "TOLD_TO_FAIL");
+                }
+                kill_in(&mut bench, call).await;
+                drop(run);
+                if failing {
+                    bench.kill();
+                    bench.world.heal();
+                    bench.start().await;
+                }
+                if call == "start" && after {
+                    bench
+                        .until("it is not adopted", |bench| bench.records() == 1)
+                        .await;
+                    let begun = std::time::Instant::now();
+                    while bench.list().await[0].state() != wire::ContainerState::Running {
+                        assert!(begun.elapsed() < LIMIT, "{:?}", bench.list().await);
+                        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                    }
+                    bench.remove("web", true).await.unwrap();
+                }
+                bench.until_nothing_is_left().await;
+                bench.run(wanted()).await.started().await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_created_and_not_started_at_a_power_cut_did_not_happen() {
+    for auto_remove in [false, true] {
+        let mut bench = Bench::new().await;
+        *bench.world.stuck.lock().unwrap() = Some(("create", false));
+        let run = bench.run(open(auto_remove, true)).await;
+        bench
+            .until("it is not created", |bench| bench.records() > 0)
+            .await;
+        let reached = tokio::time::timeout(LIMIT, bench.world.reached.notified());
+        reached.await.expect("it is not begun");
+        bench.kill();
+        drop(run);
+        bench.world.heal();
+        // The machine starts anew: no process, and none of the volatile records.
+        bench.world.containers.lock().unwrap().clear();
+        let volatile = bench.paths.run.join("gateway");
+        std::fs::remove_dir_all(volatile).unwrap();
+        let boot = bench.paths.state_of("gateway").join("boot");
+        std::fs::write(boot, "another boot").unwrap();
+        bench.start().await;
+        bench.until_nothing_is_left().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_killed_in_a_start_ends_in_running_or_not_started() {
     for call in ["create_endpoint", "create", "start"] {
         for after in [false, true] {

@@ -12,4 +12,6 @@ mod fakes;
 mod faults;
 mod life;
 mod mounts;
+mod records;
+mod stops;
 mod workbench;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use wire::container_service_client::ContainerServiceClient;
 use wire::run_response::Message;
+use wire::system_service_client::SystemServiceClient;
 
 use crate::fakes::{self, World};
 
@@ -114,6 +115,60 @@ impl Bench {
             answers,
             _requests: sender,
         }
+    }
+
+    pub(crate) fn system(&self) -> SystemServiceClient<Client> {
+        SystemServiceClient::new(client::connect(&self.paths.socket("gateway")))
+    }
+
+    /// Creates a container by `create`; answers its id.
+    pub(crate) async fn create(&self, name: &str, config: wire::ContainerConfig) -> String {
+        let create = wire::CreateRequest {
+            config: Some(config),
+            name: name.to_owned(),
+        };
+        let created = self.client().create(create).await.unwrap();
+        created.into_inner().container_id
+    }
+
+    pub(crate) async fn begin(&self, container: &str) -> Result<(), Fault> {
+        let container = container.to_owned();
+        let started = self.client().start(wire::StartRequest { container }).await;
+        started
+            .map(drop)
+            .map_err(|status| Fault::from_status(&status))
+    }
+
+    pub(crate) async fn stop(&self, container: &str) -> Result<(), Fault> {
+        let stop = wire::StopRequest {
+            container: container.to_owned(),
+            ..Default::default()
+        };
+        let stopped = self.client().stop(stop).await;
+        stopped
+            .map(drop)
+            .map_err(|status| Fault::from_status(&status))
+    }
+
+    pub(crate) async fn remove(&self, container: &str, force: bool) -> Result<(), Fault> {
+        let remove = wire::RemoveRequest {
+            container: container.to_owned(),
+            force,
+            ..Default::default()
+        };
+        let removed = self.client().remove(remove).await;
+        removed
+            .map(drop)
+            .map_err(|status| Fault::from_status(&status))
+    }
+
+    pub(crate) async fn inspect(&self, container: &str) -> wire::ContainerDetail {
+        let inspect = wire::InspectRequest {
+            container: container.to_owned(),
+            size: false,
+        };
+        let detail = self.client().inspect(inspect).await.unwrap();
+        detail.into_inner().container.unwrap()
     }
 
     pub(crate) async fn list(&self) -> Vec<wire::ContainerSummary> {

@@ -59,6 +59,15 @@ impl Check {
         let (store, repair) = (self.store.clone(), self.repair);
         let found = blocking("looking for leftovers", move || {
             let mut found = store.check_stuck(repair);
+            let needed = store.shared.places.damaged_images()?;
+            for container in store.damaged_snapshots() {
+                found.push(Finding {
+                    object: format!("writable layer {container}"),
+                    problem: "its record cannot be read: it is kept, and with it all layers and volumes, until its container is removed".to_owned(),
+                    needed_by: vec![container],
+                    ..Finding::default()
+                });
+            }
             for owner in store.account()?.owners {
                 let aside = owner.kind == OwnerKind::Metadata
                     && owner.freed_by == crate::account::FreedBy::Prune;
@@ -75,7 +84,9 @@ impl Check {
                         problem: "it is a record that could not be read and was set aside".into(),
                         ..Finding::default()
                     };
-                    if repair {
+                    if needed.contains(&owner.name) {
+                        finding.problem = "it is the record of an image and cannot be read: what no other image has is kept as long as it is there. Pull or load the image again, or remove the file to give the image up".to_owned();
+                    } else if repair {
                         store.shared.places.discard(&path)?;
                         store.empty_trash_behind();
                         finding.repaired = "removed".to_owned();

@@ -82,7 +82,16 @@ impl SnapshotService for ImageGrpc {
             )
         };
         let snapshots = self.store.list_snapshots();
-        let page = pages::page(snapshots, asked, place, |found| wire::snapshot(&found));
+        let mut page = pages::page(snapshots, asked, place, |found| wire::snapshot(&found));
+        if request.page_token.is_empty() {
+            // Nothing but their names is known, least of all their age.
+            let damaged = self.store.damaged_snapshots().into_iter();
+            page.entries
+                .extend(damaged.map(|container_id| proto::Snapshot {
+                    container_id,
+                    ..proto::Snapshot::default()
+                }));
+        }
         Ok(Response::new(proto::ListSnapshotsResponse {
             snapshots: page.entries,
             next_page_token: page.next_token,

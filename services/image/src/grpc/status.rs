@@ -78,6 +78,9 @@ impl From<ImageError> for Status {
             ImageError::SnapshotNotFound { container } => {
                 fault(Code::NotFound, "SNAPSHOT_NOT_FOUND").with("container", container)
             }
+            ImageError::DamagedSnapshot { container } => {
+                fault(Code::FailedPrecondition, "DAMAGED_SNAPSHOT").with("container", container)
+            }
             ImageError::Files { of, .. } => {
                 fault(Code::Internal, "FILES_UNREADABLE").with("object", of)
             }

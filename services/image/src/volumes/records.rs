@@ -72,7 +72,7 @@ fn settle(places: &Places, name: &str) -> Result<VolumeRecord, ImageError> {
         Some(record) if record.name == name => Ok(record),
         _ => {
             if file.exists() {
-                let aside = places.set_aside(&file)?;
+                let aside = places.set_aside(&file, Some(name))?;
                 tracing::error!(volume = name, aside = %aside.display(), "a volume's record cannot be read and is set aside");
             }
             tracing::warn!(

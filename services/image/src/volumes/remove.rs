@@ -93,6 +93,10 @@ impl ImageStore {
         filters: &[Filter],
     ) -> Result<PrunedVolumes, ImageError> {
         let (tests, all) = self.prune_scope(all, filters)?;
+        if let Some(container) = self.damaged_snapshots().pop_first() {
+            // Which volumes are in use is not known.
+            return Err(ImageError::DamagedSnapshot { container });
+        }
         let volumes = self.shared.volumes.all().into_iter();
         let volumes = volumes
             .filter(|record| all || record.anonymous)

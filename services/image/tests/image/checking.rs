@@ -452,19 +452,74 @@ async fn files_of_records_that_are_lost_or_damaged_are_written_from_the_index() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_is_lost_everywhere_takes_its_image_and_nothing_else() {
+async fn what_a_lost_record_named_is_kept_until_a_person_gives_it_up() {
     let (_registry, fixture, reference) = pulled().await;
     let image = imported(&fixture, "a:1", tar(3)).await;
     let hex = image.id().hex().to_owned();
-    let fixture = fixture.reopen_after(|root| {
+    let layer = format!("layers/{}", image.record.layers[0].key);
+    let mut fixture = fixture.reopen_after(|root| {
         fs::remove_dir_all(root.join("index")).unwrap();
         fs::write(root.join("images").join(format!("{hex}.json")), "{}").unwrap();
     });
-    assert!(fixture.store.resolve("a:1").is_err());
+    for _ in 0..2 {
+        assert!(fixture.store.resolve("a:1").is_err());
+        assert!(fixture.store.resolve(&reference).is_ok());
+        // Not even a repair or a prune takes what it named, nor the file itself.
+        let (checked, found) = check(&fixture.store, true).await;
+        assert_eq!((checked.findings, checked.repaired), (1, 0), "{found:#?}");
+        let everything = gantry_image::prune::PruneOptions {
+            all: true,
+            ..Default::default()
+        };
+        fixture.store.prune(&everything).unwrap();
+        assert!(fixture.root.path().join(&layer).exists());
+        fixture.pull(&reference).await.unwrap();
+        fixture = fixture.reopen();
+    }
+    let fixture = fixture.reopen_after(|root| fs::remove_dir_all(root.join("damaged")).unwrap());
+    assert!(!fixture.root.path().join(&layer).exists());
     assert!(fixture.store.resolve(&reference).is_ok());
-    let (checked, found) = check(&fixture.store, true).await;
-    assert_eq!((checked.findings, checked.repaired), (1, 1), "{found:#?}");
     settled(&fixture);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writable_layer_whose_record_is_damaged_is_kept_until_its_container_goes() {
+    let (_registry, fixture, reference) = pulled().await;
+    for container in ["written", "empty"] {
+        fixture.store.prepare(container, &reference, false).unwrap();
+    }
+    let fixture = fixture.reopen_after(|root| {
+        fs::write(root.join("writable/written/upper/file"), "precious").unwrap();
+        fs::remove_dir_all(root.join("index")).unwrap();
+        for container in ["written", "empty"] {
+            fs::write(root.join(format!("writable/{container}/snapshot.json")), "").unwrap();
+        }
+    });
+    let (_, found) = check(&fixture.store, true).await;
+    assert_eq!(found.len(), 2, "{found:#?}");
+    // Which volumes and layers are theirs is not known.
+    let refused = fixture.store.prune_volumes(true, &[]).unwrap_err();
+    assert!(refused.to_string().contains("empty"), "{refused}");
+    fixture.store.remove(&reference, &gently()).unwrap();
+    assert!(
+        fs::read_dir(fixture.root.path().join("layers"))
+            .unwrap()
+            .count()
+            > 0
+    );
+    let damaged = fixture.store.damaged_snapshots();
+    assert_eq!(damaged.len(), 2);
+    for container in damaged {
+        let directory = fixture.root.path().join("writable").join(&container);
+        assert!(directory.join("upper").exists(), "{container}");
+        assert!(fixture.store.delete_snapshot(&container).unwrap());
+        assert!(!directory.exists(), "{container}");
+        assert!(!fixture.store.delete_snapshot(&container).unwrap());
+    }
+    fixture.store.prune_volumes(true, &[]).unwrap();
+    let fixture = fixture.reopen();
+    assert!(fixture.store.damaged_snapshots().is_empty());
+    assert_clean(&fixture.store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,6 +59,41 @@ async fn a_running_container_is_deleted_only_by_force() {
 }
 
 #[tokio::test]
+async fn a_log_that_cannot_be_removed_is_reported_and_removed_by_a_later_try() {
+    let host = Host::start().await;
+    host.run(host.container("log", &["sleep", "600"])).await;
+    let busy = host.log("log").join("busy");
+    std::fs::create_dir_all(&busy).unwrap();
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("none"), &busy, Some("tmpfs"), flags, Some("size=4k")).unwrap();
+    let request = runtime::DeleteRequest {
+        container_id: "log".to_owned(),
+        force: true,
+        remove_log: true,
+    };
+    let delete = || async { host.client.clone().delete(request.clone()).await };
+    let deleted = delete().await.unwrap().into_inner();
+    let flags = nix::mount::MntFlags::MNT_DETACH;
+    nix::mount::umount2(&busy, flags).unwrap();
+    assert!(deleted.deleted);
+    assert!(deleted.log_left.contains("busy"), "{deleted:?}");
+    assert_eq!(deleted.exit.unwrap().code, 137);
+    assert!(host.get("log").await.is_none());
+    let list = host.client.clone().list(runtime::ListRequest {});
+    assert_eq!(list.await.unwrap().into_inner().log_container_ids, ["log"]);
+    let deleted = delete().await.unwrap().into_inner();
+    assert_eq!(deleted, runtime::DeleteResponse::default());
+    let list = host.client.clone().list(runtime::ListRequest {});
+    assert!(
+        list.await
+            .unwrap()
+            .into_inner()
+            .log_container_ids
+            .is_empty()
+    );
+}
+
+#[tokio::test]
 async fn a_program_that_is_not_there_is_127_and_one_that_is_none_is_126() {
     let host = Host::start().await;
     for (args, code, reason) in [

@@ -282,7 +282,10 @@ impl Cgroup {
             let directory = self.unified_directory().unwrap_or_default();
             limits::v2(resources, |file| read(&directory.join(file)).ok())?
         } else {
-            limits::v1(resources)?
+            let mut writes = limits::v1(resources)?;
+            let memory = self.v1_directory("memory").unwrap_or_default();
+            limits::raise_swap_first(&mut writes, |file| read(&memory.join(file)).ok());
+            writes
         };
         for entry in writes {
             self.apply(&entry)?;
@@ -312,6 +315,9 @@ impl Cgroup {
                         what: format!("{} (cgroup file {file})", entry.field),
                         why: "this kernel does not have it".to_owned(),
                     });
+                }
+                Err(error) if limits::refuses_value(&error) && file != "cpu.rt_runtime_us" => {
+                    return Err(limits::refused(entry, file, &error));
                 }
                 Err(error) => {
                     let hint = if file == "cpu.rt_runtime_us"

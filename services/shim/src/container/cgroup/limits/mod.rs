@@ -6,7 +6,12 @@ mod v2;
 pub(super) use v1::entries as v1;
 pub(super) use v2::entries as v2;
 
+use std::io;
+
+use nix::libc;
 use oci_spec::runtime::{LinuxCpu, LinuxMemory};
+
+use crate::container::error::Error;
 
 /// A value for a file of a controller. Of `files` the first that exists is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +51,58 @@ fn swap(memory: &LinuxMemory) -> Option<i64> {
         .swap()
         .filter(|swap| *swap != 0)
         .or_else(|| memory.limit().filter(|limit| *limit == -1))
+}
+
+/// Has the limit of memory and swap written before the one of memory where that
+/// is above what both may take now: version 1 refuses it in the other order.
+pub(super) fn raise_swap_first(writes: &mut [Entry], current: impl Fn(&str) -> Option<String>) {
+    const BOTH: &str = "memory.memsw.limit_in_bytes";
+    let position = |file: &str| writes.iter().position(|entry| entry.files[0] == file);
+    let (Some(limit), Some(both)) = (position("memory.limit_in_bytes"), position(BOTH)) else {
+        return;
+    };
+    let now = current(BOTH).and_then(|text| text.trim().parse::<i128>().ok());
+    let wanted = writes[limit].value.parse::<i128>().ok();
+    if limit < both && wanted > now && now.is_some() {
+        writes.swap(limit, both);
+    }
+}
+
+/// Whether the kernel refused a value, and not the write.
+pub(super) fn refuses_value(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EINVAL
+                | libc::ERANGE
+                | libc::EBUSY
+                | libc::ENOSPC
+                | libc::EACCES
+                | libc::E2BIG
+                | libc::EOPNOTSUPP
+                | libc::ENODEV
+        )
+    )
+}
+
+/// The error of a value that the kernel refused.
+pub(super) fn refused(entry: &Entry, file: &str, error: &io::Error) -> Error {
+    let why = match error.raw_os_error() {
+        Some(libc::EBUSY) if entry.controller == "memory" => {
+            "the container uses more than that now"
+        }
+        Some(libc::EACCES | libc::ENOSPC) if entry.controller == "cpuset" => {
+            "the cgroup above it does not have all of them"
+        }
+        _ => "it does not fit this machine or the other limits",
+    };
+    Error::invalid(
+        &entry.field,
+        format!(
+            "the kernel refuses {:?} for {file}: {why} ({error})",
+            entry.value
+        ),
+    )
 }
 
 fn cpuset(cpu: &LinuxCpu, out: &mut Vec<Entry>) {
@@ -125,6 +182,35 @@ mod tests {
                 ("pids.max", "max"),
             ]
         );
+    }
+
+    #[test]
+    fn the_limit_of_both_is_raised_before_the_limit_of_memory() {
+        let wanted = resources(r#"{"memory":{"limit":3000,"swap":6000}}"#);
+        for (now, first) in [
+            (Some("2000\n"), "memory.memsw.limit_in_bytes"),
+            (Some("4000\n"), "memory.limit_in_bytes"),
+            (None, "memory.limit_in_bytes"),
+        ] {
+            let mut writes = v1(&wanted).unwrap();
+            raise_swap_first(&mut writes, |_| now.map(str::to_owned));
+            assert_eq!(writes[0].files[0], first, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_the_kernel_refuses_is_the_callers_error_and_names_its_field() {
+        let entry = entry("memory", "memory.max", 5, "memory.limit");
+        for errno in [libc::EINVAL, libc::ERANGE, libc::EBUSY] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert!(refuses_value(&error));
+            let refused = refused(&entry, "memory.max", &error);
+            assert!(
+                matches!(&refused, Error::Invalid { field, .. } if field == "linux.resources.memory.limit"),
+                "{refused:?}"
+            );
+        }
+        assert!(!refuses_value(&io::Error::from_raw_os_error(libc::EIO)));
     }
 
     #[test]
