@@ -240,7 +240,8 @@ fn serve(engine: &Engine, name: &str) -> Result<u16> {
 fn engines_that_differ_in_their_roots_alone_run_side_by_side_and_end_alone() -> Result<()> {
     let by_root = |config: &str| Options {
         by_root: true,
-        config: config.to_owned(),
+        // The registry is where the test's images come from.
+        config: format!("registry.listen = \"127.0.0.1:0\"\n{config}"),
         ..Options::default()
     };
     let one = Engine::with(by_root(""))?;
