@@ -294,7 +294,7 @@ fn prepare_aside(root: &Path) -> Result<PathBuf, RegistryError> {
     });
     let mut last = None;
     for path in names.map(|name| root.join(name)) {
-        let prepared = durable::clear(&path).and_then(|()| durable::directory(&path));
+        let prepared = durable::clear(&path).and_then(|()| Ok(durable::directory(&path)?));
         match prepared {
             Ok(()) => return Ok(path),
             Err(error) => {
