@@ -331,7 +331,10 @@ fn a_root_with_a_path_of_200_bytes_works_as_any_other() -> Result<()> {
     for (name, flags) in [
         ("plain", &[][..]),
         ("users", &["--userns", "auto"]),
-        ("closed", &["--read-only", "--tmpfs", "/tmp", "-v", "kept:/v"]),
+        (
+            "closed",
+            &["--read-only", "--tmpfs", "/tmp", "-v", "kept:/v"],
+        ),
         ("foreign", &["--runtime", &program, "-t"]),
     ] {
         let head = ["run", "-d", "--name", name];

@@ -1,4 +1,4 @@
-//! `kill`: one signal to the container's first process.
+//! `kill`: one signal to the container's first process, or to one that `exec` started.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::roster::Entry;
 use crate::signal::{self, SIGKILL};
+use crate::state::State;
 
 /// Sends `text`, a signal's name or number; empty: SIGKILL. A signal that is to
 /// end the container keeps its restart policy from starting it again.
@@ -19,7 +20,10 @@ pub async fn kill(engine: &Arc<Engine>, entry: &Arc<Entry>, text: &str) -> Resul
     } else {
         signal::parse(text)?
     };
-    let record = entry.record();
+    // A signal that comes while the program is being started is for the program.
+    let record = entry
+        .wait_until(|record| !matches!(record.state, State::Creating | State::Starting))
+        .await;
     let ends =
         number == SIGKILL || signal::parse(&record.stop_signal()).is_ok_and(|own| own == number);
     if ends && record.state.is_running() {
@@ -30,4 +34,18 @@ pub async fn kill(engine: &Arc<Engine>, entry: &Arc<Entry>, text: &str) -> Resul
     let more = [("signal", number.to_string())];
     engine.journal.note(&record, "kill", &more);
     Ok(())
+}
+
+/// Sends `text`, a signal's name or number, to a process that `exec` started; empty:
+/// SIGKILL.
+///
+/// # Errors
+/// The signal is unknown, there is no such process, or the service fails.
+pub async fn kill_exec(engine: &Engine, entry: &Entry, exec_id: &str, text: &str) -> Result<()> {
+    let number = if text.is_empty() {
+        SIGKILL
+    } else {
+        signal::parse(text)?
+    };
+    engine.peers.runtime.kill(&entry.id, exec_id, number).await
 }

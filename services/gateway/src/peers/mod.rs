@@ -30,7 +30,7 @@ pub use image::{
 pub use network::{EndpointWanted, Networks};
 pub use runtime::{
     ContainerWanted, EtcFile, EventKind, EventStream, ExecWanted, Live, LiveStatus, LogBatch,
-    LogStream, LogsWanted, RuntimeEvent, Runtimes, Stats,
+    LogStream, LogsWanted, OutputWanted, RuntimeEvent, Runtimes, Stats,
 };
 
 /// Clients of all services.
