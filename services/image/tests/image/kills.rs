@@ -196,7 +196,8 @@ impl World {
                 Ok(_) => return service,
                 Err(status) => {
                     let ended = service.process.try_wait().unwrap();
-                    let log = || std::fs::read_to_string(self.root.path().join("service.log")).unwrap();
+                    let log =
+                        || std::fs::read_to_string(self.root.path().join("service.log")).unwrap();
                     assert!(
                         ended.is_none() && Instant::now() < deadline,
                         "{status}: {}",
