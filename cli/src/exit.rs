@@ -3,6 +3,7 @@
 //! | code | when |
 //! | --- | --- |
 //! | 0-255 | `run`, `exec`, `start -a`, `attach`, `wait`-like verbs: the container's own |
+//! | 122 | `run`, `exec`, `start -a`, `attach`, `logs`: output was missed; standard error says how much |
 //! | 125 | a wrong flag; `run`: the engine could not do it |
 //! | 126, 127 | the command cannot be executed, or does not exist |
 //! | 1 | anything else |
@@ -22,6 +23,8 @@ use tonic::{Code, Status};
 use crate::display::escaped;
 use crate::parse::ParseError;
 
+/// Not all of a program's output was shown.
+pub(crate) const INCOMPLETE: u8 = 122;
 /// The engine could not do what `run` asked, or a flag is wrong.
 pub(crate) const REFUSED: u8 = 125;
 pub(crate) const NOT_EXECUTABLE: u8 = 126;

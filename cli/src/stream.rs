@@ -2,29 +2,41 @@
 //!
 //! ```text
 //! standard input ─ thread ─→ requests ─→ gateway        (one thread, since a
-//! signals, SIGWINCH ───────→    ″                         read(2) on a terminal
-//! standard output ←─ thread ←─ output ←─ gateway          cannot be cancelled)
+//! signals, SIGWINCH ─→ calls of their own ─→ gateway      read(2) on a terminal
+//! standard output ←─ thread ←─ output ←── gateway         cannot be cancelled)
 //! ```
 //! Both queues are bounded, so that a slow reader slows the stream and nothing
-//! piles up here. Output is written by a thread of its own: a full pipe must not
-//! hold up signals and input.
+//! piles up here. Output is written by a thread of its own: a full pipe holds up
+//! neither signals nor input, nor the answers to the gateway's pings, by which it
+//! knows that this command is alive. Signals and sizes never wait behind input
+//! that the process does not read.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
-use gantry_proto::gateway::v1::{AttachRequest, Detach, ExecRequest, RunRequest};
+use gantry_kit::client::Client;
+use gantry_kit::fault::Fault;
+use gantry_proto::gateway::v1::container_service_client::ContainerServiceClient;
+use gantry_proto::gateway::v1::{
+    AttachRequest, Detach, ExecRequest, KillRequest, ResizeRequest, RunRequest,
+};
 use gantry_proto::gateway::v1::{attach_request, exec_request, run_request};
 use gantry_proto::shim::v1::{Missed, Output, StdinClose};
 use gantry_proto::types::v1::{Stream, TerminalSize};
-use nix::sys::signal::Signal;
+use gantry_sys::signals;
+use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGURG, SIGWINCH};
 use rustix::event::{PollFd, PollFlags, poll};
-use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
+use tonic::{Request, Status};
 
 use crate::detach::Detector;
 use crate::exit::Failure;
+use crate::session::Session;
 use crate::terminal::{self, Raw};
 
 /// How much is read or written at once.
@@ -32,13 +44,16 @@ const CHUNK: usize = 32 << 10;
 /// Chunks that wait on each side.
 const QUEUE: usize = 16;
 
-/// What a window sends.
+/// How long the engine may take to pass a signal on.
+const CONTROL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a window sends on its stream.
 #[derive(Debug)]
 pub(crate) enum Input {
     Stdin(Vec<u8>),
     StdinClose,
+    /// In order with the opening of the window; later sizes go by calls.
     Resize(TerminalSize),
-    Signal(u32),
     /// The person leaves, the process goes on.
     Detach,
 }
@@ -52,7 +67,6 @@ macro_rules! input_for {
                     Input::Stdin(bytes) => Message::Stdin(bytes.into()),
                     Input::StdinClose => Message::StdinClose(StdinClose {}),
                     Input::Resize(size) => Message::Resize(size),
-                    Input::Signal(number) => Message::Signal(number),
                     Input::Detach => Message::Detach(Detach {}),
                 };
                 Self {
@@ -99,31 +113,94 @@ impl Wishes {
     }
 }
 
+/// The process that a window is on, for the calls beside its stream.
+#[derive(Debug)]
+pub(crate) struct Control {
+    client: ContainerServiceClient<Client>,
+    container: String,
+    /// Empty: the container's first process.
+    exec_id: String,
+}
+
+impl Control {
+    pub(crate) fn new(session: &Session, container: &str, exec_id: &str) -> Self {
+        Self {
+            client: session.engine.containers(),
+            container: container.to_owned(),
+            exec_id: exec_id.to_owned(),
+        }
+    }
+
+    async fn signal(&mut self, number: u8) -> Result<(), Status> {
+        let mut request = Request::new(KillRequest {
+            container: self.container.clone(),
+            signal: number.to_string(),
+            exec_id: self.exec_id.clone(),
+        });
+        request.set_timeout(CONTROL_LIMIT);
+        let answer = tokio::time::timeout(CONTROL_LIMIT, self.client.kill(request)).await;
+        answer
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("")))
+            .map(drop)
+    }
+
+    async fn resize(&mut self, size: TerminalSize) {
+        let mut request = Request::new(ResizeRequest {
+            container: self.container.clone(),
+            exec_id: self.exec_id.clone(),
+            size: Some(size),
+        });
+        request.set_timeout(CONTROL_LIMIT);
+        // The process may have ended; the stream says so.
+        let _ended = tokio::time::timeout(CONTROL_LIMIT, self.client.resize(request)).await;
+    }
+}
+
 /// What happened on this side.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Happened {
     /// The detach keys were typed.
     Detached,
-    /// This command is to end, and the process is not.
-    Ended(Signal),
+    /// This command is to end by a signal, and the process is not.
+    Ended(u8),
 }
 
-/// An open window.
+/// An open window: the person's side of it, and the output's.
 #[derive(Debug)]
 pub(crate) struct Window<R> {
-    requests: mpsc::Sender<R>,
+    pub(crate) person: Person,
+    pub(crate) screen: Screen,
+    /// This side of the stream is open as long as the window.
+    pub(crate) requests: mpsc::Sender<R>,
+}
+
+/// What the person at a window does.
+#[derive(Debug)]
+pub(crate) struct Person {
+    control: Control,
     wishes: Wishes,
     /// Restored when the window closes.
     _raw: Option<Raw>,
     signals: Signals,
     detached: Option<oneshot::Receiver<()>>,
+}
+
+/// Where a process' output goes.
+#[derive(Debug)]
+pub(crate) struct Screen {
     writer: Writer,
+    raw: bool,
+    missed: Option<u64>,
 }
 
 impl<R: From<Input> + Send + 'static> Window<R> {
     /// Begins to read standard input and to take signals.
-    pub(crate) fn open(requests: mpsc::Sender<R>, wishes: Wishes) -> Result<Self, Failure> {
-        let signals = Signals::new()?;
+    pub(crate) fn open(
+        requests: mpsc::Sender<R>,
+        control: Control,
+        wishes: Wishes,
+    ) -> Result<Self, Failure> {
+        let signals = Signals::catch(&wishes)?;
         let raw = if wishes.tty && wishes.stdin {
             Raw::enter()?
         } else {
@@ -137,43 +214,72 @@ impl<R: From<Input> + Send + 'static> Window<R> {
         } else {
             None
         };
-        Ok(Self {
-            requests,
+        let screen = Screen {
+            writer: Writer::start()?,
+            raw: raw.is_some(),
+            missed: None,
+        };
+        let person = Person {
+            control,
             wishes,
             _raw: raw,
             signals,
             detached,
-            writer: Writer::start()?,
+        };
+        Ok(Self {
+            person,
+            screen,
+            requests,
         })
     }
+}
 
+impl Person {
     /// Waits for the next thing on this side that ends the window; passes
-    /// resizes and signals on meanwhile. Safe to cancel.
+    /// resizes and signals on meanwhile.
     pub(crate) async fn happens(&mut self) -> Happened {
         loop {
             let signal = tokio::select! {
                 signal = self.signals.next() => signal,
                 () = detached(&mut self.detached) => return Happened::Detached,
             };
-            let input = match signal {
-                Signal::SIGWINCH if self.wishes.tty => match terminal::size() {
-                    Some(size) => Input::Resize(size),
-                    None => continue,
-                },
-                Signal::SIGWINCH => continue,
-                signal if self.wishes.forward_signals && !self.wishes.tty => {
-                    Input::Signal(signal as u32)
+            if i32::from(signal) == SIGWINCH && self.wishes.tty {
+                if let Some(size) = terminal::size() {
+                    self.control.resize(size).await;
                 }
-                signal @ (Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT) => {
-                    return Happened::Ended(signal);
+                continue;
+            }
+            let ends = ENDING.contains(&i32::from(signal));
+            if self.wishes.forward_signals && !self.wishes.tty {
+                match self.control.signal(signal).await {
+                    // Whoever wants to end this command must be able to.
+                    Err(status) if ends && Fault::from_status(&status).reason.is_empty() => {
+                        return Happened::Ended(signal);
+                    }
+                    _ => continue,
                 }
-                _ => continue,
-            };
-            // Full or closed: the stream is stuck or over, and says so itself.
-            let _late = self.requests.try_send(input.into());
+            }
+            if ends {
+                return Happened::Ended(signal);
+            }
         }
     }
+}
 
+impl Person {
+    /// Waits for a signal that is to end this command, when nothing is passed on any
+    /// more.
+    pub(crate) async fn ends(&mut self) -> u8 {
+        loop {
+            let signal = self.signals.next().await;
+            if ENDING.contains(&i32::from(signal)) {
+                return signal;
+            }
+        }
+    }
+}
+
+impl Screen {
     /// Writes what the process wrote.
     pub(crate) async fn write(&mut self, output: Output) -> Result<(), Failure> {
         let stream = output.stream();
@@ -182,20 +288,26 @@ impl<R: From<Input> + Send + 'static> Window<R> {
 
     /// Says what this window was too slow for.
     pub(crate) async fn missed(&mut self, missed: Missed) -> Result<(), Failure> {
+        *self.missed.get_or_insert(0) += missed.bytes;
         let line = match missed.bytes {
             // The runtime was restarted: nobody knows how many.
-            0 => {
-                "\r\ngantry: this window was cut off for a moment; `gantry logs` has all output\r\n"
-                    .to_owned()
-            }
-            bytes => {
-                format!("\r\ngantry: this window was too slow and missed {bytes} bytes\r\n")
-            }
+            0 => "gantry: this window was cut off for a moment; `gantry logs` has all output"
+                .to_owned(),
+            bytes => format!("gantry: this window was too slow and missed {bytes} bytes"),
+        };
+        let line = match self.raw {
+            true => format!("\r\n{line}\r\n"),
+            false => format!("{line}\n"),
         };
         self.writer.write(Stream::Stderr, line.into()).await
     }
 
-    /// Waits until all output is written, then restores the terminal.
+    /// Bytes that were missed; 0: nobody knows how many. `None`: none.
+    pub(crate) fn has_missed(&self) -> Option<u64> {
+        self.missed
+    }
+
+    /// Waits until all output is written.
     pub(crate) async fn close(self) -> Result<(), Failure> {
         self.writer.finish().await
     }
@@ -266,40 +378,51 @@ fn read_input<R: From<Input> + Send + 'static>(
     Ok(detached)
 }
 
+/// The last signal's number; real-time signals are 34-64.
+const LAST_SIGNAL: i32 = 64;
+
+/// Signals that end this command where they are not passed on.
+const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+
+/// Signals that are never passed on, as with Docker: the end of a child of this
+/// command, and its own broken pipe, say nothing to the process; SIGURG is nobody's.
+const KEPT: [i32; 3] = [SIGCHLD, SIGPIPE, SIGURG];
+
 /// The signals a window takes.
 #[derive(Debug)]
 struct Signals {
-    streams: Vec<(Signal, SignalStream)>,
+    pipe: AsyncFd<OwnedFd>,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
-        let streams = [
-            Signal::SIGWINCH,
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGQUIT,
-            Signal::SIGUSR1,
-            Signal::SIGUSR2,
-            Signal::SIGALRM,
-        ]
-        .into_iter()
-        .map(|number| Ok((number, signal(SignalKind::from_raw(number as i32))?)))
-        .collect::<io::Result<_>>()?;
-        Ok(Self { streams })
+    /// Catches what is to be passed on, or ends the window.
+    #[expect(
+        deprecated,
+        reason = "unsound for an integer; an OwnedFd stays open as long as it is watched"
+    )]
+    fn catch(wishes: &Wishes) -> io::Result<Self> {
+        let pipe = if wishes.forward_signals && !wishes.tty {
+            signals::catch((1..=LAST_SIGNAL).filter(|number| !KEPT.contains(number)))?
+        } else {
+            signals::catch(ENDING.into_iter().chain([SIGWINCH]))?
+        };
+        Ok(Self {
+            pipe: AsyncFd::new(pipe)?,
+        })
     }
 
-    async fn next(&mut self) -> Signal {
-        std::future::poll_fn(|context| {
-            for (number, stream) in &mut self.streams {
-                if stream.poll_recv(context).is_ready() {
-                    return std::task::Poll::Ready(*number);
-                }
+    async fn next(&mut self) -> u8 {
+        let mut number = [0];
+        loop {
+            let read = self.pipe.async_io(Interest::READABLE, |pipe| {
+                Ok(rustix::io::read(pipe, &mut number)?)
+            });
+            match read.await {
+                Ok(1) => return number[0],
+                // The other end is never closed.
+                _ => std::future::pending::<()>().await,
             }
-            std::task::Poll::Pending
-        })
-        .await
+        }
     }
 }
 

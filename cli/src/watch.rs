@@ -8,8 +8,8 @@ use gantry_proto::shim::v1::{AttachResponse, Missed, Output, attach_response};
 use gantry_proto::types::v1::ExitStatus;
 use tonic::Streaming;
 
-use crate::exit::{Failure, REFUSED};
-use crate::stream::{Happened, Input, Window};
+use crate::exit::{Failure, INCOMPLETE, REFUSED};
+use crate::stream::{Happened, Person, Screen, Window};
 
 /// What a window hears.
 #[derive(Debug)]
@@ -54,44 +54,65 @@ pub(crate) enum End {
 }
 
 /// Copies until the process ends or the person leaves.
-pub(crate) async fn follow<R, A>(window: Window<R>, answers: Streaming<A>) -> Result<End, Failure>
+pub(crate) async fn follow<R, A>(
+    window: Window<R>,
+    mut answers: Streaming<A>,
+) -> Result<End, Failure>
 where
-    R: From<Input> + Send + 'static,
     Heard: From<A>,
 {
-    let mut window = window;
-    let ended = until_end(&mut window, answers).await;
-    // Also where it failed: what came before has to be seen.
-    let written = window.close().await;
+    let Window {
+        mut person,
+        mut screen,
+        requests,
+    } = window;
+    let ended = tokio::select! {
+        ended = show(&mut screen, &mut answers) => ended.map(End::Exited),
+        // Also while the reader of the output is slow.
+        happened = person.happens() => match happened {
+            Happened::Detached => {
+                // So that the engine hears of it before the stream is gone.
+                let over = async { while let Ok(Some(_)) = answers.message().await {} };
+                let _late = tokio::time::timeout(LEAVE, over).await;
+                Ok(End::Detached)
+            }
+            // Not even what was shown already is waited for.
+            Happened::Ended(signal) => return Err(Failure::Said(128u8.saturating_add(signal))),
+        },
+    };
+    let missed = screen.has_missed();
+    // Also where it failed: what came before has to be seen. A signal still ends it.
+    let written = tokio::select! {
+        written = screen.close() => written,
+        happened = until_ended(&mut person) => return Err(happened),
+    };
+    drop(requests);
     let end = ended?;
     written?;
-    Ok(end)
+    match (end, missed) {
+        (End::Exited(status), Some(missed)) if missed > 0 || status.code == 0 => {
+            Err(incomplete(missed, &status))
+        }
+        (end, _) => Ok(end),
+    }
 }
 
-async fn until_end<R, A>(window: &mut Window<R>, mut answers: Streaming<A>) -> Result<End, Failure>
+/// Waits for a signal that is to end this command, once there is no process any more
+/// to pass one on to.
+async fn until_ended(person: &mut Person) -> Failure {
+    Failure::Said(128u8.saturating_add(person.ends().await))
+}
+
+/// Shows output until the process has ended.
+async fn show<A>(screen: &mut Screen, answers: &mut Streaming<A>) -> Result<ExitStatus, Failure>
 where
-    R: From<Input> + Send + 'static,
     Heard: From<A>,
 {
     loop {
-        let answer = tokio::select! {
-            answer = answers.message() => answer?,
-            happened = window.happens() => match happened {
-                Happened::Detached => {
-                    // So that the engine hears of it before the stream is gone.
-                    let over = async { while let Ok(Some(_)) = answers.message().await {} };
-                    let _late = tokio::time::timeout(LEAVE, over).await;
-                    return Ok(End::Detached);
-                }
-                Happened::Ended(signal) => {
-                    return Err(Failure::Said(128u8.saturating_add(signal as u8)));
-                }
-            },
-        };
-        match answer.map(Heard::from) {
-            Some(Heard::Output(output)) => window.write(output).await?,
-            Some(Heard::Missed(missed)) => window.missed(missed).await?,
-            Some(Heard::Exited(status)) => return Ok(End::Exited(status)),
+        match answers.message().await?.map(Heard::from) {
+            Some(Heard::Output(output)) => screen.write(output).await?,
+            Some(Heard::Missed(missed)) => screen.missed(missed).await?,
+            Some(Heard::Exited(status)) => return Ok(status),
             Some(Heard::Else) => {}
             None => {
                 return Err(Failure::usage(
@@ -99,6 +120,21 @@ where
                 ));
             }
         }
+    }
+}
+
+/// The program ended, and not all of its output was shown.
+fn incomplete(missed: u64, status: &ExitStatus) -> Failure {
+    let what = match missed {
+        0 => "some of the output was not shown".to_owned(),
+        bytes => format!("{bytes} bytes of the output were not shown"),
+    };
+    Failure::Here {
+        code: INCOMPLETE,
+        message: format!(
+            "{what}; the program ended with exit code {}, and `gantry logs` has what was logged",
+            status.code
+        ),
     }
 }
 

@@ -7,9 +7,10 @@
 
 mod gateway;
 
-use std::io::{BufRead as _, BufReader};
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Child, Command, Stdio};
 
+use gantry_sys::process::send_signal;
 use gateway::{Gateway, ID};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -136,6 +137,58 @@ fn signals_are_passed_on() {
     assert_eq!(line, "ready\n");
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+}
+
+/// Reads the first line, which says that the program runs.
+fn until_ready(child: &mut Child) {
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "ready\n");
+}
+
+#[test]
+fn every_signal_that_can_be_caught_is_passed_on_behind_unread_input() {
+    let gateway = Gateway::start();
+    // Those of the C library, and those that Docker keeps to itself too.
+    let left_out = [9, 13, 17, 19, 23, 32, 33, 34];
+    for signal in (1..=64).filter(|signal| !left_out.contains(signal)) {
+        let number = signal.to_string();
+        let mut command = gateway.command(&["run", "-i", "debian", "deaf", &number]);
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        // More input than all buffers on the way hold, which nobody reads.
+        let mut input = child.stdin.take().unwrap();
+        let typing =
+            std::thread::spawn(move || while input.write_all(&[b'x'; 64 << 10]).is_ok() {});
+        until_ready(&mut child);
+        send_signal(child.id().cast_signed(), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(5), "signal {signal}");
+        typing.join().unwrap();
+    }
+}
+
+#[test]
+fn a_slow_reader_of_the_output_does_not_hold_up_signals() {
+    let gateway = Gateway::start();
+    // Nobody reads its output but for the first line.
+    let mut command = gateway.command(&["run", "--sig-proxy=false", "debian", "flood"]);
+    let mut child = command.spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    output.read_exact(&mut [0]).unwrap();
+    send_signal(child.id().cast_signed(), 15).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+}
+
+#[test]
+fn a_window_that_missed_output_ends_with_a_code_of_its_own() {
+    let gateway = Gateway::start();
+    for (bytes, said) in [("7", "7 bytes of the output"), ("0", "some of the output")] {
+        let outcome = gateway.gantry(&["run", "debian", "gap", bytes]);
+        assert_eq!(outcome.code, Some(122), "{}", outcome.stderr);
+        assert_eq!(outcome.stdout, "the rest\n");
+        assert!(outcome.stderr.contains(said), "{}", outcome.stderr);
+    }
 }
 
 #[test]

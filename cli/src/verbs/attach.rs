@@ -11,7 +11,7 @@ use super::run::DetachKeys;
 use crate::exit::Failure;
 use crate::interrupt::Interrupts;
 use crate::session::Session;
-use crate::stream::{Input, Window, Wishes};
+use crate::stream::{Control, Input, Window, Wishes};
 use crate::terminal;
 use crate::watch::{self, End, Heard};
 
@@ -91,6 +91,7 @@ pub(super) async fn window(
         stderr: true,
         terminal_size: size,
         start,
+        primary: start,
     };
     // A program that runs has drawn its screen already, and draws it again when
     // the size changes: so it has to.
@@ -119,7 +120,7 @@ pub(super) async fn window(
         return watch::code(&status);
     }
     let tty = wishes.tty && wishes.stdin;
-    let window = Window::open(requests, wishes)?;
+    let window = Window::open(requests, Control::new(session, container, ""), wishes)?;
     match watch::follow(window, answers).await? {
         End::Exited(status) => watch::code(&status),
         End::Detached => {

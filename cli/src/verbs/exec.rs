@@ -12,7 +12,7 @@ use crate::exit::{Failure, NOT_EXECUTABLE};
 use crate::interrupt::Interrupts;
 use crate::parse::environment;
 use crate::session::Session;
-use crate::stream::{Window, Wishes};
+use crate::stream::{Control, Window, Wishes};
 use crate::watch::{self, End};
 
 /// Requests that wait for the gateway.
@@ -100,8 +100,9 @@ impl Exec {
                 message: format!("--workdir {:?} is not an absolute path", self.workdir),
             });
         }
+        let container = self.container;
         let open = ExecOpen {
-            container: self.container,
+            container: container.clone(),
             command: self.command,
             tty: self.tty,
             stdin: wishes.stdin,
@@ -111,6 +112,7 @@ impl Exec {
             privileged: self.privileged,
             detach: self.detach,
             terminal_size: wishes.terminal_size(),
+            primary: true,
         };
         let (requests, waiting) = mpsc::channel(QUEUE);
         let first = ExecRequest {
@@ -125,7 +127,9 @@ impl Exec {
             let mut answers = answers.into_inner();
             loop {
                 match answers.message().await?.and_then(|answer| answer.message) {
-                    Some(exec_response::Message::Started(_)) => return Ok(answers),
+                    Some(exec_response::Message::Started(started)) => {
+                        return Ok((answers, started.exec_id));
+                    }
                     Some(_) => {}
                     None => {
                         return Err(Failure::new(
@@ -135,11 +139,15 @@ impl Exec {
                 }
             }
         };
-        let answers = Interrupts::new()?.or(started).await?;
+        let (answers, exec_id) = Interrupts::new()?.or(started).await?;
         if self.detach {
             return Ok(0);
         }
-        let window = Window::open(requests, wishes)?;
+        let window = Window::open(
+            requests,
+            Control::new(session, &container, &exec_id),
+            wishes,
+        )?;
         match watch::follow(window, answers).await? {
             End::Exited(status) => watch::code(&status),
             End::Detached => Ok(0),

@@ -23,6 +23,7 @@ impl Kill {
         let mut each = Each::new(session);
         for name in self.containers {
             let request = KillRequest {
+                exec_id: String::new(),
                 container: name.clone(),
                 signal: self.signal.clone(),
             };

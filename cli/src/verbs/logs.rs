@@ -4,11 +4,11 @@ use std::io;
 
 use clap::Args;
 use gantry_proto::gateway::v1::LogsRequest;
-use gantry_proto::runtime::v1::LogEntry;
+use gantry_proto::runtime::v1::{LogEntry, LogGap};
 use gantry_proto::types::v1::Stream;
 
 use crate::display;
-use crate::exit::Failure;
+use crate::exit::{Failure, INCOMPLETE};
 use crate::parse::{ParseError, Parsed, times};
 use crate::session::Session;
 use crate::terminal;
@@ -76,7 +76,7 @@ impl Logs {
             }
             lines.flush().await?;
         }
-        Ok(0)
+        Ok(lines.code())
     }
 }
 
@@ -88,6 +88,8 @@ struct Lines {
     stream: Stream,
     /// The entry before was only a part of its line.
     unfinished: [bool; 2],
+    /// Something is missing in what was put out.
+    incomplete: bool,
 }
 
 impl Lines {
@@ -98,10 +100,31 @@ impl Lines {
             buffer: Vec::new(),
             stream: Stream::Stdout,
             unfinished: [false; 2],
+            incomplete: false,
         }
     }
 
+    fn code(&self) -> u8 {
+        if self.incomplete { INCOMPLETE } else { 0 }
+    }
+
+    /// Says that output is missing here.
+    async fn gap(&mut self, gap: &LogGap) -> io::Result<()> {
+        self.flush().await?;
+        self.incomplete = true;
+        let what = match (gap.lines, gap.bytes) {
+            (0, _) => "some lines are missing here".to_owned(),
+            (lines, 0) => format!("{lines} lines are missing here"),
+            (lines, bytes) => format!("{lines} lines ({bytes} bytes) are missing here"),
+        };
+        let line = format!("gantry: {what}: {}\n", gap.reason);
+        terminal::write(Stream::Stderr, line.into_bytes()).await
+    }
+
     async fn write(&mut self, entry: &LogEntry) -> io::Result<()> {
+        if let Some(gap) = &entry.gap {
+            return self.gap(gap).await;
+        }
         let stream = match entry.stream() {
             Stream::Stderr => Stream::Stderr,
             Stream::Stdout | Stream::Unspecified => Stream::Stdout,

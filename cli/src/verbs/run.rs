@@ -22,7 +22,7 @@ use crate::parse::keys;
 use crate::progress::{self, Channel, Progress};
 use crate::registry_auth;
 use crate::session::Session;
-use crate::stream::{Window, Wishes};
+use crate::stream::{Control, Window, Wishes};
 use crate::terminal;
 use crate::watch::{self, End};
 
@@ -134,6 +134,7 @@ impl Run {
             attach_stderr: attached.stderr,
             terminal_size: wishes.terminal_size(),
             auth: self.auth(session).await,
+            primary: true,
         };
         let (requests, waiting) = mpsc::channel(QUEUE);
         let first = RunRequest {
@@ -155,7 +156,7 @@ impl Run {
             return Ok(0);
         }
         let tty = wishes.tty && wishes.stdin;
-        let window = Window::open(requests, wishes)?;
+        let window = Window::open(requests, Control::new(session, &id, ""), wishes)?;
         match watch::follow(window, answers).await? {
             End::Exited(status) => watch::code(&status),
             End::Detached => {

@@ -20,10 +20,10 @@ use gantry_proto::network::v1::{Endpoint, PortMapping};
 use gantry_proto::runtime::v1::{
     CopyInResponse, CopyOutResponse, LogEntry, LogsResponse, StatPathResponse,
 };
-use gantry_proto::shim::v1::{AttachResponse, Output};
+use gantry_proto::shim::v1::{AttachResponse, Missed, Output};
 use gantry_proto::types::v1::{ExitStatus, Step, Stream};
 use tokio::net::UnixListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream as Answers;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -34,9 +34,23 @@ type Stream2<T> = Pin<Box<dyn Answers<Item = Result<T, Status>> + Send>>;
 
 /// What the gateway was asked for.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Seen(Arc<Mutex<Vec<RunOpen>>>);
+pub(crate) struct Seen(Arc<Mutex<Vec<RunOpen>>>, Arc<watch::Sender<Vec<String>>>);
 
 impl Seen {
+    /// Waits for a signal that was passed on by a call of its own.
+    async fn signal(&self, number: &str) {
+        let mut signals = self.1.subscribe();
+        let came = signals.wait_for(|signals| signals.iter().any(|signal| signal == number));
+        came.await.unwrap();
+    }
+
+    /// Waits for any signal.
+    async fn any_signal(&self) -> String {
+        let mut signals = self.1.subscribe();
+        let signals = signals.wait_for(|signals| !signals.is_empty()).await;
+        signals.unwrap()[0].clone()
+    }
+
     pub(crate) fn last(&self) -> RunOpen {
         self.0.lock().unwrap().last().cloned().expect("a run")
     }
@@ -221,7 +235,8 @@ impl ContainerService for Fake {
         self.0.0.lock().unwrap().push(open.clone());
         let program = open.config.unwrap_or_default().command;
         let (answers, waiting) = mpsc::channel(16);
-        tokio::spawn(async move { play(&program, requests, answers).await });
+        let seen = self.0.clone();
+        tokio::spawn(async move { play(&program, requests, answers, seen).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(waiting))))
     }
 
@@ -284,6 +299,15 @@ impl ContainerService for Fake {
         }))
     }
 
+    async fn kill(&self, request: Request<KillRequest>) -> Result<Response<KillResponse>, Status> {
+        known(&request.get_ref().container)?;
+        let signal = request.into_inner().signal;
+        self.0.1.send_modify(|signals| signals.push(signal));
+        Ok(Response::new(KillResponse {
+            container_id: ID.to_owned(),
+        }))
+    }
+
     async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<WaitResponse>, Status> {
         known(&request.get_ref().container)?;
         Ok(Response::new(WaitResponse {
@@ -303,6 +327,7 @@ impl ContainerService for Fake {
             }),
             stream: stream.into(),
             data: data.into(),
+            gap: None,
         };
         let answer = LogsResponse {
             entries: vec![
@@ -368,7 +393,7 @@ impl ContainerService for Fake {
         create(CreateRequest) -> CreateResponse;
         start(StartRequest) -> StartResponse;
         restart(RestartRequest) -> RestartResponse;
-        kill(KillRequest) -> KillResponse;
+        resize(ResizeRequest) -> ResizeResponse;
         pause(PauseRequest) -> PauseResponse;
         unpause(UnpauseRequest) -> UnpauseResponse;
         rename(RenameRequest) -> RenameResponse;
@@ -390,6 +415,7 @@ async fn play(
     program: &[String],
     mut requests: Streaming<RunRequest>,
     answers: mpsc::Sender<Result<RunResponse, Status>>,
+    seen: Seen,
 ) {
     let say = async |message: Answer| {
         let _gone = answers
@@ -439,13 +465,28 @@ async fn play(
         },
         ["trap"] => {
             write(Stream::Stdout, b"ready\n".to_vec()).await;
-            loop {
-                match requests.message().await.unwrap().and_then(|r| r.message) {
-                    Some(Asked::Signal(number)) => break 128 + number.cast_signed(),
-                    Some(_) => {}
-                    None => break 99,
-                }
+            128 + seen.any_signal().await.parse::<i32>().unwrap()
+        }
+        // Reads nothing, and ends once it got a signal.
+        ["deaf", number] => {
+            write(Stream::Stdout, b"ready\n".to_vec()).await;
+            seen.signal(number).await;
+            5
+        }
+        ["flood"] => loop {
+            write(Stream::Stdout, vec![b'x'; 64 << 10]).await;
+            if answers.is_closed() {
+                break 0;
             }
+        },
+        // Not all of its output comes.
+        ["gap", bytes] => {
+            write(Stream::Stdout, b"the rest\n".to_vec()).await;
+            say(Answer::Missed(Missed {
+                bytes: bytes.parse().unwrap(),
+            }))
+            .await;
+            0
         }
         // The gateway goes away.
         ["vanish"] => return,

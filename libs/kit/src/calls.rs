@@ -54,9 +54,8 @@ pub fn class(service: &str, method: &str) -> Option<Class> {
     use Class::{Endless, Long, Quick, Steps};
     Some(match service {
         "gantry.gateway.v1.ContainerService" => match method {
-            "Kill" | "Pause" | "Unpause" | "Rename" | "Stats" | "Top" | "StatPath" | "Update" => {
-                Quick
-            }
+            "Kill" | "Resize" | "Pause" | "Unpause" | "Rename" | "Stats" | "Top" | "StatPath"
+            | "Update" => Quick,
             "Start" => Steps,
             // Create copies the image's files into new volumes; List and Inspect
             // count files where sizes are asked for; Stop and what stops wait as
@@ -118,7 +117,7 @@ pub fn class(service: &str, method: &str) -> Option<Class> {
         // The runtime bounds these more narrowly, and knows when a shim is stopped.
         "gantry.shim.v1.ShimService" => match method {
             "Create" | "Start" | "Exec" | "Kill" | "State" | "Resize" | "Pause" | "Resume"
-            | "Update" | "Stats" | "Pids" | "Shutdown" => Quick,
+            | "Update" | "Stats" | "Pids" | "Shutdown" | "ReleaseWindow" => Quick,
             "Attach" | "Wait" => Endless,
             _ => return None,
         },

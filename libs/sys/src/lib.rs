@@ -9,6 +9,7 @@
 //! * [`seccomp`]: loading a classic BPF filter, with flags and the notify descriptor.
 //! * [`bpf`]: device programs for cgroup v2.
 //! * [`fd`]: closing and marking ranges of descriptors, adopting inherited ones.
+//! * [`signals`]: signals of the calling process as bytes of a pipe.
 //! * [`spawn`]: default signals and no inherited descriptor for a child, descriptors at fixed numbers, and its end with
 //!   its parent's.
 //! * [`process`]: signals at rest, leaving at once, keyrings, scheduling, i/o priority, memory policy.
@@ -24,6 +25,7 @@ pub mod fd;
 pub mod mount;
 pub mod process;
 pub mod seccomp;
+pub mod signals;
 pub mod spawn;
 pub mod unix_socket;
 pub mod user_namespace;

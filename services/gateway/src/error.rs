@@ -121,6 +121,11 @@ pub enum Error {
     CallerGone,
     #[error("the gateway is being stopped; ask again")]
     Stopping,
+    /// The shim forgot a window while the runtime was away.
+    #[error(
+        "input was lost: the runtime service did not answer for too long while the program was reading; the program runs on"
+    )]
+    InputLost,
     /// A part of the engine broke: a defect.
     #[error("an internal task failed: {problem}")]
     Task { problem: String },

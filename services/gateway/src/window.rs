@@ -1,21 +1,25 @@
 //! Windows: an attached person's view on a process, as the domain sees it.
 //!
 //! A window's bytes come from the shim through the runtime and go to whoever
-//! opened it. It is never waited for by anything else: when its reader is slow,
-//! the streams fill up to the shim's ring, which counts what it drops.
+//! opened it. When its reader is slow, the streams fill up to the shim's ring. For
+//! a primary window the shim then holds the process back, and keeps what was not
+//! acknowledged ([`Receipts`]), so that the window can be opened again without a
+//! gap. For any other window it drops output and counts it.
 //!
 //! One thing is different at the end of a process: its container may be removed
 //! at once, and its shim with it, while a slow reader still has bytes to come.
 //! So from the exit on, [`carry`] takes all that is left into memory (at most the
-//! shim's ring of 1 MiB and what the streams hold) and only then lets go of the
-//! container (see [`crate::roster::Entry::windows_closed`]).
+//! shim's ring of 1 MiB, what its pipes held, and what the streams hold) and only
+//! then lets go of the container (see
+//! [`crate::roster::Entry::windows_closed`]).
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::container::Exit;
 use crate::error::Error;
@@ -42,6 +46,8 @@ pub struct WindowOpen {
     pub stdout: bool,
     pub stderr: bool,
     pub terminal_size: Option<TerminalSize>,
+    /// The process waits for this window's reader, and nothing is missed.
+    pub primary: bool,
 }
 
 /// What the person at a window does.
@@ -60,9 +66,7 @@ pub enum WindowInput {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WindowOutput {
     /// Every byte from here on is seen.
-    Attached {
-        terminal: bool,
-    },
+    Attached(Attached),
     Output {
         stream: Stream,
         data: Bytes,
@@ -71,8 +75,24 @@ pub enum WindowOutput {
     Missed {
         bytes: u64,
     },
+    /// Input up to this position, in bytes, was taken.
+    Typed {
+        position: u64,
+    },
     /// The last.
     Exited(Exit),
+}
+
+/// How a window was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attached {
+    pub terminal: bool,
+    /// It is the primary one, as it was wanted.
+    pub primary: bool,
+    /// It goes on where it was.
+    pub resumed: bool,
+    /// Bytes of input that were taken from it before.
+    pub typed: u64,
 }
 
 /// An open window's output.
@@ -80,6 +100,68 @@ pub type Outputs = BoxStream<'static, Result<WindowOutput, Error>>;
 
 /// How much waits here for a slow reader while the process runs.
 const BACKLOG_BYTES: usize = 256 << 10;
+
+/// A receipt is sent for so many bytes, in any case.
+const RECEIPT_BYTES: u64 = 256 << 10;
+
+/// A receipt for less is sent when nothing has come for [`IDLE`], if it is for so
+/// much: it frees memory of the shim.
+const RECEIPT_IDLE_BYTES: u64 = 16 << 10;
+
+/// See [`RECEIPT_IDLE_BYTES`].
+const IDLE: Duration = Duration::from_millis(100);
+
+/// Tells the shim how much output of a primary window was received.
+#[derive(Debug)]
+pub struct Receipts {
+    received: u64,
+    told: watch::Sender<u64>,
+}
+
+impl Receipts {
+    /// For a window that begins at `position`.
+    #[must_use]
+    pub fn from(position: u64) -> (Self, watch::Receiver<u64>) {
+        let (told, receipts) = watch::channel(position);
+        let begin = Self {
+            received: position,
+            told,
+        };
+        (begin, receipts)
+    }
+
+    /// The same, for a window that turned out to begin anew.
+    #[must_use]
+    pub fn anew(mut self) -> Self {
+        self.received = 0;
+        self.told.send_if_modified(|told| {
+            *told = 0;
+            false
+        });
+        self
+    }
+
+    /// Bytes that were received.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.received
+    }
+
+    fn owed(&self) -> u64 {
+        self.received - *self.told.borrow()
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.received += bytes as u64;
+        if self.owed() >= RECEIPT_BYTES {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        self.told.send_replace(self.received);
+    }
+}
 
 /// How a window's output came to its end.
 #[derive(Debug)]
@@ -97,8 +179,9 @@ pub enum Carried {
 pub async fn carry<T: From<WindowOutput>>(
     outputs: &mut Outputs,
     reader: &mpsc::Sender<T>,
+    receipts: &mut Receipts,
     mut ended: impl FnMut() -> bool,
-    mut change: tokio::sync::watch::Receiver<std::sync::Arc<crate::container::Record>>,
+    mut change: watch::Receiver<std::sync::Arc<crate::container::Record>>,
 ) -> Carried {
     let mut backlog: VecDeque<WindowOutput> = VecDeque::new();
     let mut waiting = 0_usize;
@@ -119,12 +202,17 @@ pub async fn carry<T: From<WindowOutput>>(
                     return Carried::Exited { exit, rest: backlog.into() };
                 }
                 Some(Ok(output)) => {
-                    waiting += weight(&output);
+                    let weight = weight(&output);
+                    receipts.add(weight);
+                    waiting += weight;
                     backlog.push_back(output);
                 }
                 Some(Err(error)) => return broken(backlog, reader, Some(error)).await,
                 None => return broken(backlog, reader, None).await,
             },
+            () = tokio::time::sleep(IDLE), if receipts.owed() >= RECEIPT_IDLE_BYTES => {
+                receipts.tell();
+            }
             // A full backlog is looked at again when the container ends.
             changed = change.changed(), if full && watching => {
                 watching = changed.is_ok();
@@ -150,6 +238,9 @@ async fn broken<T: From<WindowOutput>>(
 fn weight(output: &WindowOutput) -> usize {
     match output {
         WindowOutput::Output { data, .. } => data.len(),
-        WindowOutput::Attached { .. } | WindowOutput::Missed { .. } | WindowOutput::Exited(_) => 0,
+        WindowOutput::Attached(_)
+        | WindowOutput::Missed { .. }
+        | WindowOutput::Typed { .. }
+        | WindowOutput::Exited(_) => 0,
     }
 }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ImageStore;
 use crate::compress::Cancellable;
 use crate::error::ImageError;
-use crate::image::LayerRecord;
+use crate::image::{ImageRecord, LayerRecord};
 use crate::unpack::{self, UnpackError};
 
 /// A blob and the diff ID of the layer that is packed in it.
@@ -189,19 +189,24 @@ impl ImageStore {
 
     /// All blobs that images name for a layer, other than the one given.
     pub(crate) fn other_packings(&self, diff_id: &Digest, own: &Digest) -> Vec<Descriptor> {
-        let records = self.all_records();
-        let layers = records.iter().flat_map(|record| &record.layers);
         let mut others: Vec<Descriptor> = Vec::new();
-        for layer in layers.filter(|layer| layer.diff_id == *diff_id) {
-            for descriptor in [Some(&layer.descriptor), layer.kept_as.as_ref()]
-                .into_iter()
-                .flatten()
-            {
+        let mut gather = |record: &ImageRecord| {
+            let layers = record.layers.iter().filter(|l| l.diff_id == *diff_id);
+            for descriptor in layers.flat_map(|layer| {
+                let kept = layer.kept_as.as_ref();
+                std::iter::once(&layer.descriptor).chain(kept)
+            }) {
                 let known = others.iter().any(|other| other.digest == descriptor.digest);
                 if descriptor.digest != *own && !known {
                     others.push(descriptor.clone());
                 }
             }
+        };
+        for image in self.catalogue().images() {
+            gather(&image.record);
+        }
+        for record in self.shared.unreadable().iter() {
+            gather(record);
         }
         // Those that need no verification first.
         others.sort_by_key(|other| !self.is_verified_packing(&other.digest, diff_id));

@@ -94,11 +94,6 @@ pub enum StartError {
         "every subnet that could be chosen overlaps a route or an address of this machine; configure a free one as [network] subnet"
     )]
     NoSubnet,
-    #[error("cannot keep the names of the network in {path:?}")]
-    Names {
-        path: std::path::PathBuf,
-        source: std::io::Error,
-    },
     #[error("no random number can be had")]
     Random { source: getrandom::Error },
     #[error("cannot set up the bridge {name:?}")]

@@ -68,18 +68,20 @@ pub(crate) fn start(wanted: Wanted) -> Result<Shared, StartError> {
     }
     let settings = settle(&wanted, &host, &past)?;
     firewall::check(&settings.table, &settings.identity)?;
-    names::keep(
-        &wanted.state,
-        &Names {
-            bridge: settings.bridge.clone(),
-            table: settings.table.clone(),
-            subnet: settings.subnet,
-        },
-    )
-    .map_err(|source| StartError::Names {
-        path: wanted.state.clone(),
-        source,
-    })?;
+    let names = Names {
+        bridge: settings.bridge.clone(),
+        table: settings.table.clone(),
+        subnet: settings.subnet,
+    };
+    // A full disk is no reason to do without a network: the same names follow
+    // from the root again.
+    if let Err(error) = names::keep(&wanted.state, &names) {
+        tracing::error!(
+            directory = %wanted.state.display(),
+            %error,
+            "the subnet of the network is not recorded, and can be another one after the next start"
+        );
+    }
     let bounds = Bounds {
         bridge: settings.bridge.clone(),
         subnet: settings.subnet,

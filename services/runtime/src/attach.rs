@@ -1,4 +1,9 @@
 //! Windows: passed through to the shim, and ended properly when it dies.
+//!
+//! A primary window holds its process back, and the shim keeps it for a while when
+//! its connection breaks. So when the caller of such a window goes away, this
+//! service gives the window up; when this service stops, it does not: the caller
+//! opens the window again and misses nothing.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +21,7 @@ use wire::attach_request::Message as FromCaller;
 use crate::error::{Error, Result};
 use crate::life::ExitStatus;
 use crate::runtime::Runtime;
-use crate::shim::Shim;
+use crate::shim::{CALL_LIMIT, Shim};
 
 /// How long a window waits for the exit status of a container whose shim died.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(20);
@@ -41,6 +46,15 @@ impl Runtime {
         if shim.is_gone() {
             return ended(&shim, first);
         }
+        let names = Names {
+            shim: shim.clone(),
+            release: shim_wire::ReleaseWindowRequest {
+                exec_id: window.exec_id.clone(),
+                primary: window.primary.clone(),
+                typist: window.typist.clone(),
+            },
+            stopping: self.stopping.clone(),
+        };
         let opening = stream::once(async { ToShim::Open(window) });
         // HTTP/2 ends a call when both its directions have: what is typed must
         // not outlive what is shown.
@@ -81,43 +95,102 @@ impl Runtime {
             }
         };
         Ok(Box::pin(stream::unfold(
-            Some((answers, shim, self.stopping.clone(), shown)),
+            State::Open(Box::new(Open {
+                answers,
+                shim,
+                stopping: self.stopping.clone(),
+                names,
+                _shown: shown,
+            })),
             move |state| pass_on(state, first),
         )))
     }
 }
 
-type Answers = Option<(
-    Streaming<shim_wire::AttachResponse>,
-    Arc<Shim>,
-    CancellationToken,
-    DropGuard,
-)>;
+/// An open window.
+struct Open {
+    answers: Streaming<shim_wire::AttachResponse>,
+    shim: Arc<Shim>,
+    stopping: CancellationToken,
+    names: Names,
+    _shown: DropGuard,
+}
+
+enum State {
+    Open(Box<Open>),
+    /// Its connection broke, and something may have been missed with it.
+    Broken(ExitStatus),
+    Over,
+}
+
+/// What the shim keeps by name for a window: given up when this is dropped.
+struct Names {
+    shim: Arc<Shim>,
+    release: shim_wire::ReleaseWindowRequest,
+    stopping: CancellationToken,
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        let request = std::mem::take(&mut self.release);
+        let named = !request.primary.is_empty() || !request.typist.is_empty();
+        if !named || self.stopping.is_cancelled() {
+            return;
+        }
+        let shim = self.shim.clone();
+        tokio::spawn(async move {
+            let released = shim.call(CALL_LIMIT, |mut client| async move {
+                client.release_window(request).await
+            });
+            if let Err(error) = released.await {
+                // Its shim gives it up by itself, later.
+                tracing::debug!(container = shim.id, %error, "a window is not released");
+            }
+        });
+    }
+}
+
 type Answer = std::result::Result<shim_wire::AttachResponse, Status>;
 
 /// The next message; in place of a broken connection, how the container ended.
-async fn pass_on(state: Answers, first: bool) -> Option<(Answer, Answers)> {
-    let (mut answers, shim, stopping, shown) = state?;
+async fn pass_on(state: State, first: bool) -> Option<(Answer, State)> {
+    let mut open = match state {
+        State::Open(open) => open,
+        State::Broken(exit) => return Some((Ok(exited(exit)), State::Over)),
+        State::Over => return None,
+    };
     let answer = tokio::select! {
-        answer = answers.message() => answer,
-        () = stopping.cancelled() => return Some((Err(Error::Stopping.into()), None)),
+        answer = open.answers.message() => answer,
+        () = open.stopping.cancelled() => return Some((Err(Error::Stopping.into()), State::Over)),
     };
     match answer {
-        Ok(Some(answer)) => Some((Ok(answer), Some((answers, shim, stopping, shown)))),
-        Ok(None) => None,
+        Ok(Some(answer)) => Some((Ok(answer), State::Open(open))),
+        Ok(None) => {
+            // All was sent and may still be under way: the shim keeps it.
+            open.names.release = shim_wire::ReleaseWindowRequest::default();
+            None
+        }
         Err(status) => {
             let exit = if first {
-                tokio::time::timeout(LAST_WORDS_LIMIT, shim.exited())
+                tokio::time::timeout(LAST_WORDS_LIMIT, open.shim.exited())
                     .await
                     .ok()
                     .flatten()
             } else {
                 None
             };
-            let last =
-                exit.map_or_else(|| Err(shim.failed(status).into()), |exit| Ok(exited(exit)));
-            Some((last, None))
+            Some(match exit {
+                // Whatever was under way is lost.
+                Some(exit) => (Ok(missed()), State::Broken(exit)),
+                None => (Err(open.shim.failed(status).into()), State::Over),
+            })
         }
+    }
+}
+
+fn missed() -> shim_wire::AttachResponse {
+    shim_wire::AttachResponse {
+        message: Some(FromShim::Missed(shim_wire::Missed { bytes: 0 })),
     }
 }
 
@@ -125,7 +198,7 @@ async fn pass_on(state: Answers, first: bool) -> Option<(Answer, Answers)> {
 fn ended(shim: &Shim, first: bool) -> Result<Window> {
     let exit = shim.exit().filter(|_| first).ok_or_else(|| shim.lost())?;
     let attached = shim_wire::AttachResponse {
-        message: Some(FromShim::Attached(shim_wire::Attached { terminal: false })),
+        message: Some(FromShim::Attached(shim_wire::Attached::default())),
     };
     Ok(Box::pin(stream::iter([Ok(attached), Ok(exited(exit))])))
 }
@@ -141,6 +214,7 @@ fn translate(message: FromCaller) -> Option<ToShim> {
         FromCaller::Stdin(data) => Some(ToShim::Stdin(data)),
         FromCaller::StdinClose(close) => Some(ToShim::StdinClose(close)),
         FromCaller::Resize(size) => Some(ToShim::Resize(size)),
+        FromCaller::Received(received) => Some(ToShim::Received(received)),
         // Only the first message opens.
         FromCaller::Open(_) => None,
     }

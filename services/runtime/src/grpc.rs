@@ -492,6 +492,11 @@ impl From<logs::Entry> for wire::LogEntry {
             time: Some(Timestamp::from(time)),
             stream: stream.into(),
             data: entry.data,
+            gap: entry.gap.map(|gap| wire::LogGap {
+                lines: gap.lines,
+                bytes: gap.bytes,
+                reason: gap.reason,
+            }),
         }
     }
 }

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
 use gantry_proto::shim::v1 as wire;
 use gantry_proto::types::v1 as types;
 use prost_types::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, Streaming};
 use wire::attach_request::Message as FromWindow;
 use wire::attach_response::Message as ToWindow;
@@ -22,10 +24,16 @@ use crate::interfaces;
 use crate::log::Limits;
 use crate::process::Process;
 use crate::shim::{self, Shim};
-use crate::stdio::{Item, Stream, Typist};
+use crate::stdio::{Input, Item, Opening, Stream, Typist};
 
 /// Version of the protocol; grows with each addition.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
+
+/// Input is acknowledged whenever so much of it was taken.
+const TELL_BYTES: u64 = 64 << 10;
+
+/// How long an earlier connection of a typist may take to be seen as ended.
+const SEAT_LIMIT: Duration = Duration::from_secs(5);
 
 /// The service on the shim's socket.
 #[derive(Debug)]
@@ -83,6 +91,9 @@ impl wire::shim_service_server::ShimService for Grpc {
         let Some(FromWindow::Open(open)) = first else {
             return Err(invalid("message", "the first message must be `open`").into());
         };
+        if open.stdin && !open.primary.is_empty() {
+            return Err(invalid("stdin", "a primary window does not type").into());
+        }
         let process = self.shim.process(&open.exec_id)?;
         if let Some(size) = size(open.terminal_size)? {
             // A window on a process that has ended, or has no terminal, has no
@@ -91,25 +102,62 @@ impl wire::shim_service_server::ShimService for Grpc {
         }
         let closed = Arc::new(Notify::new());
         // Before the window, so that its first byte finds it counted.
-        let typist = open.stdin.then(|| process.typist()).flatten();
-        let window = process.window(open.stdout, open.stderr, closed.clone());
+        let typing = match open.stdin {
+            true => Typing::begin(&process, open.typist).await?,
+            false => None,
+        };
+        let wanted = Opening {
+            out: open.stdout,
+            err: open.stderr,
+            primary: open.primary,
+            resume_at: open.resume_at,
+        };
+        let (window, opened) = process.window(&wanted, closed.clone());
         let attached = ToWindow::Attached(wire::Attached {
             terminal: process.is_terminal(),
+            primary: opened.primary,
+            resumed: opened.resumed,
+            typed: typing.as_ref().map_or(0, Typing::taken),
         });
+        let (typed, told) = watch::channel(0);
         tokio::spawn(async move {
             tokio::select! {
                 () = closed.notified() => {}
-                () = listen(inbound, process, typist) => {}
+                () = listen(inbound, process, typing, typed, wanted.primary) => {}
             }
         });
+        let shown = window.map(|item| Some(ToWindow::from(item)));
+        let told = WatchStream::from_changes(told)
+            .map(|position| Some(ToWindow::Typed(wire::Received { position })));
+        // The window's end is the end, whoever may type on.
+        let shown = futures::stream::select(shown.chain(futures::stream::iter([None])), told)
+            .take_while(|message| std::future::ready(message.is_some()))
+            .filter_map(std::future::ready);
         let outbound = futures::stream::once(async { attached })
-            .chain(window.map(ToWindow::from))
+            .chain(shown)
             .map(|message| {
                 Ok(wire::AttachResponse {
                     message: Some(message),
                 })
             });
         Ok(Response::new(Box::pin(outbound)))
+    }
+
+    async fn release_window(
+        &self,
+        request: Request<wire::ReleaseWindowRequest>,
+    ) -> Answer<wire::ReleaseWindowResponse> {
+        let request = request.into_inner();
+        // A process that is forgotten has no windows.
+        if let Ok(process) = self.shim.process(&request.exec_id) {
+            if !request.primary.is_empty() {
+                process.output().release_window(&request.primary);
+            }
+            if let Some(input) = process.input() {
+                input.release(&request.typist);
+            }
+        }
+        Ok(Response::new(wire::ReleaseWindowResponse {}))
     }
 
     async fn exec(&self, request: Request<wire::ExecRequest>) -> Answer<wire::ExecResponse> {
@@ -210,22 +258,94 @@ impl wire::shim_service_server::ShimService for Grpc {
     }
 }
 
+/// A window's right to type.
+enum Typing {
+    Usual(Typist),
+    /// It outlives the connection.
+    Named {
+        typist: OwnedMutexGuard<Typist>,
+        _kept: KeptName,
+    },
+}
+
+/// Keeps a typist's name for a while once its connection has ended.
+struct KeptName {
+    input: Arc<Input>,
+    name: String,
+    opening: u64,
+}
+
+impl Drop for KeptName {
+    fn drop(&mut self) {
+        let name = std::mem::take(&mut self.name);
+        self.input.keep_for_a_while(name, self.opening);
+    }
+}
+
+impl Typing {
+    /// `None`: the process has no standard input.
+    async fn begin(process: &Process, name: String) -> Result<Option<Self>> {
+        let Some(input) = process.input() else {
+            return Ok(None);
+        };
+        if name.is_empty() {
+            return Ok(Some(Self::Usual(input.typist())));
+        }
+        let (seat, opening) = input.named(&name);
+        let kept = KeptName {
+            input: input.clone(),
+            name,
+            opening,
+        };
+        // An earlier connection lets go of it when it ends.
+        let typist = timeout(SEAT_LIMIT, seat.lock_owned())
+            .await
+            .map_err(|_| invalid("typist", "types over another connection"))?;
+        Ok(Some(Self::Named {
+            typist,
+            _kept: kept,
+        }))
+    }
+
+    fn typist(&mut self) -> &mut Typist {
+        match self {
+            Self::Usual(typist) => typist,
+            Self::Named { typist, .. } => typist,
+        }
+    }
+
+    fn taken(&self) -> u64 {
+        match self {
+            Self::Usual(typist) => typist.taken(),
+            Self::Named { typist, .. } => typist.taken(),
+        }
+    }
+}
+
 /// Takes what a window types until it goes.
 async fn listen(
     mut inbound: Streaming<wire::AttachRequest>,
     process: Arc<Process>,
-    mut typist: Option<Typist>,
+    mut typing: Option<Typing>,
+    typed: watch::Sender<u64>,
+    primary: String,
 ) {
+    let mut told = typing.as_ref().map_or(0, Typing::taken);
     while let Ok(Some(request)) = inbound.message().await {
         match request.message {
             Some(FromWindow::Stdin(data)) => {
-                if let Some(typist) = &typist {
-                    typist.enter(data).await;
+                if let Some(typing) = &mut typing {
+                    typing.typist().enter(data).await;
+                    let taken = typing.taken();
+                    if matches!(typing, Typing::Named { .. }) && taken - told >= TELL_BYTES {
+                        told = taken;
+                        typed.send_replace(taken);
+                    }
                 }
             }
             Some(FromWindow::StdinClose(_)) => {
-                if let Some(typist) = &mut typist {
-                    typist.close().await;
+                if let Some(typing) = &mut typing {
+                    typing.typist().close().await;
                 }
             }
             Some(FromWindow::Resize(wanted)) => {
@@ -233,6 +353,9 @@ async fn listen(
                     // The process may have ended just now.
                     let _ended = process.resize(size);
                 }
+            }
+            Some(FromWindow::Received(received)) => {
+                process.output().acknowledge(&primary, received.position);
             }
             // A message of a newer protocol, or a second `open`: not ours.
             Some(FromWindow::Open(_)) | None => {}

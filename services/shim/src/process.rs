@@ -16,7 +16,7 @@ use crate::container::{Stdio, TerminalSize};
 use crate::error::{Error, Result};
 use crate::exit::ExitStatus;
 use crate::log::Log;
-use crate::stdio::{Input, Output, Source, Stream, Typist, Window, lock};
+use crate::stdio::{Input, Opened, Opening, Output, Source, Stream, Window, lock};
 
 /// How a process' standard streams are wanted.
 #[derive(Clone, Copy, Debug)]
@@ -193,16 +193,22 @@ impl Process {
         exit.wait_for(Option::is_some).await.ok()?.clone()
     }
 
-    /// Opens a window: every byte from here on.
+    /// Opens a window; see [`Output::window`].
     #[must_use]
-    pub fn window(&self, out: bool, err: bool, closed: Arc<Notify>) -> Window {
-        self.output.window(out, err, closed)
+    pub fn window(&self, wanted: &Opening, closed: Arc<Notify>) -> (Window, Opened) {
+        self.output.window(wanted, closed)
     }
 
-    /// The right to type; `None` where the process has no standard input.
+    /// The process' standard input, if it has one.
     #[must_use]
-    pub fn typist(&self) -> Option<Typist> {
-        self.input.as_ref().map(Input::typist)
+    pub fn input(&self) -> Option<&Arc<Input>> {
+        self.input.as_ref()
+    }
+
+    /// The process' output, for what concerns its primary window.
+    #[must_use]
+    pub fn output(&self) -> &Output {
+        &self.output
     }
 
     /// Sets the terminal's size; the program gets SIGWINCH if it changed.

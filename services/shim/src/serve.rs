@@ -29,6 +29,8 @@ const MESSAGE_LIMIT: usize = 64 << 20;
 const CLAIM_LIMIT: Duration = Duration::from_secs(30);
 /// How long the last answers may take to leave.
 const DRAIN_LIMIT: Duration = Duration::from_millis(200);
+/// How long a connection may take until it says something.
+const OPENING_LIMIT: Duration = Duration::from_secs(10);
 /// Pause after a failure to accept (no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -74,6 +76,13 @@ async fn converse(
     service: ShimServiceServer<Grpc>,
     mut ending: watch::Receiver<bool>,
 ) {
+    // A silent connection holds a file descriptor and no more than that.
+    if tokio::time::timeout(OPENING_LIMIT, stream.readable())
+        .await
+        .is_err()
+    {
+        return;
+    }
     let service = service_fn(move |request| {
         let mut service = service.clone();
         async move { service.call(request).await }

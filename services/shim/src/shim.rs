@@ -41,6 +41,9 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// Processes that have ended and may still be asked for.
 const ENDED_MAX: usize = 32;
 
+/// The same, where output of theirs may have to be sent again.
+const ENDED_KEPT_MAX: usize = 256;
+
 /// All that creating needs.
 #[derive(Debug)]
 pub struct Create {
@@ -448,11 +451,7 @@ impl Shim {
                 }
             } else {
                 created.ended.push_back(process.exec_id.clone());
-                if created.ended.len() > ENDED_MAX
-                    && let Some(oldest) = created.ended.pop_front()
-                {
-                    created.execs.remove(&oldest);
-                }
+                forget_ended(created);
             }
             Ok(())
         });
@@ -517,6 +516,24 @@ impl Shim {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         lock(&self.children).is_empty() && self.births.is_idle()
+    }
+}
+
+/// Forgets the oldest of the processes that have ended, where they are too many.
+fn forget_ended(created: &mut Created) {
+    if created.ended.len() <= ENDED_MAX {
+        return;
+    }
+    let is_read = |id: &String| {
+        let process = created.execs.get(id);
+        process.is_none_or(|process| process.output().kept() == 0)
+    };
+    let oldest = match created.ended.iter().position(is_read) {
+        Some(place) => Some(place),
+        None => (created.ended.len() > ENDED_KEPT_MAX).then_some(0),
+    };
+    if let Some(id) = oldest.and_then(|place| created.ended.remove(place)) {
+        created.execs.remove(&id);
     }
 }
 

@@ -202,7 +202,7 @@ pub(super) fn run(event: RunEvent) -> Option<Result<wire::RunResponse, Status>> 
             Message::Output(output(stream, data))
         }
         RunEvent::Output(WindowOutput::Missed { bytes }) => Message::Missed(shim::Missed { bytes }),
-        RunEvent::Output(WindowOutput::Attached { .. }) => return None,
+        RunEvent::Output(WindowOutput::Attached(_) | WindowOutput::Typed { .. }) => return None,
         RunEvent::Output(WindowOutput::Exited(exit)) | RunEvent::Exited(exit) => {
             Message::Exited(common::to_exit(&exit))
         }
@@ -213,12 +213,18 @@ pub(super) fn run(event: RunEvent) -> Option<Result<wire::RunResponse, Status>> 
     }))
 }
 
-pub(super) fn attach(event: AttachEvent) -> Result<shim::AttachResponse, Status> {
+/// None: nothing the caller is to hear of.
+pub(super) fn attach(event: AttachEvent) -> Option<Result<shim::AttachResponse, Status>> {
     use shim::attach_response::Message;
     let message = match event {
-        AttachEvent::Output(WindowOutput::Attached { terminal }) => {
-            Message::Attached(shim::Attached { terminal })
+        AttachEvent::Output(WindowOutput::Attached(attached)) => {
+            Message::Attached(shim::Attached {
+                terminal: attached.terminal,
+                primary: attached.primary,
+                ..shim::Attached::default()
+            })
         }
+        AttachEvent::Output(WindowOutput::Typed { .. }) => return None,
         AttachEvent::Output(WindowOutput::Output { stream, data }) => {
             Message::Output(output(stream, data))
         }
@@ -226,11 +232,11 @@ pub(super) fn attach(event: AttachEvent) -> Result<shim::AttachResponse, Status>
             Message::Missed(shim::Missed { bytes })
         }
         AttachEvent::Output(WindowOutput::Exited(exit)) => Message::Exited(common::to_exit(&exit)),
-        AttachEvent::Failed(error) => return Err(status(error)),
+        AttachEvent::Failed(error) => return Some(Err(status(error))),
     };
-    Ok(shim::AttachResponse {
+    Some(Ok(shim::AttachResponse {
         message: Some(message),
-    })
+    }))
 }
 
 /// None: nothing the caller is to hear of.
@@ -244,7 +250,7 @@ pub(super) fn exec(event: ExecEvent) -> Option<Result<wire::ExecResponse, Status
         ExecEvent::Output(WindowOutput::Missed { bytes }) => {
             Message::Missed(shim::Missed { bytes })
         }
-        ExecEvent::Output(WindowOutput::Attached { .. }) => return None,
+        ExecEvent::Output(WindowOutput::Attached(_) | WindowOutput::Typed { .. }) => return None,
         ExecEvent::Output(WindowOutput::Exited(exit)) | ExecEvent::Exited(exit) => {
             Message::Exited(common::to_exit(&exit))
         }

@@ -193,12 +193,28 @@ impl ContainerService for Containers {
     }
 
     async fn kill(&self, request: Request<wire::KillRequest>) -> Answer<wire::KillResponse> {
-        let wire::KillRequest { container, signal } = request.into_inner();
+        let wire::KillRequest {
+            container,
+            signal,
+            exec_id,
+        } = request.into_inner();
         let kill = |engine: Arc<Engine>, entry: Arc<Entry>| async move {
-            verbs::kill::kill(&engine, &entry, &signal).await
+            match exec_id.as_str() {
+                "" => verbs::kill::kill(&engine, &entry, &signal).await,
+                id => verbs::kill::kill_exec(&engine, &entry, id, &signal).await,
+            }
         };
         let container_id = self.on(&container, kill).await?;
         Ok(Response::new(wire::KillResponse { container_id }))
+    }
+
+    async fn resize(&self, request: Request<wire::ResizeRequest>) -> Answer<wire::ResizeResponse> {
+        let request = request.into_inner();
+        let entry = self.find(&request.container)?;
+        let size = request::size(request.size.ok_or_else(|| request::absent("size"))?);
+        let resized = verbs::resize::resize(&self.engine, &entry, &request.exec_id, size).await;
+        resized.map_err(status)?;
+        Ok(Response::new(wire::ResizeResponse {}))
     }
 
     async fn pause(&self, request: Request<wire::PauseRequest>) -> Answer<wire::PauseResponse> {
@@ -327,7 +343,8 @@ impl ContainerService for Containers {
         let events = streamed(AttachEvent::Failed, |events| {
             verbs::attach::attach(engine, entry, window, open.start, inputs, events)
         });
-        Ok(Response::new(events.map(answer::attach).boxed()))
+        let answers = events.filter_map(|event| async { answer::attach(event) });
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn exec(

@@ -17,7 +17,7 @@ use crate::peers::RegistryAuth;
 use crate::wanted::Wanted;
 use crate::window::{TerminalSize, WindowInput, WindowOpen};
 
-fn size(wire: types::TerminalSize) -> TerminalSize {
+pub(super) fn size(wire: types::TerminalSize) -> TerminalSize {
     TerminalSize {
         columns: wire.columns,
         rows: wire.rows,
@@ -92,6 +92,10 @@ pub(super) fn missing(what: &str) -> Status {
     ))
 }
 
+pub(super) fn absent(field: &str) -> Status {
+    status(Error::invalid(field, "is absent"))
+}
+
 pub(super) fn update(request: wire::UpdateRequest) -> Result<UpdateWanted, Status> {
     let resources = request.resources.unwrap_or_default();
     let restart_policy = request.restart_policy.map(config::restart_policy);
@@ -125,6 +129,7 @@ pub(super) fn run(open: wire::RunOpen) -> Result<RunWanted, Status> {
         stdout: open.attach_stdout,
         stderr: open.attach_stderr,
         terminal_size: open.terminal_size.map(size),
+        primary: open.primary,
     });
     Ok(RunWanted {
         wanted: Wanted::try_from(open.config.unwrap_or_default()).map_err(status)?,
@@ -142,6 +147,7 @@ pub(super) fn attach(open: &wire::AttachOpen) -> WindowOpen {
         stdout: open.stdout,
         stderr: open.stderr,
         terminal_size: open.terminal_size.map(size),
+        primary: open.primary,
     }
 }
 
@@ -152,6 +158,7 @@ pub(super) fn exec(open: wire::ExecOpen) -> ExecWanted {
         stdout: true,
         stderr: true,
         terminal_size: open.terminal_size.map(size),
+        primary: open.primary,
     });
     ExecWanted {
         command: open.command,

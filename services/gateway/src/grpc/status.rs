@@ -95,6 +95,7 @@ pub(crate) fn status(error: Error) -> Status {
         Error::Records { .. } => fault(Code::Internal, "RECORDS_NOT_READ"),
         Error::CallerGone => fault(Code::Cancelled, "CALLER_GONE"),
         Error::Stopping => fault(Code::Unavailable, "STOPPING"),
+        Error::InputLost => fault(Code::DataLoss, "INPUT_LOST"),
         Error::Task { .. } => fault(Code::Internal, "TASK_FAILED"),
         Error::Random { .. } => fault(Code::Internal, "NO_RANDOMNESS"),
         Error::File { action, path, .. } => fault(Code::FailedPrecondition, "FILE")

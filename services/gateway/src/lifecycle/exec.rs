@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use gantry_kit::metadata::shortened;
 use tokio::sync::mpsc;
 
-use super::attach::Line;
+use super::attach::{Connected, Line};
 use crate::container::{ContainerId, Exit};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -116,19 +115,19 @@ pub async fn exec(
         journal.note(&record, format!("exec_create: {said}"), &more);
     }
     let runtime = &engine.peers.runtime;
-    let pid = runtime
-        .exec(
-            &entry.id,
-            peers::ExecWanted {
-                exec_id: exec_id.clone(),
-                process: process.to_string().into_bytes(),
-                user,
-                stdin: window.as_ref().is_some_and(|window| window.stdin),
-                terminal_size: window.as_ref().and_then(|window| window.terminal_size),
-                open_window: window.is_some(),
-            },
-        )
-        .await?;
+    let exec = peers::ExecWanted {
+        exec_id: exec_id.clone(),
+        process: process.to_string().into_bytes(),
+        user,
+        stdin: window.as_ref().is_some_and(|window| window.stdin),
+        terminal_size: window.as_ref().and_then(|window| window.terminal_size),
+        open_window: window.is_some(),
+    };
+    // Before the process: should its container end meanwhile, the shim stays until
+    // the window has seen how.
+    let line = window.map(|open| Line::begin(&engine, &entry, open, inputs));
+    let line = line.transpose()?;
+    let pid = runtime.exec(&entry.id, exec).await?;
     // The checks of its health are the engine's own.
     let running = told.then(|| entry.begin_exec(&exec_id));
     if told {
@@ -144,22 +143,23 @@ pub async fn exec(
         entry: Arc::clone(&entry),
         running,
     };
-    let Some(open) = window.filter(|_| listens) else {
+    let Some((mut line, first)) = line.filter(|_| listens) else {
         end.tell_later();
         return Ok(());
     };
-    let (line, first) = Line::begin(&engine, &entry, open.clone(), inputs);
-    let mut outputs = runtime.attach(&entry.id, &open, first).await?;
-    match outputs.next().await {
-        Some(Ok(WindowOutput::Exited(exit))) => {
+    let outputs = match line.connect(first, &events).await? {
+        // Everything from here on is seen.
+        Connected::Open(outputs, _attached) => outputs,
+        Connected::Exited(exit) => {
             end.tell(&exit);
             let _nobody_listens = events.send(ExecEvent::Exited(exit)).await;
             return Ok(());
         }
-        Some(Err(error)) => return Err(error),
-        // Attached: everything from here on is seen.
-        Some(Ok(_)) | None => {}
-    }
+        Connected::Unread => {
+            end.tell_later();
+            return Ok(());
+        }
+    };
     match line.follow(outputs, &events).await? {
         Some(exit) => {
             end.tell(&exit);

@@ -1,4 +1,4 @@
-//! `kill`: one signal to the container's first process.
+//! `kill`: one signal to the container's first process, or to one that `exec` started.
 
 use std::sync::Arc;
 
@@ -21,7 +21,10 @@ pub async fn kill(engine: &Arc<Engine>, entry: &Arc<Entry>, text: &str) -> Resul
     } else {
         signal::parse(text)?
     };
-    let record = entry.record();
+    // A signal that comes while the program is being started is for the program.
+    let record = entry
+        .wait_until(|record| !matches!(record.state, State::Creating | State::Starting))
+        .await;
     let ends =
         number == SIGKILL || signal::parse(&record.stop_signal()).is_ok_and(|own| own == number);
     if ends {
@@ -39,4 +42,18 @@ pub async fn kill(engine: &Arc<Engine>, entry: &Arc<Entry>, text: &str) -> Resul
     let more = [("signal", number.to_string())];
     engine.journal.note(&record, "kill", &more);
     Ok(())
+}
+
+/// Sends `text`, a signal's name or number, to a process that `exec` started; empty:
+/// SIGKILL.
+///
+/// # Errors
+/// The signal is unknown, there is no such process, or the service fails.
+pub async fn kill_exec(engine: &Engine, entry: &Entry, exec_id: &str, text: &str) -> Result<()> {
+    let number = if text.is_empty() {
+        SIGKILL
+    } else {
+        signal::parse(text)?
+    };
+    engine.peers.runtime.kill(&entry.id, exec_id, number).await
 }

@@ -13,9 +13,10 @@ use futures::future::join;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::attach::{Line, note_resize};
+use super::attach::Line;
 use super::create::{self, Layer, Purpose};
-use super::start::{self, EndpointStep, FirstWindow, Start, Starter};
+use super::resize;
+use super::start::{self, EndpointStep, Start, Starter};
 use crate::container::Exit;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -86,14 +87,13 @@ pub async fn run(
     let size = wanted.window.as_ref().and_then(|open| open.terminal_size);
     let (line, window) = match wanted.window {
         None => (None, None),
-        Some(open) => {
-            let (line, first) = Line::begin(&engine, &entry, open.clone(), inputs);
-            let window = FirstWindow {
-                open,
-                inputs: first,
-            };
-            (Some(line), Some(window))
-        }
+        Some(open) => match Line::begin(&engine, &entry, open, inputs) {
+            Ok((line, window)) => (Some(line), Some(window)),
+            Err(error) => {
+                create::never_happened(&engine, &entry, true).await;
+                return Err(error);
+            }
+        },
     };
     let start = Start::new(&engine, &entry, window);
     let puller = Puller {
@@ -141,7 +141,7 @@ pub async fn run(
         }
     };
     if let Some(size) = size {
-        note_resize(&engine, &record, size);
+        resize::note(&engine, &record, size);
     }
     let at = entry.record().started.unwrap_or_else(Timestamp::now);
     let listens = events.send(RunEvent::Started { at }).await.is_ok();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::container::{Endpoint, Exit, Record, StepTime};
@@ -14,7 +14,7 @@ use crate::engine::{Engine, change, wrong_state};
 use crate::error::{Error, Result};
 use crate::etc_files;
 use crate::health::{Check, Health};
-use crate::peers::{ContainerWanted, EndpointWanted};
+use crate::peers::{ContainerWanted, EndpointWanted, OutputWanted};
 use crate::restart::{self, Verdict};
 use crate::roster::Entry;
 use crate::signal::SIGKILL;
@@ -22,13 +22,18 @@ use crate::spec::{self, Namespace, Namespaces, process};
 use crate::state::{Event, InvalidTransition, State};
 use crate::steps::{self, Step};
 use crate::wanted::{NamespaceMode, NetworkMode, PortMapping, Protocol};
-use crate::window::{Outputs, WindowInput, WindowOpen, WindowOutput};
+use crate::window::{Outputs, TerminalSize, WindowOutput};
 
 /// A window that is to be open before the program runs.
 #[derive(Debug)]
 pub struct FirstWindow {
-    pub open: WindowOpen,
-    pub inputs: mpsc::Receiver<WindowInput>,
+    pub wanted: OutputWanted,
+    /// Positions up to which its output was received.
+    pub receipts: watch::Receiver<u64>,
+    /// It types.
+    pub stdin: bool,
+    /// First size of the terminal.
+    pub size: Option<TerminalSize>,
 }
 
 /// Who starts the container.
@@ -237,7 +242,7 @@ impl ProcessStep<'_> {
             _ => None,
         };
         let window = window.lock().unwrap_or_else(PoisonError::into_inner);
-        let window = window.as_ref().map(|window| &window.open);
+        let window = window.as_ref();
         Ok(ContainerWanted {
             spec: spec.to_string().into_bytes(),
             rootfs: record.rootfs.clone().unwrap_or_default(),
@@ -247,7 +252,7 @@ impl ProcessStep<'_> {
             stdin_once: record.wanted.stdin_open
                 && !record.wanted.tty
                 && window.is_some_and(|window| window.stdin),
-            terminal_size: window.and_then(|window| window.terminal_size),
+            terminal_size: window.and_then(|window| window.size),
             log: Some(record.wanted.log.unwrap_or_else(|| engine.settings.log())),
             etc_files: etc_files::files(record, endpoint.or(shared.as_ref()))?,
             runtime: record.wanted.runtime.clone(),
@@ -311,10 +316,11 @@ impl Step for ProgramStep<'_> {
                 let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
                 window.take()
             };
-            if let Some(FirstWindow { open, inputs }) = window {
-                let mut opened = runtime.attach(&entry.id, &open, inputs).await?;
+            if let Some(window) = window {
+                let attached = runtime.attach(&entry.id, window.wanted, window.receipts);
+                let mut opened = attached.await?;
                 match opened.next().await {
-                    Some(Ok(WindowOutput::Attached { .. })) => {}
+                    Some(Ok(WindowOutput::Attached(_))) => {}
                     Some(Err(error)) => return Err(error),
                     Some(Ok(_)) | None => {
                         return Err(Error::Unanswered {

@@ -30,7 +30,7 @@ pub use image::{
 pub use network::{EndpointWanted, Networks};
 pub use runtime::{
     ContainerWanted, Deleted, EtcFile, EventKind, EventStream, ExecWanted, HeldIds, Live,
-    LiveStatus, LogBatch, LogStream, LogsWanted, RuntimeEvent, Runtimes, Stats,
+    LiveStatus, LogBatch, LogStream, LogsWanted, OutputWanted, RuntimeEvent, Runtimes, Stats,
 };
 
 /// Clients of all services.

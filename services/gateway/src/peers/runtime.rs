@@ -1,5 +1,6 @@
 //! The runtime service: running containers.
 
+use futures::Stream;
 use futures::stream::{BoxStream, StreamExt as _};
 use gantry_kit::client::{Client, MESSAGE_LIMIT};
 use gantry_kit::pages::ANY_SIZE;
@@ -7,15 +8,16 @@ use gantry_proto::runtime::v1 as wire;
 use gantry_proto::shim::v1 as shim;
 use gantry_proto::types::v1 as types;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use wire::attach_request::Message as ToWindow;
 use wire::runtime_service_client::RuntimeServiceClient;
 
 use super::refused;
 use crate::container::{ContainerId, Exit, Rootfs, StepTime};
 use crate::error::{Error, Peer, Result};
 use crate::wanted::LogOptions;
-use crate::window::{Outputs, TerminalSize, WindowInput, WindowOpen, WindowOutput};
+use crate::window::{Attached, Outputs, TerminalSize, WindowInput, WindowOutput};
 use crate::wire as common;
 
 /// A file that the engine makes for a container.
@@ -179,22 +181,15 @@ fn event(wire: wire::EventsResponse) -> RuntimeEvent {
     }
 }
 
-fn window(open: &WindowOpen) -> shim::AttachOpen {
-    shim::AttachOpen {
-        exec_id: open.exec_id.clone(),
-        stdin: open.stdin,
-        stdout: open.stdout,
-        stderr: open.stderr,
-        terminal_size: open.terminal_size.map(common::to_size),
-    }
-}
-
 fn output(wire: shim::AttachResponse) -> Option<WindowOutput> {
     use shim::attach_response::Message;
     Some(match wire.message? {
-        Message::Attached(attached) => WindowOutput::Attached {
-            terminal: attached.terminal,
-        },
+        Message::Attached(wire) => WindowOutput::Attached(Attached {
+            terminal: wire.terminal,
+            primary: wire.primary,
+            resumed: wire.resumed,
+            typed: wire.typed,
+        }),
         Message::Output(output) => WindowOutput::Output {
             stream: common::stream(output.stream()),
             data: output.data,
@@ -202,8 +197,25 @@ fn output(wire: shim::AttachResponse) -> Option<WindowOutput> {
         Message::Missed(missed) => WindowOutput::Missed {
             bytes: missed.bytes,
         },
+        Message::Typed(typed) => WindowOutput::Typed {
+            position: typed.position,
+        },
         Message::Exited(status) => WindowOutput::Exited(common::exit(status)),
     })
+}
+
+/// A window on a process' output that is to be opened.
+#[derive(Clone, Debug, Default)]
+pub struct OutputWanted {
+    /// Empty: the container's first process.
+    pub exec_id: String,
+    pub stdout: bool,
+    pub stderr: bool,
+    pub terminal_size: Option<TerminalSize>,
+    /// Name of a primary window. Empty: a usual one.
+    pub primary: String,
+    /// Where a primary window goes on that is opened again.
+    pub resume_at: Option<u64>,
 }
 
 impl Runtimes {
@@ -324,32 +336,75 @@ impl Runtimes {
         }
     }
 
-    /// Opens a window on a process.
+    /// Opens a window on a process' output. `receipts` are positions up to which it
+    /// was received.
     ///
     /// # Errors
     /// There is no such process, or the service fails.
     pub async fn attach(
         &self,
         id: &ContainerId,
-        open: &WindowOpen,
+        wanted: OutputWanted,
+        receipts: watch::Receiver<u64>,
+    ) -> Result<Outputs> {
+        let window = shim::AttachOpen {
+            exec_id: wanted.exec_id,
+            stdin: false,
+            stdout: wanted.stdout,
+            stderr: wanted.stderr,
+            terminal_size: wanted.terminal_size.map(common::to_size),
+            primary: wanted.primary,
+            resume_at: wanted.resume_at,
+            typist: String::new(),
+        };
+        let receipts = WatchStream::from_changes(receipts)
+            .map(|position| ToWindow::Received(shim::Received { position }));
+        self.open(id, window, receipts).await
+    }
+
+    /// Opens a window on a process' input, under a name by which it can be opened
+    /// again. What comes out of it tells what was taken.
+    ///
+    /// # Errors
+    /// There is no such process, or the service fails.
+    pub async fn type_into(
+        &self,
+        id: &ContainerId,
+        exec_id: &str,
+        typist: &str,
         inputs: mpsc::Receiver<WindowInput>,
     ) -> Result<Outputs> {
-        use wire::attach_request::Message;
-        let first = Message::Open(wire::AttachOpen {
-            container_id: id.to_string(),
-            window: Some(window(open)),
-        });
+        let window = shim::AttachOpen {
+            exec_id: exec_id.to_owned(),
+            stdin: true,
+            typist: typist.to_owned(),
+            ..shim::AttachOpen::default()
+        };
         let inputs = ReceiverStream::new(inputs).filter_map(|input| async move {
             Some(match input {
-                WindowInput::Stdin(data) => Message::Stdin(data),
-                WindowInput::StdinClose => Message::StdinClose(shim::StdinClose {}),
-                WindowInput::Resize(size) => Message::Resize(common::to_size(size)),
-                // Signals go by a call of their own.
-                WindowInput::Signal(_) | WindowInput::Detach => return None,
+                WindowInput::Stdin(data) => ToWindow::Stdin(data),
+                WindowInput::StdinClose => ToWindow::StdinClose(shim::StdinClose {}),
+                // These go by calls of their own: nothing waits behind input.
+                WindowInput::Resize(_) | WindowInput::Signal(_) | WindowInput::Detach => {
+                    return None;
+                }
             })
         });
+        self.open(id, window, inputs).await
+    }
+
+    async fn open(
+        &self,
+        id: &ContainerId,
+        window: shim::AttachOpen,
+        more: impl Stream<Item = ToWindow> + Send + 'static,
+    ) -> Result<Outputs> {
+        let first = ToWindow::Open(wire::AttachOpen {
+            container_id: id.to_string(),
+            window: Some(window),
+        });
         let requests = futures::stream::once(async { first })
-            .chain(inputs)
+            .chain(more)
             .map(|message| wire::AttachRequest {
                 message: Some(message),
             });
@@ -363,6 +418,20 @@ impl Runtimes {
                 }
             })
             .boxed())
+    }
+
+    /// Sets the size of a process' terminal; empty `exec_id`: the container's first.
+    ///
+    /// # Errors
+    /// It has no terminal or has ended, or the service fails.
+    pub async fn resize(&self, id: &ContainerId, exec_id: &str, size: TerminalSize) -> Result<()> {
+        let request = wire::ResizeRequest {
+            container_id: id.to_string(),
+            exec_id: exec_id.to_owned(),
+            size: Some(common::to_size(size)),
+        };
+        let answer = self.runtime.clone().resize(request).await;
+        answer.map(|_resized| ()).map_err(|status| error(&status))
     }
 
     /// Runs one more process in a container. Answers its pid.

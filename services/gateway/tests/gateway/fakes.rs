@@ -53,6 +53,12 @@ pub(crate) struct World {
     pub(crate) failing: Mutex<BTreeMap<&'static str, &'static str>>,
     /// A call that stops for ever, before (false) or after (true) its effect.
     pub(crate) stuck: Mutex<Option<(&'static str, bool)>>,
+    /// Windows that break off after their first output, as when the service ends.
+    pub(crate) breaking: Mutex<usize>,
+    /// Whether a window that broke off cannot go on where it was.
+    pub(crate) forgets: Mutex<bool>,
+    /// How windows were opened.
+    pub(crate) windows: Mutex<Vec<shim::AttachOpen>>,
     /// Told when a call got stuck.
     pub(crate) reached: Notify,
     /// Lets the call that is stuck go on.
@@ -78,6 +84,9 @@ impl Default for World {
             calls: Mutex::default(),
             failing: Mutex::default(),
             stuck: Mutex::default(),
+            breaking: Mutex::default(),
+            forgets: Mutex::default(),
+            windows: Mutex::default(),
             reached: Notify::new(),
             released: Notify::new(),
             teller: Teller::default(),
@@ -559,18 +568,42 @@ impl runtime::runtime_service_server::RuntimeService for Fake {
             message: Some(message),
         };
         use shim::attach_response::Message;
-        let attached = message(Message::Attached(shim::Attached { terminal: false }));
-        let hello = message(Message::Output(shim::Output {
-            stream: types::Stream::Stdout.into(),
-            data: b"hello\n"[..].into(),
+        let window = open.window.unwrap_or_default();
+        self.0.windows.lock().unwrap().push(window.clone());
+        let attached = message(Message::Attached(shim::Attached {
+            primary: !window.primary.is_empty(),
+            resumed: window.resume_at.is_some() && !*self.0.forgets.lock().unwrap(),
+            ..Default::default()
         }));
+        // Six bytes, first "hello", then "again".
+        let text = match window.resume_at {
+            None => &b"hello\n"[..],
+            Some(_) => b"again\n",
+        };
+        let output = message(Message::Output(shim::Output {
+            stream: types::Stream::Stdout.into(),
+            data: text.into(),
+        }));
+        let shows = window.stdout || window.stderr;
+        let mut begin = vec![Ok(attached)];
+        begin.extend(shows.then_some(Ok(output)));
+        let breaks = {
+            let mut breaking = self.0.breaking.lock().unwrap();
+            let breaks = shows && *breaking > 0;
+            *breaking -= usize::from(breaks);
+            breaks
+        };
+        if breaks {
+            begin.push(Err(Status::unavailable("the connection broke")));
+            return Ok(Response::new(stream::iter(begin).boxed()));
+        }
         let mut exits = self.0.exits.subscribe();
         let last = async move {
             let found = exits.wait_for(|exits| exits.contains_key(&open.container_id));
             let exits = found.await.map_err(|_| Status::unavailable("gone"))?;
             Ok(message(Message::Exited(exits[&open.container_id].clone())))
         };
-        let outputs = stream::iter([Ok(attached), Ok(hello)]).chain(stream::once(last));
+        let outputs = stream::iter(begin).chain(stream::once(last));
         Ok(Response::new(outputs.boxed()))
     }
 
@@ -599,7 +632,8 @@ impl runtime::runtime_service_server::RuntimeService for Fake {
     }
 
     async fn resize(&self, _: Request<runtime::ResizeRequest>) -> Answer<runtime::ResizeResponse> {
-        unused()
+        self.0.before("resize").await?;
+        Ok(Response::new(runtime::ResizeResponse {}))
     }
 
     async fn pause(

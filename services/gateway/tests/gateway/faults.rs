@@ -3,6 +3,7 @@
 
 use gantry_kit::fault::Fault;
 use gantry_proto::gateway::v1 as wire;
+use gantry_proto::gateway::v1::run_response::Message;
 use gantry_proto::shim::v1 as shim;
 
 use crate::workbench::{Bench, LIMIT, open};
@@ -409,4 +410,85 @@ async fn a_gateway_that_is_stopped_ends_its_windows_and_no_container() {
     assert_eq!(bench.list().await[0].state(), wire::ContainerState::Running);
     bench.world.exit(&id, 0, 0);
     bench.until_nothing_is_left().await;
+}
+
+/// What a run shows, and whether it was told that it missed something.
+async fn shown(bench: &Bench, open: wire::RunOpen) -> (String, bool, Option<i32>) {
+    let mut run = bench.run(open).await;
+    let id = run.started().await;
+    let broken = |bench: &Bench| *bench.world.breaking.lock().unwrap() == 0;
+    bench.until("its windows break off", broken).await;
+    bench.world.exit(&id, 7, 0);
+    let (messages, outcome) = run.all().await;
+    outcome.unwrap();
+    let (mut text, mut missed, mut code) = (String::new(), false, None);
+    for message in messages {
+        match message {
+            Message::Output(output) => text += std::str::from_utf8(&output.data).unwrap(),
+            Message::Missed(_) => missed = true,
+            Message::Exited(exit) => code = Some(exit.code),
+            _ => {}
+        }
+    }
+    (text, missed, code)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_window_goes_on_where_it_was_when_the_runtime_is_back() {
+    let bench = Bench::new().await;
+    *bench.world.breaking.lock().unwrap() = 2;
+    let open = wire::RunOpen {
+        primary: true,
+        ..open(false, false)
+    };
+    let shown = shown(&bench, open).await;
+    assert_eq!(shown, ("hello\nagain\nagain\n".to_owned(), false, Some(7)));
+    let windows = bench.world.windows.lock().unwrap().clone();
+    let resumed: Vec<_> = windows.iter().map(|window| window.resume_at).collect();
+    assert_eq!(resumed, [None, Some(6), Some(12)]);
+    // Under one name.
+    assert!(!windows[0].primary.is_empty());
+    assert!(
+        windows
+            .iter()
+            .all(|window| window.primary == windows[0].primary)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_cannot_go_on_where_it_was_is_told() {
+    let bench = Bench::new().await;
+    *bench.world.breaking.lock().unwrap() = 1;
+    *bench.world.forgets.lock().unwrap() = true;
+    let primary = wire::RunOpen {
+        primary: true,
+        ..open(false, false)
+    };
+    let (_, missed, code) = shown(&bench, primary).await;
+    assert!(missed);
+    assert_eq!(code, Some(7));
+    // One that only looks on has nothing kept for it.
+    *bench.world.breaking.lock().unwrap() = 1;
+    *bench.world.forgets.lock().unwrap() = false;
+    let (_, missed, _) = shown(&bench, open(false, false)).await;
+    assert!(missed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn input_has_a_window_of_its_own_beside_the_output() {
+    let bench = Bench::new().await;
+    let open = wire::RunOpen {
+        primary: true,
+        attach_stdin: true,
+        ..open(false, false)
+    };
+    let mut run = bench.run(open).await;
+    let id = run.started().await;
+    let both = |bench: &Bench| bench.world.windows.lock().unwrap().len() == 2;
+    bench.until("the input is open", both).await;
+    let windows = bench.world.windows.lock().unwrap().clone();
+    assert!(windows[0].stdout && !windows[0].stdin && windows[0].typist.is_empty());
+    assert!(windows[1].stdin && !windows[1].stdout && !windows[1].typist.is_empty());
+    bench.world.exit(&id, 0, 0);
+    run.all().await.1.unwrap();
 }

@@ -6,18 +6,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use gantry_oci::lenient::{self, Shape};
-use http::header::{
-    AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
-};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, USER_AGENT, WWW_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 
 use super::challenge::Challenge;
 use super::error::RegistryError;
 use super::hosts::is_own;
-use super::patience::{self, Pauses};
+use super::patience::Pauses;
 use super::site::{Site, Tls};
 use super::transport::{self, Body, HttpClient};
 use super::{Client, Repository, lock};
@@ -32,8 +29,6 @@ const ENDPOINT_LIFE: Duration = Duration::from_secs(600);
 const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const REDIRECTS: u32 = 6;
-/// Bytes of an error's body that are read.
-const ERROR_BODY_MAX: usize = 64 << 10;
 
 /// How a host is reached.
 #[derive(Clone)]
@@ -479,124 +474,8 @@ impl Repository {
         // names, and not for whatever an answer names.
         self.client.shared.hosts.is_declared_insecure(host)
     }
-
-    /// The error in an answer that is one.
-    pub(super) async fn refusal(
-        &self,
-        response: Response<Incoming>,
-        what: &str,
-        attempt: u32,
-    ) -> RegistryError {
-        let status = response.status();
-        let retry_after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(patience::retry_after);
-        let body = Limited::new(response.into_body(), ERROR_BODY_MAX).collect();
-        let body = match tokio::time::timeout(Duration::from_secs(5), body).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            _ => Bytes::new(),
-        };
-        let message = error_message(&body);
-        let (host, what) = (self.site.host.clone(), what.to_owned());
-        match status {
-            StatusCode::NOT_FOUND => RegistryError::NotFound {
-                host,
-                what,
-                message,
-            },
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Denied {
-                host,
-                what,
-                message,
-            },
-            StatusCode::TOO_MANY_REQUESTS => RegistryError::Busy {
-                host,
-                what,
-                status,
-                attempts: attempt,
-                message,
-                retry_after,
-            },
-            _ if status.is_server_error() => RegistryError::Busy {
-                host,
-                what,
-                status,
-                attempts: attempt,
-                message,
-                retry_after,
-            },
-            _ => RegistryError::Unexpected {
-                host,
-                what,
-                status,
-                message,
-            },
-        }
-    }
-
-    pub(super) fn malformed(&self, what: &str, reason: &str) -> RegistryError {
-        RegistryError::Malformed {
-            host: self.site.host.clone(),
-            what: what.to_owned(),
-            reason: reason.to_owned(),
-        }
-    }
-
-    pub(super) fn denied(&self, what: &str, message: &str) -> RegistryError {
-        RegistryError::Denied {
-            host: self.site.host.clone(),
-            what: what.to_owned(),
-            message: message.to_owned(),
-        }
-    }
 }
 
 fn is_https(uri: &Uri) -> bool {
     uri.scheme_str() == Some("https")
-}
-
-/// The first error of the specification's error document, in the registry's words.
-fn error_message(body: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Document {
-        #[serde(default)]
-        errors: Vec<Entry>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Entry {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    const FORM: Shape = Shape::Record(&[(
-        "errors",
-        &Shape::List(&Shape::Record(&[
-            ("code", &Shape::Text),
-            ("message", &Shape::Text),
-        ])),
-    )]);
-    let Ok(document) = lenient::read::<Document>(body, &FORM) else {
-        return String::new();
-    };
-    let text = document
-        .errors
-        .into_iter()
-        .next()
-        .map_or_else(String::new, |entry| {
-            if entry.message.is_empty() {
-                entry.code
-            } else {
-                entry.message
-            }
-        });
-    // One line, of a length that a person reads.
-    text.split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-        .chars()
-        .take(200)
-        .collect()
 }

@@ -42,6 +42,7 @@ mod exchange;
 mod hosts;
 mod lists;
 pub(crate) mod patience;
+mod refusal;
 mod site;
 mod source;
 mod token;

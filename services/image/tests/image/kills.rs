@@ -196,7 +196,7 @@ impl World {
                 Ok(_) => return service,
                 Err(status) => {
                     let ended = service.process.try_wait().unwrap();
-                    let log = || std::fs::read_to_string(self.root.path().join("log")).unwrap();
+                    let log = || std::fs::read_to_string(self.root.path().join("service.log")).unwrap();
                     assert!(
                         ended.is_none() && Instant::now() < deadline,
                         "{status}: {}",
@@ -544,7 +544,7 @@ impl World {
 }
 
 fn log(root: &Path) -> std::fs::File {
-    std::fs::File::create(root.join("log")).unwrap()
+    std::fs::File::create(root.join("service.log")).unwrap()
 }
 
 impl Service {

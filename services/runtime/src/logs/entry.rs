@@ -4,10 +4,26 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{Entry, Stream};
+use super::{Entry, Gap, Stream};
 
 /// Length of "2026-01-02T03:04:05", up to where nanoseconds begin.
 const SECONDS: usize = 19;
+
+/// The tag of an entry that says how many lines could not be logged.
+const LOST_TAG: &[u8] = b":lost";
+
+/// What an entry with [`LOST_TAG`] says: "12 lines of output were not logged: …".
+fn not_logged(content: &[u8]) -> Gap {
+    let text = String::from_utf8_lossy(content);
+    let text = text.trim_end();
+    let lines = text.split(' ').next().and_then(|count| count.parse().ok());
+    let reason = text.split_once(": ").map_or(text, |(_, why)| why);
+    Gap {
+        lines: lines.unwrap_or(0),
+        bytes: 0,
+        reason: format!("not logged: {reason}"),
+    }
+}
 
 /// Reads entries. Times are parsed once per second of the log.
 #[derive(Debug, Default)]
@@ -23,6 +39,8 @@ pub(super) struct Head {
     pub(super) stream: Stream,
     /// The entry ends a line of the program.
     pub(super) full: bool,
+    /// It is no output, and says how many lines are missing.
+    pub(super) lost: bool,
     content: usize,
 }
 
@@ -42,18 +60,21 @@ impl Parser {
     pub(super) fn head(&mut self, line: &[u8]) -> Option<Head> {
         let end = memchr::memchr(b' ', line)?;
         let time = self.time(&line[..end])?;
-        // "stdout F " or "stderr P "
-        let rest = line.get(end + 1..end + 10)?;
-        let stream = match &rest[..7] {
+        // "stdout F " or "stderr P ", with more tags perhaps: "stderr F:lost "
+        let rest = line.get(end + 1..)?;
+        let stream = match rest.get(..7)? {
             b"stdout " => Stream::Out,
             b"stderr " => Stream::Err,
             _ => return None,
         };
+        let tags = &rest[7..];
+        let tags = &tags[..memchr::memchr(b' ', tags)?];
         Some(Head {
             time,
             stream,
-            full: rest[7] == b'F',
-            content: end + 10,
+            full: tags.first() == Some(&b'F'),
+            lost: tags.len() > 1 && tags[1..] == *LOST_TAG,
+            content: end + 1 + 7 + tags.len() + 1,
         })
     }
 
@@ -61,10 +82,20 @@ impl Parser {
     pub(super) fn entry(&mut self, block: &Bytes, line: Range<usize>) -> Option<Entry> {
         let head = self.head(&block[line.clone()])?;
         let end = if head.full { line.end } else { line.end - 1 };
+        let data = block.slice(line.start + head.content..end);
+        if head.lost {
+            return Some(Entry {
+                time: head.time,
+                stream: head.stream,
+                data: Bytes::new(),
+                gap: Some(not_logged(&data)),
+            });
+        }
         Some(Entry {
             time: head.time,
             stream: head.stream,
-            data: block.slice(line.start + head.content..end),
+            data,
+            gap: None,
         })
     }
 

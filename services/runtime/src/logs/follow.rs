@@ -52,10 +52,20 @@ async fn send_all(
         match entries {
             None => return Ok(()),
             Some(entries) if !entries.is_empty() => {
-                if batches.send(Ok(entries)).await.is_err() {
-                    return Ok(());
-                }
                 // A rotation meanwhile must not pass unseen: hold its segments open.
+                let permit = loop {
+                    tokio::select! {
+                        permit = batches.reserve() => break permit,
+                        change = changed(&changes) => {
+                            change.map_err(|e| Error::file("cannot watch", &directory, e))?;
+                            open_new(&directory, &mut reader, &mut last)?;
+                        }
+                    }
+                };
+                let Ok(permit) = permit else {
+                    return Ok(());
+                };
+                permit.send(Ok(entries));
                 open_new(&directory, &mut reader, &mut last)?;
                 continue;
             }
@@ -81,7 +91,7 @@ fn open_new(directory: &Path, reader: &mut Reader, last: &mut u64) -> Result<boo
         if number > *last
             && let Some(segment) = Segment::open(directory, number)?
         {
-            reader.segments.push_back(segment);
+            reader.push(segment)?;
             *last = number;
             opened = true;
         }

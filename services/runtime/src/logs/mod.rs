@@ -6,14 +6,17 @@
 //! * `since` is found by bisection: over the segments by their first entries,
 //!   then within one segment by byte offset.
 //! * `tail` is counted backwards from the end.
-//! * `follow` waits for inotify, and opens each new segment as it appears, so
-//!   that a rotation, or several, takes nothing from a reader who is behind.
+//! * `follow` waits for inotify, and opens each new segment as it appears, also
+//!   while its reader is slow: a rotation, or several, takes nothing from a reader
+//!   who is behind. Removed segments are held open up to [`HELD_BYTES`]; beyond it
+//!   the oldest is skipped, and the reader is told ([`Gap`]).
 
 mod entry;
 mod follow;
 mod locate;
 mod segment;
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -30,6 +33,10 @@ const BATCH_BYTES: usize = 128 << 10;
 
 /// Batches a reader may be behind before reading waits.
 const QUEUE: usize = 4;
+
+/// How much of a log is held open for a follower that is slower than the program. It
+/// is disk space that rotation does not free.
+const HELD_BYTES: u64 = 128 << 20;
 
 /// What is wanted of a log.
 #[derive(Clone, Debug)]
@@ -57,6 +64,28 @@ pub struct Entry {
     pub stream: Stream,
     /// With the newline, where the entry ends a line.
     pub data: Bytes,
+    /// The entry is no output: some is missing here.
+    pub gap: Option<Gap>,
+}
+
+/// Output that is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// 0: nobody knows how many.
+    pub lines: u64,
+    /// 0: nobody knows how many.
+    pub bytes: u64,
+    pub reason: String,
+}
+
+impl Gap {
+    fn rotated(lines: u64, bytes: u64) -> Self {
+        Self {
+            lines,
+            bytes,
+            reason: "removed by rotation before it was read".to_owned(),
+        }
+    }
 }
 
 /// What goes to the reader.
@@ -99,8 +128,11 @@ impl Wanted {
 #[derive(Debug)]
 struct Reader {
     wanted: Wanted,
-    segments: std::collections::VecDeque<Segment>,
+    segments: VecDeque<Segment>,
     parser: Parser,
+    /// What is to be told before the next entry.
+    gap: Option<Gap>,
+    held_bytes: u64,
 }
 
 impl Reader {
@@ -118,7 +150,53 @@ impl Reader {
             wanted,
             segments: segments.into(),
             parser: Parser::default(),
+            gap: None,
+            held_bytes: HELD_BYTES,
         })
+    }
+
+    /// Takes a segment that is new. The oldest unread ones are skipped where too much
+    /// is held.
+    fn push(&mut self, segment: Segment) -> Result<()> {
+        self.segments.push_back(segment);
+        while self.segments.len() > 2 && self.unread()? > self.held_bytes {
+            self.skip()?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that are not read yet.
+    fn unread(&self) -> Result<u64> {
+        self.segments.iter().try_fold(0, |sum, segment| {
+            Ok(sum + segment.length()?.saturating_sub(segment.offset))
+        })
+    }
+
+    /// Skips the rest of the oldest segment, and counts what was wanted of it.
+    fn skip(&mut self) -> Result<()> {
+        let Some(mut segment) = self.segments.pop_front() else {
+            return Ok(());
+        };
+        let (mut lines, mut bytes) = match &self.gap {
+            Some(gap) => (gap.lines, gap.bytes),
+            None => (0, 0),
+        };
+        loop {
+            let block = segment.block()?;
+            if block.is_empty() {
+                break;
+            }
+            for line in entry::lines(&block) {
+                if let Some(entry) = self.parser.entry(&block, line)
+                    && self.wanted.stream(entry.stream)
+                {
+                    lines += u64::from(entry.data.ends_with(b"\n"));
+                    bytes += entry.data.len() as u64;
+                }
+            }
+        }
+        self.gap = Some(Gap::rotated(lines, bytes));
+        Ok(())
     }
 
     /// The next entries; empty at the end of what is there now. `None` once all
@@ -126,14 +204,34 @@ impl Reader {
     fn next(&mut self) -> Result<Option<Vec<Entry>>> {
         let mut entries = Vec::new();
         let mut bytes = 0;
+        if let Some(gap) = self.gap.take() {
+            entries.push(Entry {
+                time: 0,
+                stream: Stream::Err,
+                data: Bytes::new(),
+                gap: Some(gap),
+            });
+        }
         while let Some(segment) = self.segments.front_mut() {
             let block = segment.block()?;
+            let number = segment.number;
             if block.is_empty() {
                 // The last one may still grow.
                 if self.segments.len() == 1 {
                     break;
                 }
                 self.segments.pop_front();
+                // Segments that came and went between two looks at the directory.
+                if let Some(next) = self.segments.front()
+                    && next.number != number + 1
+                {
+                    entries.push(Entry {
+                        time: 0,
+                        stream: Stream::Err,
+                        data: Bytes::new(),
+                        gap: Some(Gap::rotated(0, 0)),
+                    });
+                }
                 continue;
             }
             for line in entry::lines(&block) {
@@ -143,7 +241,8 @@ impl Reader {
                 if entry.time >= self.wanted.until {
                     return Ok((!entries.is_empty()).then_some(entries));
                 }
-                if entry.time >= self.wanted.since && self.wanted.stream(entry.stream) {
+                let wanted = self.wanted.stream(entry.stream) || entry.gap.is_some();
+                if entry.time >= self.wanted.since && wanted {
                     bytes += entry.data.len();
                     entries.push(entry);
                 }

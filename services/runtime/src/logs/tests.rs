@@ -6,10 +6,15 @@ use super::*;
 
 /// Line `number` was logged so many milliseconds after the epoch.
 fn write_lines(directory: &Path, segment: u64, numbers: std::ops::Range<u64>) {
+    write_wide_lines(directory, segment, numbers, 0);
+}
+
+/// The same, each at least so wide.
+fn write_wide_lines(directory: &Path, segment: u64, numbers: std::ops::Range<u64>, width: usize) {
     let mut text = String::new();
     for number in numbers {
         let time = jiff::Timestamp::from_millisecond(i64::try_from(number).unwrap()).unwrap();
-        text.push_str(&format!("{time:.9} stdout F {number}\n"));
+        text.push_str(&format!("{time:.9} stdout F {number:0width$}\n"));
     }
     fs::write(directory.join(format!("{segment}.log")), text).unwrap();
 }
@@ -47,7 +52,7 @@ fn three_segments() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     write_lines(directory.path(), 7, 0..30_000);
     write_lines(directory.path(), 8, 30_000..60_000);
-    write_lines(directory.path(), 10, 60_000..60_010);
+    write_lines(directory.path(), 9, 60_000..60_010);
     directory
 }
 
@@ -133,4 +138,137 @@ fn an_entry_that_is_being_written_waits() {
     let whole = "1970-01-01T00:00:00.000000001Z stdout F 1\n";
     fs::write(&path, format!("{whole}1970-01-01T00:00")).unwrap();
     assert_eq!(numbers(directory.path(), &query()), [1]);
+}
+
+/// Numbers of lines, and where some are missing how many: `Err`.
+fn with_gaps(reader: &mut Reader) -> Vec<Result<u64, u64>> {
+    let mut found = Vec::new();
+    while let Some(entries) = reader.next().unwrap() {
+        if entries.is_empty() {
+            break;
+        }
+        found.extend(entries.into_iter().map(|entry| {
+            match entry.gap {
+                Some(gap) => Err(gap.lines),
+                None => Ok(std::str::from_utf8(&entry.data)
+                    .unwrap()
+                    .trim_end()
+                    .parse()
+                    .unwrap()),
+            }
+        }));
+    }
+    found
+}
+
+#[test]
+fn a_segment_that_was_never_seen_is_a_gap() {
+    let directory = tempfile::tempdir().unwrap();
+    write_lines(directory.path(), 3, 0..2);
+    write_lines(directory.path(), 5, 4..5);
+    let mut reader = Reader::open(directory.path(), &query()).unwrap();
+    assert_eq!(with_gaps(&mut reader), [Ok(0), Ok(1), Err(0), Ok(4)]);
+}
+
+#[test]
+fn what_is_skipped_for_a_follower_too_far_behind_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    write_lines(directory.path(), 1, 0..1000);
+    let mut reader = Reader::open(directory.path(), &query()).unwrap();
+    reader.held_bytes = 100_000;
+    for number in 2..=6 {
+        write_lines(directory.path(), number, (number - 1) * 1000..number * 1000);
+        // Rotation removes it; the reader has it open.
+        let segment = Segment::open(directory.path(), number).unwrap().unwrap();
+        fs::remove_file(directory.path().join(format!("{number}.log"))).unwrap();
+        reader.push(segment).unwrap();
+    }
+    let found = with_gaps(&mut reader);
+    let skipped = found[0].unwrap_err();
+    assert!(skipped > 0 && skipped % 1000 == 0, "{skipped}");
+    let rest: Vec<_> = (skipped..6000).map(Ok).collect();
+    assert!(found[1..] == rest);
+}
+
+#[test]
+fn lines_that_could_not_be_logged_are_a_gap_with_the_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(
+        directory.path().join("1.log"),
+        "1970-01-01T00:00:00.000000001Z stdout F 1\n\
+         1970-01-01T00:00:00.000000002Z stderr F:lost 12 lines of output were not logged: No space left on device (os error 28)\n\
+         1970-01-01T00:00:00.000000003Z stdout F 3\n",
+    )
+    .unwrap();
+    // Also to who reads one stream only: it may have been of that one.
+    let query = Query {
+        err: false,
+        ..query()
+    };
+    let mut reader = Reader::open(directory.path(), &query).unwrap();
+    let entries = reader.next().unwrap().unwrap();
+    let gap = entries[1].gap.as_ref().unwrap();
+    assert_eq!(gap.lines, 12);
+    assert_eq!(
+        gap.reason,
+        "not logged: No space left on device (os error 28)"
+    );
+    assert_eq!(entries.len(), 3);
+}
+
+#[tokio::test]
+async fn a_follower_that_reads_nothing_for_a_while_misses_no_rotation() {
+    let directory = tempfile::tempdir().unwrap();
+    write_wide_lines(directory.path(), 1, 0..10_000, 100);
+    let (batches, mut received) = queue();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let path = directory.path().to_owned();
+    let follower = tokio::spawn(follow(path, query(), batches, async {
+        drop(ended.await);
+    }));
+    // The queue is full: the follower waits with most of it unread.
+    let begin = std::time::Instant::now();
+    while received.len() < received.max_capacity() {
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for number in 2..=5 {
+        write_wide_lines(
+            directory.path(),
+            number,
+            (number - 1) * 10_000..number * 10_000,
+            100,
+        );
+        // Rotation keeps one segment before it. Who follows has seen it by then.
+        let begin = std::time::Instant::now();
+        while open_files(directory.path()) < number.try_into().unwrap() {
+            assert!(
+                begin.elapsed() < Duration::from_secs(20),
+                "segment {number}"
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        fs::remove_file(directory.path().join(format!("{}.log", number - 1))).unwrap();
+    }
+    end.send(()).unwrap();
+    let mut expected = 0_u64;
+    while let Some(entries) = received.recv().await {
+        for entry in entries.unwrap() {
+            assert_eq!(entry.gap, None);
+            let text = std::str::from_utf8(&entry.data).unwrap();
+            assert_eq!(text.trim_end().parse(), Ok(expected));
+            expected += 1;
+        }
+    }
+    assert_eq!(expected, 50_000);
+    follower.await.unwrap();
+}
+
+/// Files below `directory` that this process has open, also those that are gone.
+fn open_files(directory: &Path) -> usize {
+    fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter(|path| path.starts_with(directory) && path.extension().is_some())
+        .count()
 }

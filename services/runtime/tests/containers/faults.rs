@@ -153,3 +153,84 @@ async fn a_service_that_stops_does_not_wait_for_windows() {
     assert_eq!(host.get("w").await.unwrap().status(), Status::Running);
     host.delete("w").await;
 }
+
+/// The line before the first, of 15 digits.
+const FIRST: usize = 100_000_000_000_000;
+
+/// Lines of 16 bytes that differ.
+fn lines(bytes: usize) -> Vec<u8> {
+    let lines = (1..=bytes / 16).map(|number| format!("{}\n", FIRST + number));
+    lines.collect::<String>().into_bytes()
+}
+
+#[tokio::test]
+async fn a_primary_window_goes_on_without_a_gap_however_the_service_ends() {
+    const BYTES: usize = 12 << 20;
+    let mut host = Host::start().await;
+    let script = format!("seq {} {}; exit 6", FIRST + 1, FIRST + BYTES / 16);
+    host.create(host.container("p", &["sh", "-c", &script]))
+        .await;
+    let (mut window, _) = host.primary("p", "first", None).await;
+    host.begin("p").await;
+    let mut shown = window.up_to(3 << 20).await.out;
+    for crash in [true, false, true] {
+        let position = window.position;
+        if crash {
+            host.crash();
+        } else {
+            host.stop().await;
+        }
+        drop(window);
+        host.restart().await;
+        let attached;
+        (window, attached) = host.primary("p", "first", Some(position)).await;
+        assert!(attached.primary && attached.resumed);
+        shown.extend(window.up_to(position + (2 << 20)).await.out);
+    }
+    let rest = window.all().await;
+    shown.extend_from_slice(&rest.out);
+    assert_eq!(rest.missed, 0);
+    assert!(shown == lines(BYTES));
+    assert_eq!(rest.code(), 6);
+    // Also when the program has ended meanwhile, and its end was told.
+    let position = window.position;
+    host.crash();
+    host.restart().await;
+    let (mut again, attached) = host.primary("p", "first", Some(position)).await;
+    assert!(attached.resumed);
+    assert_eq!(again.all().await.code(), 6);
+    host.delete("p").await;
+}
+
+#[tokio::test]
+async fn input_goes_on_behind_what_was_taken_when_the_service_was_killed() {
+    let mut host = Host::start().await;
+    let mut request = host.container("i", &["sh", "-c", "cat; echo end"]);
+    request.stdin = true;
+    request.stdin_once = true;
+    host.create(request).await;
+    let (mut window, _) = host.primary("i", "shown", None).await;
+    let (typist, attached) = host.typist("i", "typed").await;
+    assert_eq!(attached.typed, 0);
+    host.begin("i").await;
+    let input = lines(1 << 20);
+    let (first, _) = input.split_at(200_000);
+    typist.enter(first).await;
+    // Some of it has come through.
+    let mut shown = window.up_to(1000).await.out;
+    let position = window.position;
+    host.crash();
+    drop((typist, window));
+    host.restart().await;
+    let (typist, attached) = host.typist("i", "typed").await;
+    let taken = usize::try_from(attached.typed).unwrap();
+    assert!((1000..=first.len()).contains(&taken), "{taken}");
+    let (mut window, attached) = host.primary("i", "shown", Some(position)).await;
+    assert!(attached.resumed);
+    typist.enter(&input[taken..]).await;
+    typist.end_input().await;
+    let rest = window.all().await;
+    shown.extend_from_slice(&rest.out);
+    assert!(shown == [&input[..], b"end\n"].concat());
+    host.delete("i").await;
+}

@@ -60,7 +60,8 @@ impl Host {
         std::fs::copy("/bin/busybox", layer.join("bin/busybox"))
             .expect("/bin/busybox is missing: install the package busybox-static");
         for applet in [
-            "cat", "dd", "echo", "head", "sh", "sleep", "stty", "test", "tr", "true", "wc", "yes",
+            "cat", "dd", "echo", "head", "seq", "sh", "sleep", "stty", "test", "tr", "true", "wc",
+            "yes",
         ] {
             std::os::unix::fs::symlink("busybox", layer.join("bin").join(applet)).unwrap();
         }
@@ -280,16 +281,50 @@ impl Host {
 
     /// Opens a window that shows all output.
     pub(crate) async fn attach(&self, id: &str, exec_id: &str, stdin: bool) -> Window {
+        let open = shim::AttachOpen {
+            exec_id: exec_id.to_owned(),
+            stdin,
+            stdout: true,
+            stderr: true,
+            ..Default::default()
+        };
+        self.open(id, open).await.0
+    }
+
+    /// Opens the primary window `name` on the first process, from `resume_at` on.
+    pub(crate) async fn primary(
+        &self,
+        id: &str,
+        name: &str,
+        resume_at: Option<u64>,
+    ) -> (Window, shim::Attached) {
+        let open = shim::AttachOpen {
+            stdout: true,
+            stderr: true,
+            primary: name.to_owned(),
+            resume_at,
+            ..Default::default()
+        };
+        self.open(id, open).await
+    }
+
+    /// Opens a window on the input of the first process, under a name.
+    pub(crate) async fn typist(&self, id: &str, name: &str) -> (Window, shim::Attached) {
+        let open = shim::AttachOpen {
+            stdin: true,
+            typist: name.to_owned(),
+            ..Default::default()
+        };
+        self.open(id, open).await
+    }
+
+    async fn open(&self, id: &str, window: shim::AttachOpen) -> (Window, shim::Attached) {
         let (typed, received) = mpsc::channel(16);
+        let acknowledges = !window.primary.is_empty();
+        let position = window.resume_at.unwrap_or(0);
         let open = runtime::AttachOpen {
             container_id: id.to_owned(),
-            window: Some(shim::AttachOpen {
-                exec_id: exec_id.to_owned(),
-                stdin,
-                stdout: true,
-                stderr: true,
-                terminal_size: None,
-            }),
+            window: Some(window),
         };
         send(&typed, runtime::attach_request::Message::Open(open)).await;
         let requests = stream::unfold(received, |mut received: mpsc::Receiver<_>| async {
@@ -299,13 +334,14 @@ impl Host {
         let mut window = Window {
             typed: Some(typed),
             answers: answers.into_inner(),
+            acknowledges,
+            position,
         };
         let first = window.next().await;
-        assert!(
-            matches!(first, Some(shim::attach_response::Message::Attached(_))),
-            "{first:?}"
-        );
-        window
+        let Some(shim::attach_response::Message::Attached(attached)) = first else {
+            panic!("not attached: {first:?}");
+        };
+        (window, attached)
     }
 
     /// Runs a process in a container with a window on it.
@@ -397,6 +433,10 @@ async fn send(
 pub(crate) struct Window {
     typed: Option<mpsc::Sender<runtime::AttachRequest>>,
     pub(crate) answers: Streaming<shim::AttachResponse>,
+    /// Whether it tells what it has received.
+    acknowledges: bool,
+    /// Bytes that it has received.
+    pub(crate) position: u64,
 }
 
 /// All that a window showed.
@@ -438,7 +478,25 @@ impl Window {
 
     pub(crate) async fn next(&mut self) -> Option<shim::attach_response::Message> {
         let answer = tokio::time::timeout(LIMIT, self.answers.message()).await;
-        answer.expect("the window hangs").unwrap()?.message
+        let message = answer.expect("the window hangs").unwrap()?.message;
+        if let Some(shim::attach_response::Message::Output(output)) = &message {
+            self.position += output.data.len() as u64;
+            if self.acknowledges {
+                self.acknowledge().await;
+            }
+        }
+        message
+    }
+
+    async fn acknowledge(&self) {
+        let received = shim::Received {
+            position: self.position,
+        };
+        // The process may have ended, and the stream with it.
+        let request = runtime::AttachRequest {
+            message: Some(runtime::attach_request::Message::Received(received)),
+        };
+        let _ended = self.typed.as_ref().unwrap().send(request).await;
     }
 
     /// Shows all until the process has ended.
@@ -446,6 +504,16 @@ impl Window {
         let mut shown = Shown::default();
         while let Some(message) = self.next().await {
             add(&mut shown, message);
+        }
+        shown
+    }
+
+    /// Shows output until the window has received `position` bytes.
+    pub(crate) async fn up_to(&mut self, position: u64) -> Shown {
+        let mut shown = Shown::default();
+        while self.position < position {
+            let message = self.next().await;
+            add(&mut shown, message.expect("the window ended"));
         }
         shown
     }
@@ -471,6 +539,7 @@ fn add(shown: &mut Shown, message: shim::attach_response::Message) {
             _ => shown.out.extend_from_slice(&output.data),
         },
         Message::Missed(missed) => shown.missed += missed.bytes,
+        Message::Typed(_) => {}
         Message::Exited(exit) => shown.exit = Some(exit),
     }
 }

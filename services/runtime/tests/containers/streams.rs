@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gantry_proto::types::v1 as types;
 
-use crate::host::Host;
+use crate::host::{Host, LIMIT};
 
 #[tokio::test]
 async fn a_terminal_has_its_size_before_the_first_byte() {
@@ -128,4 +128,104 @@ async fn two_windows_type_and_one_that_leaves_ends_nothing() {
     second.end_input().await;
     assert_eq!(second.all().await.code(), 0);
     host.delete("c").await;
+}
+
+/// The line before the first, of 15 digits.
+const FIRST: u64 = 100_000_000_000_000;
+
+/// Writes `bytes` bytes in lines of 16 that differ, about as fast as a pipe takes them.
+fn numbers(bytes: u64) -> String {
+    format!("seq {} {}", FIRST + 1, FIRST + bytes / 16)
+}
+
+/// What [`numbers`] writes.
+fn expected(bytes: u64) -> Vec<u8> {
+    let lines = (1..=bytes / 16).map(|number| format!("{}\n", FIRST + number));
+    lines.collect::<String>().into_bytes()
+}
+
+fn whole_log() -> Option<types::LogOptions> {
+    Some(types::LogOptions {
+        enabled: true,
+        max_segment_bytes: 1 << 30,
+        max_segments: 2,
+    })
+}
+
+/// Waits until the log of `id` has at least so many bytes; how many it has.
+async fn logged(host: &Host, id: &str, bytes: u64) -> u64 {
+    let path = host.log(id).join("1.log");
+    let begin = std::time::Instant::now();
+    loop {
+        let length = std::fs::metadata(&path).map_or(0, |file| file.len());
+        if length >= bytes {
+            return length;
+        }
+        assert!(begin.elapsed() < LIMIT, "only {length} bytes were logged");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_program_waits_for_its_primary_window_and_not_one_byte_is_missed() {
+    const BYTES: u64 = 32 << 20;
+    let host = Host::start().await;
+    let mut request = host.container("p", &["sh", "-c", &numbers(BYTES)]);
+    request.log = whole_log();
+    host.create(request).await;
+    let (mut window, attached) = host.primary("p", "first", None).await;
+    assert!(attached.primary && !attached.resumed);
+    // A second one looks on.
+    let (_looks_on, second) = host.primary("p", "second", None).await;
+    assert!(!second.primary);
+    host.begin("p").await;
+    // It is held back as soon as the window is full, and with it the log: an entry is
+    // 54 bytes for each line of 16.
+    let length = logged(&host, "p", 3 << 20).await;
+    assert!(length < 8 << 20, "{length} bytes were logged");
+    let shown = window.all().await;
+    assert_eq!(shown.missed, 0);
+    assert!(shown.out == expected(BYTES));
+    assert_eq!(shown.code(), 0);
+    host.delete("p").await;
+}
+
+#[tokio::test]
+async fn a_program_goes_on_when_its_primary_window_goes_away() {
+    const BYTES: u64 = 16 << 20;
+    let host = Host::start().await;
+    let script = format!("{}; echo end >&2; exit 3", numbers(BYTES));
+    let mut request = host.container("p", &["sh", "-c", &script]);
+    request.log = whole_log();
+    host.create(request).await;
+    let (mut window, _) = host.primary("p", "first", None).await;
+    host.begin("p").await;
+    window.up_to(1 << 20).await;
+    drop(window);
+    let ended = tokio::time::timeout(Duration::from_secs(25), host.wait("p"));
+    assert_eq!(ended.await.expect("it is still held back").code, 3);
+    let log = std::fs::read_to_string(host.log("p").join("1.log")).unwrap();
+    assert!(log.ends_with("stderr F end\n"));
+    host.delete("p").await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_program_waits_for_no_window() {
+    let host = Host::start().await;
+    let mut request = host.container("p", &["sh", "-c", &numbers(64 << 20)]);
+    request.log = whole_log();
+    host.create(request).await;
+    let (mut window, _) = host.primary("p", "first", None).await;
+    host.begin("p").await;
+    // Full, and not read.
+    logged(&host, "p", 3 << 20).await;
+    host.kill("p", 9).await;
+    let ended = tokio::time::timeout(Duration::from_secs(25), host.wait("p"));
+    assert_eq!(ended.await.expect("the end is held up").code, 137);
+    // What it wrote is still there to be read.
+    let shown = window.all().await;
+    assert_eq!(shown.missed, 0);
+    assert!(shown.out.len() >= 800_000);
+    assert_eq!(shown.code(), 137);
+    host.delete("p").await;
 }

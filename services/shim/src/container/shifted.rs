@@ -17,6 +17,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsmount, fsopen, move_mount, open_tree,
 };
+use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 
 use super::context::During;
@@ -88,6 +89,13 @@ fn put_together(overlay: &Overlay, ids: &Ids) -> Result<OwnedFd> {
     let Ids { namespace, root } = ids;
     let ids = namespace.as_fd();
     propagate("/", libc::MS_PRIVATE | libc::MS_REC)?;
+    // Each layer is held open, and there may be more than a program usually has files. This process is for it alone.
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    rustix::process::setrlimit(Resource::Nofile, raised).during("raise limit of", "open files")?;
     let lower = overlay
         .lower
         .iter()

@@ -1,12 +1,16 @@
 //! Output cut into entries of the CRI log format.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::time::SystemTime;
 
 use crate::stdio::Stream;
 
 /// Longest content of one entry; a longer line becomes several.
 const CONTENT_MAX: usize = 16 << 10;
+
+/// The tag of an entry that is no output: it says how many lines are missing before
+/// it. Its content begins with their number.
+const LOST_TAG: &str = "lost";
 
 /// Entries that wait to be written, and lines that wait for their end.
 #[derive(Debug, Default)]
@@ -65,6 +69,18 @@ impl Entries {
             self.complete(stream, b'P');
             data = later;
         }
+    }
+
+    /// The entry that says that `lines` were dropped, for `why`.
+    pub(super) fn lost(&mut self, lines: u64, why: &io::Error, now: SystemTime) -> Vec<u8> {
+        self.clock.set(now);
+        let mut entry = self.clock.text().to_vec();
+        // Writing to a vector cannot fail. An error's text has no line breaks.
+        let _infallible = writeln!(
+            entry,
+            " stderr F:{LOST_TAG} {lines} lines of output were not logged: {why}"
+        );
+        entry
     }
 
     /// Turns the unfinished line into an entry.

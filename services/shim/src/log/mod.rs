@@ -19,7 +19,12 @@
 //!
 //! # When the log cannot be written
 //! The batch is dropped, its lines are counted ([`Log::dropped`]), and the
-//! segment is cut back to the last whole entry. The next batch tries again.
+//! segment is cut back to the last whole entry. The next batch tries again. Where it
+//! can be written, an entry goes before it that says what is missing, with a tag that
+//! no output has:
+//! ```text
+//! 2026-01-02T03:04:05.678901234Z stderr F:lost 12 lines of output were not logged: No space left on device (os error 28)
+//! ```
 //!
 //! # Limits
 //! Writes to a disk that hangs hang the shim: regular files know no waiting.
@@ -28,6 +33,7 @@
 mod entry;
 mod segment;
 
+use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -60,6 +66,8 @@ pub struct Log {
     entries: Entries,
     segments: Segments,
     dropped: u64,
+    /// Lines that were dropped and that the log does not tell of yet, and why.
+    untold: Option<(u64, io::Error)>,
 }
 
 impl Log {
@@ -70,6 +78,7 @@ impl Log {
             entries: Entries::default(),
             segments: Segments::new(directory, limits),
             dropped: 0,
+            untold: None,
         }
     }
 
@@ -85,18 +94,35 @@ impl Log {
     pub fn end(&mut self, stream: Stream) {
         self.entries.end(stream, SystemTime::now());
         self.flush();
+        // There may be no later batch to tell it before.
+        let _still_unwritable = self.tell();
     }
 
     /// Hands the batch to the kernel.
     pub fn flush(&mut self) {
-        let batch = self.entries.batch();
-        if batch.is_empty() {
+        if self.entries.batch().is_empty() {
             return;
         }
-        if self.segments.write(batch).is_err() {
-            self.dropped += self.entries.lines();
+        let written = self
+            .tell()
+            .and_then(|()| self.segments.write(self.entries.batch()));
+        if let Err(error) = written {
+            let lines = self.entries.lines();
+            self.dropped += lines;
+            let before = self.untold.as_ref().map_or(0, |(lines, _)| *lines);
+            self.untold = Some((before + lines, error));
         }
         self.entries.clear();
+    }
+
+    /// Writes what is missing before what comes next, if anything is.
+    fn tell(&mut self) -> io::Result<()> {
+        if let Some((lines, why)) = &self.untold {
+            let entry = self.entries.lost(*lines, why, SystemTime::now());
+            self.segments.write(&entry)?;
+            self.untold = None;
+        }
+        Ok(())
     }
 
     /// Lines that could not be written.
@@ -199,6 +225,25 @@ mod tests {
         log.append(Stream::Out, b"c\n");
         log.flush();
         assert_eq!(log.dropped(), 2);
-        assert_eq!(read_back(&path), b"c\n");
+        let log = fs::read_to_string(path.join("1.log")).unwrap();
+        let entries: Vec<&str> = log.lines().collect();
+        let told = " stderr F:lost 2 lines of output were not logged: File exists";
+        assert!(entries[0].contains(told), "{log}");
+        assert!(entries[1].ends_with(" stdout F c"), "{log}");
+        assert_eq!(entries.len(), 2, "{log}");
+    }
+
+    #[test]
+    fn lines_that_were_dropped_last_are_told_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        fs::write(&path, b"").unwrap();
+        let mut log = Log::new(path.clone(), SMALL);
+        log.append(Stream::Out, b"a\n");
+        log.flush();
+        fs::remove_file(&path).unwrap();
+        log.end(Stream::Out);
+        let log = fs::read_to_string(path.join("1.log")).unwrap();
+        assert!(log.contains("F:lost 1 lines"), "{log}");
     }
 }

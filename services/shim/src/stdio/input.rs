@@ -1,5 +1,6 @@
 //! What windows type, on its way to a process.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::lock;
+use super::{HOLD_LIMIT, lock};
 
 /// Chunks on their way. A window whose input the program does not read waits,
 /// and with it whoever types there, by flow control.
@@ -33,7 +34,19 @@ pub struct Input {
     /// Ends with the first window that typed.
     once: bool,
     writer: AbortHandle,
+    /// Rights to type that outlive their connections.
+    named: Mutex<HashMap<String, Named>>,
 }
+
+#[derive(Debug)]
+struct Named {
+    seat: Seat,
+    /// Which opening of the window types.
+    opening: u64,
+}
+
+/// Where a typist with a name types: one connection at a time.
+pub(crate) type Seat = Arc<tokio::sync::Mutex<Typist>>;
 
 impl Input {
     /// Input over a pipe; its end is the closing of the pipe.
@@ -56,6 +69,7 @@ impl Input {
             typing: Mutex::new(0),
             once,
             writer,
+            named: Mutex::default(),
         })
     }
 
@@ -66,7 +80,47 @@ impl Input {
         Typist {
             input: self.clone(),
             closed: false,
+            taken: 0,
         }
+    }
+
+    /// The window that types under `name`, a new one or one that is opened again;
+    /// and the number of this opening.
+    #[must_use]
+    pub(crate) fn named(self: &Arc<Self>, name: &str) -> (Seat, u64) {
+        let mut all = lock(&self.named);
+        let named = all.entry(name.to_owned()).or_insert_with(|| Named {
+            seat: Arc::new(tokio::sync::Mutex::new(self.typist())),
+            opening: 0,
+        });
+        named.opening += 1;
+        (named.seat.clone(), named.opening)
+    }
+
+    /// The connection of the window that types under `name` broke: it can be opened
+    /// again for a while.
+    pub(crate) fn keep_for_a_while(self: &Arc<Self>, name: String, opening: u64) {
+        let same = move |named: &Named| named.opening == opening;
+        if !lock(&self.named).get(&name).is_some_and(same) {
+            return;
+        }
+        let input = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(HOLD_LIMIT).await;
+            if let Some(input) = input.upgrade() {
+                let mut all = lock(&input.named);
+                let over = all.get(&name).is_some_and(same);
+                let left = if over { all.remove(&name) } else { None };
+                drop(all);
+                drop(left);
+            }
+        });
+    }
+
+    /// Ends the right to type under `name`.
+    pub fn release(&self, name: &str) {
+        let left = lock(&self.named).remove(name);
+        drop(left);
     }
 
     /// The process has ended.
@@ -80,15 +134,26 @@ impl Input {
 pub struct Typist {
     input: Arc<Input>,
     closed: bool,
+    /// Bytes that were typed here and taken.
+    taken: u64,
 }
 
 impl Typist {
-    /// Types `data`; waits while the program does not read.
-    pub async fn enter(&self, data: Bytes) {
+    /// Types `data`; waits while the program does not read. Given up, nothing of it
+    /// was typed.
+    pub async fn enter(&mut self, data: Bytes) {
+        let length = data.len() as u64;
         if !self.closed {
             // A writer that is gone means a program that takes no more input.
             let _gone = self.input.feed.send(Feed::Data(data)).await;
         }
+        self.taken += length;
+    }
+
+    /// Bytes that were taken.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// No more input from here: end of file, unless another window types too.
