@@ -79,18 +79,17 @@ async fn a_log_that_cannot_be_removed_is_reported_and_removed_by_a_later_try() {
     assert!(deleted.log_left.contains("busy"), "{deleted:?}");
     assert_eq!(deleted.exit.unwrap().code, 137);
     assert!(host.get("log").await.is_none());
-    let list = host.client.clone().list(runtime::ListRequest::default());
-    assert_eq!(list.await.unwrap().into_inner().log_container_ids, ["log"]);
+    assert_eq!(logs(&host).await, ["log"]);
     let deleted = delete().await.unwrap().into_inner();
     assert_eq!(deleted, runtime::DeleteResponse::default());
-    let list = host.client.clone().list(runtime::ListRequest::default());
-    assert!(
-        list.await
-            .unwrap()
-            .into_inner()
-            .log_container_ids
-            .is_empty()
-    );
+    assert!(logs(&host).await.is_empty());
+}
+
+/// Ids of containers that have a log.
+async fn logs(host: &Host) -> Vec<String> {
+    let request = runtime::ListRequest::default();
+    let list = host.client.clone().list(request).await.unwrap();
+    list.into_inner().log_container_ids
 }
 
 #[tokio::test]
