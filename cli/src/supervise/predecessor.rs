@@ -195,6 +195,7 @@ impl Process {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -224,12 +225,17 @@ mod tests {
         let program = directory.path().join("gantry-image");
         fs::copy("/bin/sh", &program).unwrap();
         let start = |run: &Path| {
-            Command::new(&program)
-                .args(["-c", "trap '' TERM; read never"])
+            let mut child = Command::new(&program)
+                .args(["-c", "trap '' TERM; echo; read never"])
                 .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
                 .env(MARK, run)
                 .spawn()
-                .unwrap()
+                .unwrap();
+            // It says so when it ignores the signal.
+            let mut output = child.stdout.take().unwrap();
+            output.read_exact(&mut [0]).unwrap();
+            child
         };
         let (mut ours, mut others) = (start(&own), start(&other));
         let claimed = claim(&own).await.unwrap();
