@@ -273,6 +273,10 @@ impl Records {
                         );
                         self.places.discard_or_leave(&directory);
                     }
+                    None if !file.exists() && !is_engine_id(&name) => tracing::error!(
+                        container = name,
+                        "a directory among the writable layers has files and no record: it is left alone"
+                    ),
                     None => {
                         tracing::error!(
                             container = name,
@@ -398,6 +402,15 @@ fn settle_names(found: &mut BTreeMap<Digest, (ImageRecord, SystemTime)>) -> Vec<
         }
     }
     changed
+}
+
+/// Whether a name has the form of the engine's container ids: without a record a
+/// directory of another name may be anybody's.
+fn is_engine_id(name: &str) -> bool {
+    name.len() == 64
+        && name
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Whether no container can have written here.
