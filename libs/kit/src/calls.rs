@@ -67,6 +67,7 @@ pub fn class(service: &str, method: &str) -> Option<Class> {
         },
         "gantry.gateway.v1.SystemService" => match method {
             "Version" | "Info" => Quick,
+            "Check" => Long,
             _ => return None,
         },
         "gantry.image.v1.ImageService" => match method {

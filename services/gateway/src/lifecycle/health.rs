@@ -260,7 +260,7 @@ async fn act(engine: &Arc<Engine>, entry: &Arc<Entry>) -> Result<()> {
         OnUnhealthy::Stop => stop::stop(engine, entry, &StopWanted::default()).await,
         OnUnhealthy::Restart => {
             stop::stop(engine, entry, &StopWanted::default()).await?;
-            let started = start::start(engine, entry, Starter::Policy, None).await;
+            let started = start::start(engine, entry, Starter::Check, None).await;
             started.map(|_no_window| ())
         }
     }

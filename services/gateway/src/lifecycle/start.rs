@@ -42,6 +42,8 @@ pub enum Starter {
     Person,
     /// The restart policy.
     Policy,
+    /// A failed health check, which has stopped the container for this.
+    Check,
 }
 
 /// A start under way.
@@ -389,18 +391,23 @@ pub(super) async fn go(
     let record = entry.decide(|record| {
         // A policy starts what waits for it and nothing else: whoever stopped it
         // meanwhile wants it to stay so.
-        allowed = starter == Starter::Person || record.state == State::Restarting;
+        allowed = match starter {
+            Starter::Person => true,
+            Starter::Policy => record.state == State::Restarting,
+            Starter::Check => matches!(record.state, State::Restarting | State::Exited),
+        };
         if !allowed {
             return None;
         }
         record.start_began = Some(Timestamp::now());
         record.error = String::new();
         record.steps.truncate(usize::from(record.started.is_none()));
-        if starter == Starter::Person {
-            record.restarts = 0;
+        if starter != Starter::Policy {
             record.stopped_by_user = false;
-        } else {
-            record.restarts += 1;
+        }
+        match starter {
+            Starter::Person => record.restarts = 0,
+            Starter::Policy | Starter::Check => record.restarts += 1,
         }
         Some(Event::Start)
     });
@@ -510,7 +517,7 @@ pub(super) async fn failed_start(
         Starter::Person => entry
             .change(event, note)
             .map(|record| (record, Verdict::Stay)),
-        Starter::Policy => restart::settle(engine, entry, event, note),
+        Starter::Policy | Starter::Check => restart::settle(engine, entry, event, note),
     };
     match changed {
         Ok((_, verdict)) => {
