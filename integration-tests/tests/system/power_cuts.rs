@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use gantry_integration_tests::GUEST;
 use gantry_integration_tests::engine::{Engine, Options};
@@ -46,13 +46,13 @@ struct Ledger(Mutex<BTreeMap<Name, Vec<Change>>>);
 
 impl Ledger {
     fn record(&self, name: &str, change: Change) {
-        let mut objects = self.0.lock().unwrap();
+        let mut objects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         objects.entry(name.to_owned()).or_default().push(change);
     }
 
     /// The states that each object may have after a cut at `position`.
     fn at(&self, position: usize) -> BTreeMap<Name, Vec<State>> {
-        let objects = self.0.lock().unwrap();
+        let objects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         objects
             .iter()
             .map(|(name, changes)| {
@@ -322,7 +322,7 @@ fn survives(format: Format, rounds: usize, cuts: usize) -> Result<()> {
             ];
             workers
                 .into_iter()
-                .try_for_each(|worker| worker.join().expect("a worker panicked"))
+                .try_for_each(|worker| worker.join().unwrap_or_else(|_| bail!("a worker panicked")))
         })?;
         first
     };

@@ -71,9 +71,7 @@ fn floor(text: &str, index: usize) -> usize {
 /// The first boundary of a character at or after `index`.
 fn ceil(text: &str, index: usize) -> usize {
     let boundary = |index: &usize| text.is_char_boundary(*index);
-    (index..=text.len())
-        .find(boundary)
-        .unwrap_or_else(|| text.len())
+    (index..=text.len()).find(boundary).unwrap_or(text.len())
 }
 
 /// As [`shortened`], where `limit` is that of the percent-encoded text.

@@ -156,7 +156,7 @@ impl Typing {
                 }
                 return;
             }
-            let sender = next.is_some().then(|| open.as_ref()).flatten();
+            let sender = next.is_some().then_some(open.as_ref()).flatten();
             let sender = sender.map(|open| open.inputs.clone());
             tokio::select! {
                 permit = async { sender?.reserve_owned().await.ok() }, if sender.is_some() => {

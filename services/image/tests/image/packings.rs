@@ -95,7 +95,7 @@ async fn an_archive_with_other_bytes_for_a_layer_that_is_here_is_refused() {
             // Docker's own archives do not name a layer by its diff ID.
             let docker = docker(
                 &config(name, &[&good]),
-                &[packed.clone()],
+                std::slice::from_ref(&packed),
                 json!([format!("{name}:1")]),
             );
             let error = load(&fixture, &docker).await.unwrap_err();
@@ -123,8 +123,8 @@ async fn a_blob_that_came_as_another_layer_is_not_taken_for_one_that_is_here() {
         packed: foreign.packed.clone(),
         diff_id: good.diff_id.clone(),
     };
-    publish(&registry, "good", &[good.clone()]);
-    publish(&registry, "foreign", &[foreign.clone()]);
+    publish(&registry, "good", std::slice::from_ref(&good));
+    publish(&registry, "foreign", std::slice::from_ref(&foreign));
     publish(&registry, "lie", &[lie]);
     let reference = |tag: &str| format!("{}/x:{tag}", registry.host);
     // Both are here: the claim is compared.
@@ -140,7 +140,11 @@ async fn a_blob_that_came_as_another_layer_is_not_taken_for_one_that_is_here() {
     fixture.pull(&reference("foreign")).await.unwrap();
     for tag in ["good", "lie"] {
         let saved = save(&fixture, &[&reference(tag)]).unwrap();
-        assert_eq!(saved_layers(&saved), [good.diff_id.clone()], "{tag}");
+        assert_eq!(
+            saved_layers(&saved),
+            std::slice::from_ref(&good.diff_id),
+            "{tag}"
+        );
     }
     let target = Registry::start().await;
     let name = format!("{}/y:lie", target.host);
