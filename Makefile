@@ -79,7 +79,7 @@ test: test-packages ## Unit tests, then whole-system tests with real containers 
 	$(CARGO) test --workspace
 
 .PHONY: soak
-soak: test-packages ## An hour or two: 2,000 × run --rm, five minutes of run --rm by 16 clients, 10,000 lives, 100,000 × exec, 1,000 terminals, a gigabyte of output: nothing hangs, fails, grows or is left (root)
+soak: test-packages ## An hour or two: 2,000 × run --rm, five minutes of run --rm by 16 clients, 10,000 lives, 100,000 × exec, 200 power cuts, 1,000 terminals, a gigabyte of output: nothing hangs, fails, grows or is left (root)
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --test system -- --ignored soak --nocapture
 
