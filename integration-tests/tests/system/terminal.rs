@@ -103,6 +103,12 @@ fn a_window_is_left_by_its_keys_and_opened_again() -> Result<()> {
         ))?;
         terminal.wait_for("/ #")?;
         terminal.enter("word=kept")?;
+        // The shell asks the terminal where its cursor is whenever it prompts. The
+        // answer must not come between the two keys.
+        terminal.wait_until("a second prompt", |screen| {
+            let mut lines = screen.trim_end().lines().rev().map(str::trim_end);
+            lines.next() == Some("/ #") && lines.next() == Some("/ # word=kept")
+        })?;
         terminal.key("C-p")?;
         terminal.key("C-q")?;
         terminal.wait_for("out 2")?;
