@@ -205,7 +205,8 @@ async fn a_program_goes_on_when_its_primary_window_goes_away() {
     let ended = tokio::time::timeout(Duration::from_secs(25), host.wait("p"));
     assert_eq!(ended.await.expect("it is still held back").code, 3);
     let log = std::fs::read_to_string(host.log("p").join("1.log")).unwrap();
-    assert!(log.ends_with("stderr F end\n"));
+    // The two streams are read apart: the end of the other one may come later.
+    assert!(log.contains(" stderr F end\n"));
     host.delete("p").await;
 }
 
