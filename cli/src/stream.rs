@@ -252,7 +252,7 @@ impl Person {
             let ends = ENDING.contains(&i32::from(signal));
             if self.wishes.forward_signals && !self.wishes.tty {
                 match self.control.signal(signal).await {
-                    // Whoever wants to end this command must be able to.
+                    // The user must be able to end this command.
                     Err(status) if ends && Fault::from_status(&status).reason.is_empty() => {
                         return Happened::Ended(signal);
                     }
@@ -385,7 +385,7 @@ const LAST_SIGNAL: i32 = 64;
 const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
 
 /// Signals that are never passed on, as with Docker: the end of a child of this
-/// command, and its own broken pipe, say nothing to the process; SIGURG is nobody's.
+/// command, and its own broken pipe, say nothing to the process; SIGURG is not sent by users.
 const KEPT: [i32; 3] = [SIGCHLD, SIGPIPE, SIGURG];
 
 /// The signals a window takes.

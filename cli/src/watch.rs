@@ -71,7 +71,7 @@ where
         // Also while the reader of the output is slow.
         happened = person.happens() => match happened {
             Happened::Detached => {
-                // So that the engine hears of it before the stream is gone.
+                // The engine receives it before the stream ends.
                 let over = async { while let Ok(Some(_)) = answers.message().await {} };
                 let _late = tokio::time::timeout(LEAVE, over).await;
                 Ok(End::Detached)

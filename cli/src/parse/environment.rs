@@ -83,7 +83,7 @@ pub(crate) fn pairs(flag: &str, values: &[String]) -> Parsed<HashMap<String, Str
 /// `KEY=VALUE` with the caller's own value, for a `KEY` without one that the
 /// caller has.
 fn own_value(text: &str) -> Parsed<Option<String>> {
-    // A name with a NUL byte is nobody's, and the environment panics at it.
+    // No variable has a NUL byte in its name, and the environment panics at one.
     if text.contains(['=', '\0']) {
         return Ok(None);
     }

@@ -60,7 +60,7 @@ pub(super) async fn pause(
     let called = async {
         sleep(CALLED_DELAY).await;
         if readable(listener).await.is_err() {
-            // It cannot be watched: nobody shortens the pause.
+            // It cannot be watched: the pause is not shortened.
             std::future::pending().await
         }
     };
